@@ -1,0 +1,215 @@
+"""What every script owes the person at the terminal: a quiet start, options that are spelled alike, progress,
+files written whole or not at all, and an answer of one line where something went wrong.
+
+Import it before TensorFlow and Keras: they log to the screen while they load, and this module is what keeps them quiet.
+"""
+
+import argparse
+import contextlib
+import math
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+WIDTH = 100  # columns of a progress line
+STOPPED = 130  # the shell's exit status for "ended by Ctrl-C"
+
+
+def _import_quietly():
+    """Load TensorFlow and Keras; show what they wrote to stderr only if that failed.
+
+    Some of it is written from C++ before any logging setting is read, so the file descriptor itself is turned away.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    screen = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            import keras  # noqa: F401
+            import tensorflow  # noqa: F401
+        except BaseException as error:
+            os.dup2(screen, 2)
+            if isinstance(error, KeyboardInterrupt):
+                sys.exit(_stopped())
+            log.seek(0)
+            sys.stderr.write(log.read().decode(errors="replace"))
+            raise
+        finally:
+            os.dup2(screen, 2)
+            os.close(screen)
+
+
+class UserError(Exception):
+    """Something the user can mend. Its message is one line: what is wrong, and what to do."""
+
+
+def run(main):
+    """Call `main()` as a script: UserError and OSError end in one line on stderr and status 1, Ctrl-C in status 130."""
+    try:
+        main()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.exit(_stopped())
+    except BrokenPipeError:  # `python evaluate.py | head`: the reader has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (UserError, OSError) as error:
+        clear_progress()
+        sys.exit(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}")
+
+
+def _stopped():
+    clear_progress()
+    print(f"{Path(sys.argv[0]).name}: stopped; files that were there before are as they were", file=sys.stderr)
+    return STOPPED
+
+
+# ---- options ---------------------------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):  # argparse prints its usage first, which hides the one line that matters
+        self.exit(2, f"{self.prog}: error: {message} (see `python {self.prog} --help`)\n")
+
+
+def parser(description):
+    """An argument parser with the options of every script: --data and --out."""
+    options = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    options.add_argument(
+        "--data",
+        metavar="FILE.npz",
+        help="your own set: x_train, x_test (n, height, width) uint8; y_train, y_test (n,) integers 0...C-1 "
+        "(default: the shipped MNIST)",
+    )
+    options.add_argument("--out", default="artifacts", metavar="FOLDER", help="where files go (default: %(default)s)")
+    return options
+
+
+def add_training_options(options, *, epochs, batch_size, learning_rate, translate):
+    """Add the options of a training run, with this script's defaults."""
+    default = " (default: %(default)s)"
+    options.add_argument("--seed", type=whole(0, 2**32 - 1), default=0, help="first weights, order, noise" + default)
+    options.add_argument("--epochs", type=whole(1), default=epochs, help="passes over the images" + default)
+    options.add_argument("--batch-size", type=whole(1), default=batch_size, help="images in a step" + default)
+    options.add_argument(
+        "--learning-rate", type=positive, default=learning_rate, help="of Adam, at the top of its cosine" + default
+    )
+    options.add_argument(
+        "--translate", type=whole(0), default=translate, metavar="PIXELS", help="move digits by up to this" + default
+    )
+    options.add_argument(
+        "--validation",
+        type=whole(0),
+        metavar="IMAGES",
+        help="the last so many training images are for validation (default: 5000, a twelfth of a smaller set)",
+    )
+
+
+def whole(least, most=math.inf):
+    """An argparse type: a whole number from `least` to `most`."""
+
+    def parse(text):
+        try:
+            number = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        if not least <= number <= most:
+            limits = f"at least {least}" if most == math.inf else f"from {least} to {most}"
+            raise argparse.ArgumentTypeError(f"{text} is not {limits}")
+        return number
+
+    return parse
+
+
+def positive(text):
+    """An argparse type: a finite number above 0."""
+    number = _number(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a finite number above 0")
+    return number
+
+
+def fraction(text):
+    """An argparse type: a number from 0 to 1."""
+    number = _number(text)
+    if not 0 <= number <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return number
+
+
+def dropout_rate(text):
+    """An argparse type: a number from 0 up to, but not, 1."""
+    number = fraction(text)
+    if number == 1:
+        raise argparse.ArgumentTypeError("1 would drop everything: it must be below 1")
+    return number
+
+
+def _number(text):
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+
+def print_settings(arguments):
+    """Print every option with its value."""
+    print("settings")
+    for name, value in vars(arguments).items():
+        value = " ".join(map(str, value)) if isinstance(value, list) else value
+        print(f"  --{name.replace('_', '-'):<15} {'default' if value is None else value}")
+    print(flush=True)
+
+
+# ---- progress --------------------------------------------------------------------------------------------------------
+
+
+def progress(text):
+    """Show `text` on the line that the next print overwrites, if a person is watching."""
+    if sys.stdout.isatty():
+        print(f"\r{text[:WIDTH]:<{WIDTH}}", end="", flush=True)
+
+
+def clear_progress():
+    """Take the progress line off the screen."""
+    if sys.stdout.isatty():
+        print("\r" + " " * WIDTH, end="\r", flush=True)
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+
+
+def make_folder(path):
+    """Make the folder and see that files can be written to it, before anybody waits for a training run.
+
+    Raises UserError: the folder cannot be made or written.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise UserError(f"cannot write to {path} ({error.strerror}): choose another folder with --out") from error
+    return Path(path)
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Yield a scratch path beside `path`; move it over `path` when the block succeeds, remove it when it does not.
+
+    So `path` is always the old file or the new one, whole, whatever ends the program.
+    """
+    path = Path(path)
+    scratch = path.with_name(f".{path.stem}.partial{path.suffix}")  # Keras wants the suffix; a dot hides it from globs
+    try:
+        yield scratch
+        with open(scratch, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
+
+
+_import_quietly()

@@ -1,0 +1,178 @@
+"""Digits in: load, verify, split, translate, and serve as shuffled batches from inside the graph."""
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+from common import UserError
+
+import numpy as np
+import tensorflow as tf
+
+SHIPPED = Path(__file__).with_name("mnist.npz")
+SHA256 = {  # of each shipped array's bytes in C order: LeCun and Cortes's four files
+    "x_train": "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
+    "y_train": "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13",
+    "x_test": "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
+    "y_test": "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5",
+}
+
+
+class Split(NamedTuple):
+    """Images (n, height, width) uint8, and their labels (n,) int32 in 0...C-1."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+class Dataset(NamedTuple):
+    """Three disjoint splits; `validation` may be empty. Nothing is ever chosen on `test`."""
+
+    train: Split
+    validation: Split
+    test: Split
+    num_classes: int
+
+    @property
+    def image_shape(self):
+        return self.train.images.shape[1:]
+
+    def __str__(self):
+        train, validation, test = (f"{len(split.labels):,}" for split in self[:3])
+        size = "x".join(map(str, self.image_shape))
+        return f"{train} training, {validation} validation, {test} test images of {size}, {self.num_classes} classes"
+
+
+def load(path=None, validation=None):
+    """Load a data set; None is the shipped MNIST, whose arrays are checked against their SHA-256.
+
+    Any other .npz with x_train (n, h, w) uint8, y_train (n,) integers 0...C-1, x_test and y_test will do: height, width
+    and the number of classes come from the file. The last `validation` training images become the validation split; None
+    stands for 5,000, or a twelfth of a set too small for that, and 0 for no validation at all.
+
+    Raises UserError: the file is missing, damaged, or not of this form; validation leaves nothing to train on.
+    """
+    name = str(path or SHIPPED)
+    arrays = _read(name)
+    if path is None:
+        for key, digest in SHA256.items():
+            if hashlib.sha256(np.ascontiguousarray(arrays[key])).hexdigest() != digest:
+                raise UserError(
+                    f"{name}: {key} is not the array that was shipped: `git checkout mnist.npz` restores it"
+                )
+    train = _checked(name, arrays, "train")
+    test = _checked(name, arrays, "test")
+    num_classes = int(train.labels.max()) + 1
+    num_train = len(train.labels)
+    if not 2 <= num_classes <= num_train:
+        raise UserError(
+            f"{name}: {num_train} training images cannot have {num_classes} classes: labels are 0...C-1, C >= 2"
+        )
+    if test.labels.max() >= num_classes:
+        raise UserError(f"{name}: y_test has a label {test.labels.max()}; y_train has 0...{num_classes - 1} only")
+    if test.images.shape[1:] != train.images.shape[1:]:
+        raise UserError(f"{name}: x_train and x_test hold images of different sizes")
+    validation = min(5000, num_train // 12) if validation is None else validation
+    if validation >= num_train:
+        raise UserError(f"--validation {validation} leaves none of {num_train} training images to train on: lower it")
+    cut = num_train - validation
+    train, held_out = (Split(*(array[part] for array in train)) for part in (slice(cut), slice(cut, None)))
+    return Dataset(train, held_out, test, num_classes)
+
+
+def _read(name):
+    try:
+        with np.load(name, allow_pickle=False) as file:
+            return {key: file[key] for key in SHA256}
+    except FileNotFoundError:
+        raise UserError(f"{name}: there is no such data file") from None
+    except KeyError:
+        raise UserError(f"{name} lacks an array: it must hold {', '.join(SHA256)}") from None
+    except Exception as error:
+        raise UserError(f"{name} is no .npz file that can be read, or is damaged ({error}): get it anew") from error
+
+
+def _checked(name, arrays, part):
+    images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
+    if images.dtype != np.uint8 or images.ndim != 3:
+        raise UserError(f"{name}: x_{part} is {images.dtype} {images.shape}: it must be uint8 (n, height, width)")
+    if labels.dtype.kind not in "iu" or labels.ndim != 1:
+        raise UserError(f"{name}: y_{part} is {labels.dtype} {labels.shape}: it must be integers (n,)")
+    if len(images) != len(labels):
+        raise UserError(f"{name}: x_{part} has {len(images)} images and y_{part} {len(labels)} labels: they must match")
+    if images.size == 0:
+        raise UserError(f"{name}: x_{part} is empty: at least one image is needed")
+    if labels.min() < 0 or labels.max() > np.iinfo(np.int32).max:
+        raise UserError(f"{name}: y_{part} has labels from {labels.min()} to {labels.max()}: they must be 0...C-1")
+    return Split(images, labels.astype(np.int32))
+
+
+def fingerprint(*arrays):
+    """SHA-256, in hexadecimal, of the arrays' dtypes, shapes and bytes: the same only for the same contents."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
+
+
+def num_views(pixels):
+    """How many translations by up to `pixels` pixels, to the four sides, there are, the one by nothing included."""
+    return (2 * pixels + 1) ** 2
+
+
+def padded(images, pixels):
+    """Images with a border of `pixels` zeros. View v of one is its crop at row v // (2 * pixels + 1), column v % of that."""
+    return np.pad(images, ((0, 0), (pixels, pixels), (pixels, pixels)))
+
+
+class Batches:
+    """Shuffled batches of one split, assembled inside the graph from uint8 images that stay where they are.
+
+    An example is an image, its view (see `padded`) and its targets: the label, and the teacher's logits of that very view
+    where `teacher_logits` (n, num_views(translate), C) are given. Each epoch has its own order and views, drawn from `seed`
+    and the epoch's number alone; images left over after the last whole batch sit that epoch out.
+
+    Raises UserError: the batch is larger than the split, or the translation is no smaller than the images.
+    """
+
+    def __init__(self, split, batch_size, *, seed, translate=0, teacher_logits=None):
+        self.num_images, self.height, self.width = split.images.shape
+        if batch_size > self.num_images:
+            raise UserError(f"--batch-size {batch_size} is larger than the {self.num_images} training images: lower it")
+        if translate and translate >= min(self.height, self.width):
+            raise UserError(
+                f"--translate {translate} would move images of {self.height}x{self.width} out of sight: lower it"
+            )
+        self.batch_size, self.seed, self.translate = batch_size, seed, translate
+        self.num_steps = self.num_images // batch_size
+        self._images = tf.constant(padded(split.images, translate).reshape(self.num_images, -1))
+        self._labels = tf.constant(split.labels)
+        self._logits = (
+            None if teacher_logits is None else tf.constant(teacher_logits.reshape(-1, teacher_logits.shape[-1]))
+        )
+
+    def epoch(self, number):
+        """The images' indices and views for one epoch: two int32 arrays (num_steps, batch_size)."""
+        random = np.random.default_rng([self.seed, number])
+        order = random.permutation(self.num_images)[: self.num_steps * self.batch_size]
+        views = random.integers(num_views(self.translate), size=order.size)
+        return tuple(array.astype(np.int32).reshape(self.num_steps, self.batch_size) for array in (order, views))
+
+    def gather(self, indices, views):
+        """(images (batch, h, w) float32 in [0, 1], labels int32[, teacher's logits float32]) for int32 tensors (batch,)."""
+        images = tf.gather(self._images, indices)
+        if self.translate:
+            images = self._crop(images, views)
+        images = tf.cast(tf.reshape(images, (-1, self.height, self.width)), tf.float32) / 255.0
+        targets = [tf.gather(self._labels, indices)]
+        if self._logits is not None:
+            targets.append(tf.gather(self._logits, indices * num_views(self.translate) + views))
+        return images, *targets
+
+    @tf.function(jit_compile=True)  # XLA makes one loop of a gather of single pixels: NN s an epoch become NN
+    def _crop(self, images, views):
+        span, width = 2 * self.translate + 1, self.width + 2 * self.translate
+        corner = views // span * width + views % span
+        pixels = tf.range(self.height)[:, None] * width + tf.range(self.width)
+        return tf.gather(images, corner[:, None, None] + pixels, batch_dims=1)

@@ -1,0 +1,193 @@
+"""Distil the teacher into the student: train the small net on the labels and on the teacher's soft targets.
+
+    python distill.py        (after python teacher.py)
+
+The same student as the baseline of student.py, with the same first weights, batches and schedule, at T = 4 and
+alpha = 0.9, the weight of the soft term. Makes NN test errors in 10,000 where the baseline makes NN (means of seeds
+0, 1, 2), in N seconds on two cores.
+
+Writes distilled.keras, its history distilled.csv and plots/ to artifacts/; teacher_logits_*.npz there is a cache.
+"""
+
+import time
+from pathlib import Path
+
+import common  # before TensorFlow: it keeps the start-up quiet
+
+import numpy as np
+import tensorflow as tf
+
+import data
+import plots
+import student
+import training
+
+LOGITS_AT_ONCE = 2000  # images in one call of the teacher
+
+
+def soft_targets(logits, temperature):
+    """The classes' probabilities at a temperature: softmax(logits / temperature), (..., C) -> (..., C).
+
+    Hinton, Vinyals & Dean (2015), equation 1.
+    """
+    return tf.nn.softmax(logits / temperature)
+
+
+def distillation_loss(labels, teacher_logits, student_logits, temperature, alpha):
+    """alpha * T^2 * KL(teacher_T || student_T) + (1 - alpha) * cross_entropy(labels, student), for each example.
+
+    labels (batch,) integers; teacher_logits, student_logits (batch, C) float32; temperature T > 0; alpha in [0, 1], the
+    weight of the SOFT term. Returns nats per example, (batch,) float32.
+
+    Hinton, Vinyals & Dean (2015), section 2: soft gradients scale as 1 / T^2, so T^2 keeps the balance of the two terms
+    whatever the temperature. KL differs from their cross-entropy by the teacher's entropy, which no weight of the student
+    moves, and is 0 where the student agrees. In float32 the soft term is good to about 1e-7 * T^2.
+    """
+    teacher_log = tf.nn.log_softmax(teacher_logits / temperature)  # never the log of a softmax, which underflows
+    student_log = tf.nn.log_softmax(student_logits / temperature)
+    kl = tf.reduce_sum(tf.exp(teacher_log) * (teacher_log - student_log), axis=-1)
+    return alpha * temperature**2 * kl + (1 - alpha) * training.cross_entropy(labels, student_logits)
+
+
+def teacher_logits(teacher, images, translate=0, cache=None):
+    """The teacher's logits of every view (see data.padded) of images (n, h, w) uint8: (n, views, C) float32.
+
+    They are kept in the folder `cache`, if given, and taken from there as long as teacher, images and translate are the
+    same. The teacher is only asked, in inference: neither its weights nor its state change.
+
+    Raises UserError: the teacher ends in a softmax, or its outputs are not finite.
+    """
+    key = data.fingerprint(images, np.frombuffer(teacher.to_json().encode(), np.uint8), *teacher.get_weights())
+    path = cache and cache / f"teacher_logits_{translate}px.npz"
+    logits = _cached(path, key)
+    if logits is None:
+        logits = _compute(teacher, images, translate)
+        if path:
+            with common.replacing(path) as scratch:
+                np.savez(scratch, key=key, logits=logits)
+    return logits
+
+
+def _cached(path, key):
+    """The logits at `path` if they were computed under `key`; None if not, or if the file is missing or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return file["logits"] if file["key"] == key else None
+    except Exception:  # noqa: BLE001 - NumPy, zipfile and zlib each have their own; what is lost can be computed again
+        return None
+
+
+def _compute(teacher, images, translate):
+    predict = training.predictor(teacher)
+    padded, (height, width) = data.padded(images, translate), images.shape[1:]
+    span = 2 * translate + 1
+    logits = np.empty((len(images), span**2, teacher.output_shape[-1]), np.float32)
+    clock = time.perf_counter()
+    for view in range(span**2):
+        top, left = divmod(view, span)
+        for start in range(0, len(images), LOGITS_AT_ONCE):
+            part = slice(start, start + LOGITS_AT_ONCE)
+            logits[part, view] = predict(padded[part, top : top + height, left : left + width])
+            done = (view + (start + LOGITS_AT_ONCE) / len(images)) / span**2
+            common.progress(f"the teacher's logits of {span**2} views of each image  {min(done, 1):4.0%}")
+        if view == 0:
+            _refuse_unusable(logits[:, 0])
+    common.clear_progress()
+    print(
+        f"computed the teacher's logits of {logits.size // logits.shape[-1]:,} views in {time.perf_counter() - clock:.1f} s"
+    )
+    return logits
+
+
+def _refuse_unusable(logits):
+    if not np.isfinite(logits).all():
+        raise common.UserError("the teacher's outputs are not finite: train it again with a lower --learning-rate")
+    if training.are_probabilities(logits):
+        raise common.UserError(
+            "the teacher ends in a softmax: a temperature softens logits, not probabilities; save it without that softmax"
+        )
+
+
+def most_ambiguous(logits, labels, count):
+    """Indices of the images that the teacher has right by the least, at most one of each class and `count` in all.
+
+    logits (n, C), labels (n,). The least is that of the gap between the two highest probabilities.
+    """
+    top_two = np.sort(soft_targets(logits, 1.0), axis=-1)[:, -2:]
+    gap = np.where(logits.argmax(-1) == labels, top_two[:, 1] - top_two[:, 0], np.inf)
+    order = np.argsort(gap)
+    first_of_class = np.sort(np.unique(labels[order], return_index=True)[1])
+    return order[first_of_class[:count]]
+
+
+def parse_arguments():
+    options = common.parser(__doc__)
+    options.add_argument(
+        "--teacher", type=Path, metavar="PATH", help="its .keras file (default: teacher.keras in --out)"
+    )
+    options.add_argument("--temperature", type=common.positive, default=4.0, help="T (default: %(default)s)")
+    options.add_argument(
+        "--alpha",
+        type=common.fraction,
+        default=0.9,
+        help="weight of the soft term; the labels' is 1 - alpha (default: %(default)s)",
+    )
+    student.add_student_options(options)
+    return options.parse_args()
+
+
+def main():
+    arguments = parse_arguments()
+    common.print_settings(arguments)
+    out = common.make_folder(arguments.out)
+    digits = data.load(arguments.data, arguments.validation)
+    print(f"data: {digits}")
+    teacher = training.load(arguments.teacher or out / "teacher.keras", digits.image_shape, digits.num_classes)
+    logits = teacher_logits(teacher, digits.train.images, arguments.translate, cache=out)
+
+    recipe = student.recipe(arguments, digits)
+    baseline_path = out / "student.keras"
+    if baseline_path.exists() and training.load_settings(baseline_path) == recipe:
+        baseline = training.load(baseline_path, digits.image_shape, digits.num_classes)
+        print(f"baseline: {baseline_path} was trained with these settings")
+    else:
+        print("baseline: the student on the labels alone")
+        baseline = student.train_baseline(digits, recipe, out)
+
+    print(
+        f"distilled: the same student with the teacher, T {arguments.temperature:g}, soft term's weight {arguments.alpha:g}"
+    )
+
+    def loss(labels, teacher_logits, student_logits):
+        return distillation_loss(labels, teacher_logits, student_logits, arguments.temperature, arguments.alpha)
+
+    distilled, history = student.train_student(digits, recipe, loss, logits)
+    settings = recipe | {"temperature": arguments.temperature, "alpha": arguments.alpha}
+    training.save(distilled, out / "distilled.keras", settings, history)
+    plots.learning_curves(
+        {"student": training.load_history(baseline_path), "distilled": history},
+        out / "plots" / "learning_curves_distilled.png",
+    )
+    centre = logits[:, logits.shape[1] // 2]  # the view that is not moved
+    chosen = most_ambiguous(centre, digits.train.labels, 6)
+    probabilities = {f"T = {t}": soft_targets(centre[chosen], t).numpy() for t in (1, 4, 20)}
+    plots.dark_knowledge(
+        digits.train.images[chosen],
+        digits.train.labels[chosen],
+        probabilities,
+        out / "plots" / "what_the_teacher_knows.png",
+    )
+
+    print(f"saved {out / 'distilled.keras'}")
+    before, after = (training.count_errors(model, digits.test) for model in (baseline, distilled))
+    print(f"teacher:   {training.report(training.count_errors(teacher, digits.test), digits.test)}")
+    print(f"baseline:  {training.report(before, digits.test)}")
+    print(f"distilled: {training.report(after, digits.test)}")
+    share = f" ({abs(before - after) / before:.1%})" if before else ""
+    print(
+        f"its teacher {'saved' if after <= before else 'cost'} the student {abs(before - after):,} of {before:,} errors{share}"
+    )
+
+
+if __name__ == "__main__":
+    common.run(main)

@@ -1,0 +1,211 @@
+"""Evaluate every model on the test set, and say what the student gained from its teacher.
+
+    python evaluate.py                  every model in artifacts/   (after python teacher.py, python distill.py)
+    python evaluate.py A.keras B.keras  the models named
+
+With the defaults: teacher NN test errors in 10,000, student on labels alone NN, distilled NN (means of seeds 0, 1, 2).
+Takes some seconds. Writes metrics.json and plots/errors_per_class.png to artifacts/.
+"""
+
+import itertools
+import json
+import math
+import platform
+from pathlib import Path
+
+import common  # before TensorFlow: it keeps the start-up quiet
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import data
+import plots
+import training
+
+ORDER = ["teacher", "student", "distilled"]  # in which models are listed; others follow
+ECE_BINS = 15
+
+
+def wilson_interval(hits, number, z=1.959964):
+    """The Wilson score interval of a share of `hits` in `number`: (low, high). Its z is that of 95 %."""
+    share, spread = hits / number, z * z / number
+    middle = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * math.sqrt(share * (1 - share) / number + spread / (4 * number))
+    return middle - half, middle + half
+
+
+def mcnemar_exact(only_first, only_second):
+    """The two-sided exact McNemar p-value: of a split at least as uneven, were either model as likely to be the only right one.
+
+    only_first, only_second: on how many images just this one of the two models is right.
+    """
+    number = only_first + only_second
+    tail = sum(math.comb(number, k) for k in range(min(only_first, only_second) + 1))
+    return min(1.0, 2 * tail / 2**number)
+
+
+def nll(labels, logits):
+    """The mean negative log-likelihood of labels (n,) under logits (n, C), in nats."""
+    return float(np.mean(training.cross_entropy(labels, logits)))
+
+
+def ece(labels, logits):
+    """The expected calibration error of logits (n, C): a fraction (Guo et al. 2017).
+
+    Confidence is the highest probability. Over 15 equal-width bins of it: the mean of |accuracy - mean confidence|,
+    weighted by how many images a bin holds.
+    """
+    probabilities = tf.nn.softmax(logits).numpy().astype(np.float64)
+    confidence, hits = probabilities.max(-1), probabilities.argmax(-1) == labels
+    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
+    return float(np.abs(np.bincount(bins, hits - confidence, ECE_BINS)).sum() / len(labels))
+
+
+def measure(logits, labels, teacher_classes):
+    """The metrics of one model, a dict of plain values. teacher_classes (n,), or None where there is no teacher."""
+    classes = logits.argmax(-1)
+    wrong = classes != labels
+    errors = int(wrong.sum())
+    low, high = wilson_interval(len(labels) - errors, len(labels))
+    return {
+        "test_errors": errors,
+        "test_examples": len(labels),
+        "accuracy": 1 - errors / len(labels),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "nll": nll(labels, logits),
+        "ece": ece(labels, logits),
+        "agreement": None if teacher_classes is None else float(np.mean(classes == teacher_classes)),
+        "errors_per_class": np.bincount(labels[wrong], minlength=logits.shape[1]).tolist(),
+    }
+
+
+def compare(labels, first, second):
+    """What two models' classes (n,) have in common, a dict of plain values; `saved` is the first's errors less the second's."""
+    first_right, second_right = first == labels, second == labels
+    only_first = int(np.sum(first_right & ~second_right))
+    only_second = int(np.sum(second_right & ~first_right))
+    return {
+        "both_right": int(np.sum(first_right & second_right)),
+        "only_first_right": only_first,
+        "only_second_right": only_second,
+        "both_wrong": int(np.sum(~first_right & ~second_right)),
+        "errors_saved_by_second": only_second - only_first,
+        "mcnemar_p": mcnemar_exact(only_first, only_second),
+    }
+
+
+def find_models(named, out):
+    """{name: path} of the models named, or of all in `out`. Raises UserError: there is none."""
+    paths = named or sorted(path for path in out.glob("*.keras") if not path.name.startswith("."))
+    if not paths:
+        raise common.UserError(f"no models in {out}: run `python teacher.py` and `python distill.py` first")
+    stems = [path.stem for path in paths]
+    names = [path.stem if stems.count(path.stem) == 1 else str(path) for path in paths]
+    found = dict(zip(names, paths))
+    return {name: found[name] for name in [*filter(found.get, ORDER), *(name for name in names if name not in ORDER)]}
+
+
+def parse_arguments():
+    options = common.parser(__doc__)
+    options.add_argument("models", nargs="*", type=Path, metavar="PATH", help="models (default: every .keras in --out)")
+    options.add_argument("--teacher", type=Path, metavar="PATH", help="for agreement (default: teacher.keras in --out)")
+    options.add_argument(
+        "--min-accuracy", type=common.fraction, help="exit 1 if a model is below it, or at exactly 100 %%"
+    )
+    return options.parse_args()
+
+
+def print_table(models):
+    """Print a row for each model of `metrics.json`."""
+    widest = max(len("model"), *map(len, models))
+    print(f"{'model':<{widest}}  parameters       bytes  errors  accuracy    95 % interval    agreement")
+    for name, row in models.items():
+        agreement = "-" if row["agreement"] is None else f"{row['agreement']:.2%}"
+        print(
+            f"{name:<{widest}}  {row['parameters']:>10,}  {row['bytes']:>10,}  {row['test_errors']:>6,}  {row['accuracy']:>8.2%}"
+            f"  {row['accuracy_low']:.2%} - {row['accuracy_high']:.2%}  {agreement:>9}"
+        )
+    print("errors of the test images; agreement: the share of them that the model puts into the teacher's class\n")
+
+
+def print_comparisons(comparisons):
+    """Print a line for each pair of models of `metrics.json`."""
+    for name, pair in comparisons.items():
+        saved = pair["errors_saved_by_second"]
+        print(
+            f"{name}: {abs(saved):,} errors {'fewer' if saved >= 0 else 'more'}; only the first right on"
+            f" {pair['only_first_right']:,} images, only the second on {pair['only_second_right']:,}"
+            f" (exact McNemar p = {pair['mcnemar_p']:.2g})"
+        )
+
+
+def main():
+    arguments = parse_arguments()
+    common.print_settings(arguments)
+    out = common.make_folder(arguments.out)
+    digits = data.load(arguments.data)
+    print(f"data: {digits}\n", flush=True)
+    images, labels = digits.test
+
+    def logits_of(path):
+        model = training.load(path, digits.image_shape, digits.num_classes)
+        outputs = training.predictor(model)(images)
+        if training.are_probabilities(outputs):
+            print(f"{path} ends in a softmax: its logarithms are taken for logits")
+            outputs = np.log(np.maximum(outputs, np.finfo(np.float32).tiny))
+        return model.count_params(), outputs
+
+    teacher_path = arguments.teacher or out / "teacher.keras"
+    teacher_classes = None
+    if arguments.teacher or teacher_path.exists():
+        teacher_classes = logits_of(teacher_path)[1].argmax(-1)
+    models, classes = {}, {}
+    for name, path in find_models(arguments.models, out).items():
+        parameters, logits = logits_of(path)
+        size = {"parameters": parameters, "bytes": path.stat().st_size}
+        models[name] = size | measure(logits, labels, teacher_classes)
+        classes[name] = logits.argmax(-1)
+    comparisons = {
+        f"{first} -> {second}": compare(labels, classes[first], classes[second])
+        for first, second in itertools.combinations(models, 2)
+    }
+
+    metrics = {
+        "models": models,
+        "comparisons": comparisons,
+        "data": {
+            "test_sha256": data.fingerprint(images, labels),
+            "image_shape": list(digits.image_shape),
+            "num_classes": digits.num_classes,
+        },
+        "versions": {
+            "python": platform.python_version(),
+            "tensorflow": tf.__version__,
+            "keras": keras.__version__,
+            "numpy": np.__version__,
+        },
+    }
+    with common.replacing(out / "metrics.json") as scratch:
+        scratch.write_text(json.dumps(metrics, indent=1) + "\n")
+    per_class = {name: np.array(row["errors_per_class"]) for name, row in models.items()}
+    plots.errors_per_class(per_class, out / "plots" / "errors_per_class.png")
+
+    print_comparisons(comparisons)
+    print()
+    print_table(models)
+    print(f"saved {out / 'metrics.json'} and {out / 'plots' / 'errors_per_class.png'}")
+    refused = [
+        name
+        for name, row in models.items()
+        if arguments.min_accuracy is not None and not arguments.min_accuracy <= row["accuracy"] < 1
+    ]
+    if refused:
+        raise common.UserError(
+            f"{', '.join(refused)}: below --min-accuracy {arguments.min_accuracy:g}, or at exactly 100 %, which no honest test gives"
+        )
+
+
+if __name__ == "__main__":
+    common.run(main)

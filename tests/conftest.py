@@ -1,0 +1,60 @@
+"""What the tests share: a tiny data set that can be learnt in a second, and two ways of running a script."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import common
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def make_arrays(num_train=240, num_test=60, shape=(12, 10), num_classes=3, seed=0):
+    """The four arrays of a data file: class c is a bright stripe in row 2 * c + 2, under noise that makes some ambiguous."""
+    random = np.random.default_rng(seed)
+    arrays = {}
+    for part, number in (("train", num_train), ("test", num_test)):
+        labels = random.integers(num_classes, size=number)
+        labels[:num_classes] = np.arange(num_classes)
+        images = random.integers(0, 160, size=(number, *shape))
+        images[np.arange(number), 2 * labels + 2] += random.integers(20, 96, size=(number, 1))
+        arrays |= {f"x_{part}": images.astype(np.uint8), f"y_{part}": labels.astype(np.uint8)}
+    return arrays
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """The path of a data file of 12x10 images in 3 classes."""
+    path = tmp_path_factory.mktemp("data") / "tiny.npz"
+    np.savez(path, **make_arrays())
+    return path
+
+
+@pytest.fixture
+def refusal(monkeypatch, capsys):
+    """refusal(main, *options) -> (status, the line on stderr) of a script that ends in an error, run in this process."""
+
+    def run(main, *options):
+        monkeypatch.setattr(sys, "argv", [f"{main.__module__}.py", *map(str, options)])
+        with pytest.raises(SystemExit) as ended:
+            common.run(main)
+        stderr = capsys.readouterr().err
+        if isinstance(ended.value.code, str):  # what Python prints to stderr, and exits with 1
+            status, stderr = 1, stderr + ended.value.code + "\n"
+        else:
+            status = ended.value.code
+        assert stderr.count("\n") == 1, stderr
+        assert stderr.startswith(f"{main.__module__}.py: error: "), stderr
+        return status, stderr
+
+    return run
+
+
+def run_script(script, *options):
+    """Run a script as a user does, as a process of its own; returns the finished process with its output as text."""
+    return subprocess.run(
+        [sys.executable, ROOT / script, *map(str, options)], capture_output=True, text=True, check=False, timeout=120
+    )

@@ -1,0 +1,169 @@
+"""Digits in: what is refused and why, the splits, the batches and their translations."""
+
+import shutil
+
+from common import UserError
+
+import conftest
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import data
+
+
+def test_shipped_digits_are_split_without_overlap_and_in_order():
+    digits = data.load()
+    assert [len(split.labels) for split in digits[:3]] == [55_000, 5_000, 10_000]
+    assert digits.num_classes == 10
+    assert digits.image_shape == (28, 28)
+    with np.load(data.SHIPPED) as file:
+        np.testing.assert_array_equal(digits.train.images, file["x_train"][:55_000])
+        np.testing.assert_array_equal(digits.validation.images, file["x_train"][55_000:])
+        np.testing.assert_array_equal(digits.validation.labels, file["y_train"][55_000:])
+        np.testing.assert_array_equal(digits.test.images, file["x_test"])
+
+
+def test_validation_0_trains_on_all(tiny):
+    assert [len(split.labels) for split in data.load(tiny, validation=0)[:3]] == [240, 0, 60]
+    assert [len(split.labels) for split in data.load(tiny)[:3]] == [220, 20, 60]
+
+
+def test_shipped_file_with_a_changed_byte_is_refused(tmp_path, monkeypatch):
+    with np.load(data.SHIPPED) as file:
+        arrays = dict(file)
+    arrays["x_test"][5000, 14, 14] ^= 1
+    np.savez(tmp_path / "mnist.npz", **arrays)
+    monkeypatch.setattr(data, "SHIPPED", tmp_path / "mnist.npz")
+    with pytest.raises(UserError, match="x_test is not the array that was shipped: `git checkout"):
+        data.load()
+
+
+def changed(**changes):
+    def write(path):
+        np.savez(path, **(conftest.make_arrays() | changes))
+
+    return write
+
+
+def without(name):
+    def write(path):
+        np.savez(path, **{key: array for key, array in conftest.make_arrays().items() if key != name})
+
+    return write
+
+
+def truncated(path):
+    changed()(path)
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+LABELS = conftest.make_arrays()["y_train"].astype(np.int64)
+IMAGES = conftest.make_arrays()["x_train"]
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: None, "there is no such data file"),
+        (truncated, "is damaged"),
+        (lambda path: path.write_text("hello"), "no .npz file"),
+        (lambda path: path.mkdir(), "no .npz file"),
+        (changed(y_test=np.array([{}] * 60, dtype=object)), "allow_pickle"),
+        (without("y_test"), "lacks an array: it must hold x_train, y_train"),
+        (changed(x_train=IMAGES / 255), "x_train is float64"),
+        (changed(x_train=IMAGES.reshape(240, 120)), r"must be uint8 \(n, height, width\)"),
+        (changed(y_train=LABELS.astype(float)), "y_train is float64"),
+        (changed(y_train=LABELS.astype(str)), "must be integers"),
+        (changed(y_train=np.eye(3, dtype=int)[LABELS]), r"must be integers \(n,\)"),
+        (changed(y_train=LABELS[:-1]), "240 images and y_train 239 labels"),
+        (changed(y_train=LABELS - 1), "labels from -1 to 1"),
+        (changed(y_train=LABELS + 2**40), "must be 0...C-1"),
+        (changed(y_train=LABELS * 1000), "cannot have 2001 classes"),
+        (changed(y_train=LABELS * 0), "C >= 2"),
+        (changed(y_test=conftest.make_arrays()["y_test"] + 1), "y_test has a label 3; y_train has 0...2 only"),
+        (changed(x_test=np.zeros((60, 10, 12), np.uint8)), "different sizes"),
+        (changed(x_train=IMAGES[:0], y_train=LABELS[:0]), "x_train is empty"),
+        (changed(x_test=IMAGES[:0], y_test=LABELS[:0]), "x_test is empty"),
+    ],
+)
+def test_a_bad_data_file_is_refused_in_words(tmp_path, write, message):
+    path = tmp_path / "bad.npz"
+    write(path)
+    with pytest.raises(UserError, match=message) as refused:
+        data.load(path)
+    assert str(path) in str(refused.value)
+
+
+def test_pickled_objects_are_never_executed(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return shutil.rmtree, (tmp_path / "victim",)
+
+    (tmp_path / "victim").mkdir()
+    np.savez(tmp_path / "bomb.npz", x_train=np.array([Bomb()], dtype=object))
+    with pytest.raises(UserError):
+        data.load(tmp_path / "bomb.npz")
+    assert (tmp_path / "victim").exists()
+
+
+def test_validation_must_leave_images_to_train_on(tiny):
+    with pytest.raises(UserError, match="--validation 240 leaves none of 240"):
+        data.load(tiny, validation=240)
+
+
+def moved(image, down, right):
+    """The image moved by so many pixels, zeros where nothing came from: pixel by pixel, to be checked against."""
+    height, width = image.shape
+    result = np.zeros_like(image)
+    for row in range(height):
+        for column in range(width):
+            if 0 <= row - down < height and 0 <= column - right < width:
+                result[row, column] = image[row - down, column - right]
+    return result
+
+
+@pytest.mark.parametrize("pixels", [1, 2])
+def test_views_are_all_the_translations_with_zeros_moved_in(tiny, pixels):
+    train = data.load(tiny).train
+    batches = data.Batches(train, 1, seed=0, translate=pixels)
+    reach = range(pixels, -pixels - 1, -1)
+    shifts = [(down, right) for down in reach for right in reach]
+    assert data.num_views(pixels) == len(shifts)
+    for view, (down, right) in enumerate(shifts):
+        images, _ = batches.gather(tf.constant([7]), tf.constant([view]))
+        np.testing.assert_array_equal(np.round(images[0] * 255), moved(train.images[7], down, right))
+
+
+@pytest.mark.parametrize("translate", [0, 2])
+def test_a_batch_holds_scaled_images_with_their_own_labels(tiny, translate):
+    train = data.load(tiny).train
+    batches = data.Batches(train, 50, seed=3, translate=translate)
+    indices, views = batches.epoch(1)
+    images, labels = batches.gather(indices[0], views[0])
+    assert images.dtype == tf.float32
+    assert images.shape == (50, 12, 10)
+    np.testing.assert_array_equal(labels, train.labels[indices[0]])
+    span = 2 * translate + 1
+    for image, index, view in zip(images, indices[0], views[0]):
+        expected = moved(train.images[index], translate - view // span, translate - view % span)
+        np.testing.assert_allclose(image, expected / 255, rtol=1e-6)
+
+
+def test_an_epoch_shows_each_image_once_in_an_order_of_its_own(tiny):
+    batches = data.Batches(data.load(tiny).train, 50, seed=3, translate=1)
+    first, again, second = (batches.epoch(number) for number in (1, 1, 2))
+    assert first[0].shape == (4, 50)  # 220 images: 20 of them sit out
+    assert len(np.unique(first[0])) == 200
+    np.testing.assert_array_equal(first, again)
+    assert (first[0] != second[0]).any()
+    assert (first[0] != data.Batches(data.load(tiny).train, 50, seed=4).epoch(1)[0]).any()
+    assert set(np.unique(first[1])) == set(range(9))
+
+
+def test_batches_that_cannot_be_made_are_refused(tiny):
+    train = data.load(tiny).train
+    with pytest.raises(UserError, match="--batch-size 221 is larger than the 220 training images"):
+        data.Batches(train, 221, seed=0)
+    with pytest.raises(UserError, match="--translate 10 would move images of 12x10 out of sight"):
+        data.Batches(train, 20, seed=0, translate=10)

@@ -1,0 +1,184 @@
+"""A training run: reproducible, saved whole, loaded safely."""
+
+import os
+import zipfile
+
+import common
+from common import UserError
+
+import keras
+import numpy as np
+import pytest
+
+import data
+import student
+import teacher
+import training
+
+RECIPE = {"hidden": [8], "seed": 0, "epochs": 3, "batch_size": 20, "learning_rate": 0.01, "translate": 1}
+
+
+@pytest.fixture(scope="module")
+def digits(tiny):
+    return data.load(tiny)
+
+
+def train_teacher(digits, seed):
+    keras.utils.set_random_seed(seed)
+    net = teacher.build_teacher(digits.image_shape, digits.num_classes, hidden=(16, 16))
+    batches = data.Batches(digits.train, 20, seed=seed, translate=2)
+    history = training.train(
+        net, batches, training.cross_entropy, epochs=3, learning_rate=0.01, validation=digits.validation
+    )
+    return net, history
+
+
+def same(one, other):
+    return all(np.array_equal(a, b) for a, b in zip(one.get_weights(), other.get_weights(), strict=True))
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_gives_others(digits):
+    """With dropout, which runs without XLA, and without it, which runs under XLA."""
+    assert same(train_teacher(digits, 1)[0], train_teacher(digits, 1)[0])
+    assert not same(train_teacher(digits, 1)[0], train_teacher(digits, 2)[0])
+    first, again = (student.train_student(digits, RECIPE)[0] for _ in range(2))
+    assert same(first, again)
+    assert not same(first, student.train_student(digits, RECIPE | {"seed": 1})[0])
+
+
+def test_nets_have_the_documented_shapes():
+    assert teacher.build_teacher((28, 28), 10).count_params() == 2_395_210  # the paper's
+    assert student.build_student((28, 28), 10).count_params() == 55_050
+    assert student.build_student((12, 10), 3, hidden=(5,)).output_shape == (None, 3)
+    rates = [
+        layer.rate for layer in teacher.build_teacher((28, 28), 10).layers if isinstance(layer, keras.layers.Dropout)
+    ]
+    assert len(rates) == 3
+    assert all(0 < rate < 1 for rate in rates)
+    assert teacher.build_teacher((28, 28), 10).layers[-1].activation is keras.activations.linear  # logits
+
+
+def test_training_learns_and_its_history_says_so(digits):
+    recipe = RECIPE | {"epochs": 40, "hidden": [32], "translate": 0}
+    net, history = student.train_student(digits, recipe)
+    assert [row.epoch for row in history] == list(range(1, 41))
+    assert history[-1].loss < 0.5 * history[0].loss
+    outputs = training.predictor(net)(digits.validation.images)
+    assert history[-1].validation_accuracy == np.mean(outputs.argmax(-1) == digits.validation.labels)
+    assert training.count_errors(net, digits.train) / 220 == pytest.approx(1 - history[-1].training_accuracy, abs=0.05)
+    assert history[-1].training_accuracy > 0.8
+
+
+def test_the_learning_rate_warms_up_and_ends_at_zero(digits, monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        keras.optimizers, "Adam", lambda rate, real=keras.optimizers.Adam: made.append(rate) or real(rate)
+    )
+    student.train_student(digits, RECIPE | {"epochs": 20})
+    rates = np.array([made[0](step) for step in range(221)])  # 220 images in batches of 20: 11 steps an epoch
+    assert rates[0] == 0
+    assert rates.argmax() == 11
+    assert rates.max() == pytest.approx(RECIPE["learning_rate"])
+    assert rates[220] == pytest.approx(0, abs=1e-8)
+
+
+def test_a_run_that_diverges_is_stopped_and_said(digits):
+    with pytest.raises(UserError, match=r"diverged in epoch \d+ .*lower --learning-rate"):
+        student.train_student(digits, RECIPE | {"learning_rate": 1e30})
+
+
+@pytest.fixture
+def saved(digits, tmp_path):
+    net, history = student.train_student(digits, RECIPE | {"epochs": 1})
+    training.save(net, tmp_path / "net.keras", RECIPE, history)
+    return net, history, tmp_path / "net.keras"
+
+
+def test_a_saved_model_gives_the_same_logits_settings_and_history(digits, saved):
+    net, history, path = saved
+    loaded = training.load(path, digits.image_shape, digits.num_classes)
+    logits = training.predictor(net)(digits.test.images)
+    np.testing.assert_array_equal(training.predictor(loaded)(digits.test.images), logits)
+    assert training.load_settings(path) == RECIPE
+    assert training.load_history(path) == history
+    assert sorted(os.listdir(path.parent)) == ["net.csv", "net.keras"]
+
+
+def test_keras_alone_loads_a_saved_model(saved):
+    net, _, path = saved
+    assert same(keras.models.load_model(path), net)
+
+
+def test_an_interrupted_save_leaves_the_last_file_whole(saved, digits, monkeypatch):
+    net, _, path = saved
+    before = path.read_bytes()
+
+    def interrupted(scratch):
+        scratch.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(net, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        training.save(net, path, {}, [])
+    assert path.read_bytes() == before
+    assert sorted(os.listdir(path.parent)) == ["net.csv", "net.keras"]
+
+
+def test_a_missing_or_damaged_history_is_no_obstacle(saved):
+    _, _, path = saved
+    path.with_suffix(".csv").write_text("epoch,loss\nx")
+    assert training.load_history(path) == []
+    path.with_suffix(".csv").unlink()
+    assert training.load_history(path) == []
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-500])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def lambda_layer(path):
+    keras.Sequential([keras.Input((12, 10)), keras.layers.Lambda(lambda x: x)]).save(path)
+
+
+def no_keras(path):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("hello.txt", "hello")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: path.unlink(), "no such model file"),
+        (truncate, "not a zip file"),
+        (flip, "damaged"),
+        (lambda path: path.write_text("hello"), "not a zip file"),
+        (no_keras, "no config.json"),
+        (lambda_layer, "Lambda"),
+        (lambda path: student.build_student((28, 28), 3).save(path), r"takes \(None, 28, 28\), the data need"),
+        (lambda path: student.build_student((12, 10), 10).save(path), r"returns \(None, 10\), the data need"),
+    ],
+)
+def test_a_bad_model_file_is_refused_in_words(saved, digits, damage, message):
+    path = saved[2]
+    damage(path)
+    with pytest.raises(UserError, match=message) as refused:
+        training.load(path, digits.image_shape, digits.num_classes)
+    assert str(path) in str(refused.value)
+
+
+def test_replacing_moves_a_whole_file_or_nothing(tmp_path):
+    path = tmp_path / "file.txt"
+    with common.replacing(path) as scratch:
+        scratch.write_text("first")
+        assert not path.exists()
+    with pytest.raises(ZeroDivisionError), common.replacing(path) as scratch:
+        scratch.write_text("second")
+        raise ZeroDivisionError
+    assert path.read_text() == "first"
+    assert os.listdir(tmp_path) == ["file.txt"]

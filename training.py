@@ -1,0 +1,210 @@
+"""One training run: schedule, the loop over an epoch, progress, history; and models saved and loaded safely."""
+
+import csv
+import itertools
+import json
+import time
+import zipfile
+from typing import NamedTuple
+
+from common import UserError, clear_progress, progress, replacing
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+SETTINGS = "settings.json"  # the member of a .keras archive that says how the model was trained
+CALLS_PER_EPOCH = 10  # so often an epoch comes up for air: to show its progress and to hear Ctrl-C
+
+
+class Epoch(NamedTuple):
+    """A row of a history. Accuracies are fractions; training's is of the net as it trains, dropout and all."""
+
+    epoch: int
+    loss: float
+    training_accuracy: float
+    validation_accuracy: float  # nan without validation images
+    seconds: float  # of the training alone
+
+
+def train(model, batches, loss, *, epochs, learning_rate, validation):
+    """Train with Adam, whose learning rate warms up over a twentieth of the steps and then follows half a cosine to 0.
+
+    batches: data.Batches. loss(*targets, logits) -> (batch,), targets being what `batches` give beside the images.
+    validation: data.Split, maybe empty. Returns the history, a list of Epoch.
+
+    Raises UserError: the loss is no longer finite.
+    """
+    num_steps = epochs * batches.num_steps
+    warmup = num_steps // 20
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0 if warmup else learning_rate,
+        num_steps - warmup,
+        warmup_target=learning_rate if warmup else None,
+        warmup_steps=warmup,
+    )
+    clock = time.perf_counter()
+    progress("compiling")
+    run_steps = _compile(model, keras.optimizers.Adam(schedule), batches, loss)
+    predict = predictor(model)
+    seconds = {"compiling": time.perf_counter() - clock, "training": 0.0, "validating": 0.0}
+    history = []
+    for number in range(1, epochs + 1):
+        clock = time.perf_counter()
+        order = [tf.constant(array) for array in batches.epoch(number)]
+        totals = np.zeros(2)
+        stops = np.linspace(0, batches.num_steps, CALLS_PER_EPOCH + 1).astype(np.int32)
+        for first, stop in itertools.pairwise(stops):
+            totals += run_steps(*order, first, stop)
+            if time.perf_counter() - clock > 0.5:
+                progress(f"epoch {number:3}/{epochs}  {stop / batches.num_steps:4.0%}")
+        mean_loss, accuracy = totals / batches.num_steps
+        trained = time.perf_counter()
+        validation_accuracy = (
+            np.mean(predict(validation.images).argmax(-1) == validation.labels) if len(validation.labels) else np.nan
+        )
+        history.append(Epoch(number, float(mean_loss), float(accuracy), float(validation_accuracy), trained - clock))
+        seconds["training"] += trained - clock
+        seconds["validating"] += time.perf_counter() - trained
+        clear_progress()
+        if not np.isfinite(mean_loss):
+            raise UserError(
+                f"training diverged in epoch {number} (loss {mean_loss}): lower --learning-rate; nothing was saved"
+            )
+        print(_line(history[-1], epochs), flush=True)
+    print(", ".join(f"{name} {value:.1f} s" for name, value in seconds.items()), flush=True)
+    return history
+
+
+def _line(row, epochs):
+    validation = "" if np.isnan(row.validation_accuracy) else f"  validation {row.validation_accuracy:7.2%}"
+    return (
+        f"epoch {row.epoch:3}/{epochs}  loss {row.loss:.4f}  training {row.training_accuracy:7.2%}{validation}"
+        f"  {row.seconds:.1f} s"
+    )
+
+
+def _compile(model, optimizer, batches, loss):
+    """Returns run(indices, views, first, stop): steps first...stop-1 of an epoch -> sums of loss and accuracy over them."""
+    variables = model.trainable_variables
+    optimizer.build(variables)
+
+    def step(indices, views):
+        images, *targets = batches.gather(indices, views)
+        with tf.GradientTape() as tape:
+            logits = model(images, training=True)
+            mean_loss = tf.reduce_mean(loss(*targets, logits))
+        optimizer.apply(tape.gradient(mean_loss, variables), variables)
+        hits = tf.argmax(logits, -1, output_type=tf.int32) == targets[0]
+        return tf.stack([mean_loss, tf.reduce_mean(tf.cast(hits, tf.float32))])
+
+    has_dropout = any(isinstance(layer, keras.layers.Dropout) for layer in model.layers)
+
+    batch = tf.TensorSpec((batches.num_steps, batches.batch_size), tf.int32)
+    scalar = tf.TensorSpec((), tf.int32)
+
+    @tf.function(jit_compile=not has_dropout, input_signature=[batch, batch, scalar, scalar])
+    def run(indices, views, first, stop):
+        totals = tf.zeros(2)
+        while first < stop:  # not tf.range: XLA would compile anew for each pair of bounds
+            totals += step(indices[first], views[first])
+            first += 1
+        return totals
+
+    run(*batches.epoch(0), 0, 0)  # no step: this only compiles
+    return run
+
+
+def cross_entropy(labels, logits):
+    """The loss on labels alone: labels (batch,) integers, logits (batch, C) -> nats per example (batch,)."""
+    return keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+
+
+def predictor(model, batch_size=1000):
+    """Returns predict(images (n, h, w) uint8) -> logits (n, C) float32, NumPy arrays both, at inference (no dropout)."""
+
+    @tf.function(input_signature=[tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8)])
+    def logits(images):
+        return model(tf.cast(images, tf.float32) / 255.0, training=False)
+
+    def predict(images):
+        return np.concatenate([logits(images[i : i + batch_size]) for i in range(0, len(images), batch_size)])
+
+    return predict
+
+
+def are_probabilities(outputs):
+    """Whether a model's outputs (n, C) are a softmax's, where this project's models return logits."""
+    return bool(outputs.min() >= 0 and np.allclose(outputs.sum(-1), 1, atol=1e-3))
+
+
+def count_errors(model, split):
+    """How many of the split's images the model puts into another class than their label."""
+    return int(np.sum(predictor(model)(split.images).argmax(-1) != split.labels))
+
+
+def report(errors, split):
+    """A line that says what `count_errors` found on the test split."""
+    return f"{errors:,} test errors in {len(split.labels):,} images, accuracy {1 - errors / len(split.labels):.2%}"
+
+
+def save(model, path, settings, history):
+    """Save the model at `path` (.keras) and its history beside it (.csv), each whole or not at all.
+
+    settings: a dict of plain values; it goes into the .keras archive, so that a model says how it was made.
+    """
+    with replacing(path) as scratch:
+        model.save(scratch)
+        with zipfile.ZipFile(scratch, "a") as archive:
+            archive.writestr(SETTINGS, json.dumps(settings))
+    with replacing(path.with_suffix(".csv")) as scratch, open(scratch, "w", newline="") as file:
+        csv.writer(file).writerows([Epoch._fields, *history])
+
+
+def load(path, image_shape, num_classes):
+    """Load a model file that this project, or anybody with Keras, saved; nothing in the file is executed.
+
+    Raises UserError: it is missing, damaged, no Keras model, or does not map image_shape to num_classes.
+    """
+    model = _read(path, lambda archive: keras.models.load_model(path, compile=False, safe_mode=True))
+    for what, has, needs in (
+        ("takes", model.input_shape, image_shape),
+        ("returns", model.output_shape, (num_classes,)),
+    ):
+        if has != (None, *needs):
+            raise UserError(
+                f"{path}: the model {what} {has}, the data need {(None, *needs)}: use the --data it was trained on"
+            )
+    return model
+
+
+def load_settings(path):
+    """The settings that `save` put into a model file; {} for a model from elsewhere. Raises UserError as `load` does."""
+    return _read(path, lambda archive: json.loads(archive.read(SETTINGS)) if SETTINGS in archive.namelist() else {})
+
+
+def _read(path, read):
+    """read(archive) of the .keras file at `path`, once its every member has passed its checksum."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+            if damaged is None and "config.json" in archive.namelist():
+                return read(archive)
+        problem = f"its {damaged} is damaged" if damaged else "it has no config.json"
+    except FileNotFoundError:
+        raise UserError(
+            f"{path}: there is no such model file: `python teacher.py` and `python distill.py` make them"
+        ) from None
+    except Exception as error:  # noqa: BLE001 - whatever a damaged or hostile file makes zipfile, HDF5 or Keras raise
+        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
+    raise UserError(f"{path} is no .keras file that can be loaded ({problem}): train or save it again")
+
+
+def load_history(path):
+    """The history that `save` put beside the model at `path`; [] where there is none that can be read."""
+    try:
+        with open(path.with_suffix(".csv"), newline="") as file:
+            rows = [[float(value) for value in row.values()] for row in csv.DictReader(file)]
+        return [Epoch(int(number), *rest) for number, *rest in rows]
+    except (OSError, ValueError, TypeError):
+        return []
