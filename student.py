@@ -29,7 +29,7 @@ def build_student(image_shape, num_classes, hidden=(64, 64)):
 def add_student_options(options):
     """Add the options that a student's training run takes; `recipe` picks them up again."""
     options.add_argument("--hidden", type=common.whole(1), nargs="+", default=[64, 64], help="units of each layer")
-    common.add_training_options(options, epochs=30, batch_size=250, learning_rate=3e-3, translate=0)
+    common.add_training_options(options, epochs=30, batch_size=250, learning_rate=5e-3, translate=0)
 
 
 def recipe(arguments, digits):

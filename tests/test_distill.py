@@ -1,0 +1,190 @@
+"""Soft targets that belong to their image, a teacher left alone, and a student that learns from it."""
+
+import common
+from common import UserError
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import data
+import distill
+import student
+import teacher
+import training
+
+RECIPE = {"hidden": [8], "seed": 0, "epochs": 2, "batch_size": 20, "learning_rate": 0.01, "translate": 0}
+
+
+@pytest.fixture(scope="module")
+def digits(tiny):
+    return data.load(tiny)
+
+
+@pytest.fixture
+def net(digits):
+    """A teacher with large random weights, so that its logits tell every view of every image apart."""
+    keras.utils.set_random_seed(5)
+    built = teacher.build_teacher(digits.image_shape, digits.num_classes, hidden=(16,))
+    built.set_weights([3 * weight for weight in built.get_weights()])
+    return built
+
+
+def ends_in_softmax(net):
+    return keras.Sequential([keras.Input(net.input_shape[1:]), *net.layers, keras.layers.Softmax()])
+
+
+@pytest.mark.parametrize("translate", [0, 1, 2])
+def test_after_any_shuffle_and_translation_logits_are_the_teachers_on_that_batch(digits, net, translate):
+    logits = distill.teacher_logits(net, digits.train.images, translate)
+    assert logits.shape == (220, (2 * translate + 1) ** 2, 3)
+    batches = data.Batches(digits.train, 40, seed=9, translate=translate, teacher_logits=logits)
+    for epoch in (1, 2):
+        for indices, views in zip(*batches.epoch(epoch)):
+            images, labels, teacher_logits = batches.gather(indices, views)
+            np.testing.assert_allclose(teacher_logits, net(images, training=False), rtol=1e-4, atol=1e-4)
+            np.testing.assert_array_equal(labels, digits.train.labels[indices])
+
+
+def test_logits_are_computed_once_and_again_when_teacher_or_data_change(digits, net, tmp_path, monkeypatch):
+    computed = []
+    monkeypatch.setattr(distill, "_compute", lambda *args, real=distill._compute: computed.append(args) or real(*args))
+    images = digits.train.images
+
+    def times_computed(*args):
+        before = len(computed)
+        np.testing.assert_array_equal(
+            distill.teacher_logits(*args, cache=tmp_path), distill._compute(*args[:2], args[2])
+        )
+        return len(computed) - before - 1
+
+    assert times_computed(net, images, 0) == 1
+    assert times_computed(net, images, 0) == 0
+    assert times_computed(net, images, 1) == 1
+    assert times_computed(net, images, 0) == 0
+    other_images = images.copy()
+    other_images[3, 4, 5] ^= 1
+    assert times_computed(net, other_images, 0) == 1
+    net.layers[-1].bias.assign([0.0, 0.0, 1e-3])
+    assert times_computed(net, other_images, 0) == 1
+    path = tmp_path / "teacher_logits_0px.npz"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert times_computed(net, other_images, 0) == 1
+    assert times_computed(net, other_images, 0) == 0
+
+
+def test_a_teacher_that_ends_in_softmax_or_nan_is_refused(digits, net):
+    with pytest.raises(UserError, match="ends in a softmax: a temperature softens logits"):
+        distill.teacher_logits(ends_in_softmax(net), digits.train.images)
+    net.layers[-1].bias.assign([0.0, np.nan, 0.0])
+    with pytest.raises(UserError, match="not finite"):
+        distill.teacher_logits(net, digits.train.images)
+
+
+def test_baseline_and_distilled_student_start_alike_and_the_teacher_stays_as_it_is(digits, net, monkeypatch):
+    starts = []
+
+    def train(model, batches, loss, real=training.train, **options):
+        starts.append((model.get_weights(), batches.epoch(1), options["epochs"], options["learning_rate"]))
+        return real(model, batches, loss, **options)
+
+    monkeypatch.setattr(training, "train", train)
+    before = [weight.copy() for weight in net.get_weights()]
+    trainable = net.trainable
+    logits = distill.teacher_logits(net, digits.train.images)
+    student.train_student(digits, RECIPE)
+    student.train_student(digits, RECIPE, lambda y, t, s: distill.distillation_loss(y, t, s, 4.0, 0.9), logits)
+    (weights, order, *schedule), (other_weights, other_order, *other_schedule) = starts
+    for one, other in zip([*weights, *order], [*other_weights, *other_order], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert schedule == other_schedule
+    for one, other in zip(before, net.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert net.trainable == trainable
+
+
+def test_a_student_that_sees_only_noise_for_labels_learns_what_its_teacher_knows(digits):
+    """At alpha 1 the labels must not matter: a run in which distilling was silently off would learn nothing."""
+    knows = tf.one_hot(digits.train.labels, 3).numpy()[:, None, :] * 8
+    noise = np.random.default_rng(99).integers(3, size=len(digits.train.labels)).astype(np.int32)
+    blind = digits._replace(train=digits.train._replace(labels=noise))
+    recipe = RECIPE | {"hidden": [32], "epochs": 40}
+
+    def accuracy(alpha):
+        loss = lambda y, t, s: distill.distillation_loss(y, t, s, 4.0, alpha)
+        model, _ = student.train_student(blind, recipe, loss, knows)
+        return 1 - training.count_errors(model, digits.test) / len(digits.test.labels)
+
+    assert accuracy(alpha=1.0) > 0.75
+    assert accuracy(alpha=0.0) < 0.6
+
+
+def test_the_most_ambiguous_images_are_right_by_the_least_and_of_different_classes():
+    labels = np.array([0, 0, 1, 1, 2, 2])
+    margins = np.array([3.0, 1.0, 2.0, 0.5, -0.1, 4.0])  # by which the label leads; the fifth is wrong
+    logits = np.zeros((6, 3), np.float32)
+    logits[np.arange(6), labels] = margins
+    assert distill.most_ambiguous(logits, labels, 3).tolist() == [3, 1, 5]
+    assert distill.most_ambiguous(logits, labels, 2).tolist() == [3, 1]
+
+
+def test_bad_options_end_with_status_2_and_a_line(refusal):
+    for options, message in [
+        (["--temperature", "0"], "0 is not a finite number above 0"),
+        (["--temperature", "-4"], "--temperature: -4 is not"),
+        (["--temperature", "hot"], "'hot' is not a number"),
+        (["--temperature", "nan"], "nan is not"),
+        (["--temperature", "inf"], "inf is not"),
+        (["--alpha", "1.5"], "1.5 is not from 0 to 1"),
+        (["--alpha", "-0.1"], "-0.1 is not from 0 to 1"),
+        (["--alpha", "nan"], "nan is not"),
+        (["--learning-rate", "0"], "--learning-rate: 0 is not"),
+        (["--epochs", "0"], "0 is not at least 1"),
+        (["--epochs", "1.5"], "'1.5' is not a whole number"),
+        (["--batch-size", "-1"], "-1 is not at least 1"),
+        (["--hidden", "64", "0"], "--hidden: 0 is not at least 1"),
+        (["--hidden", "many"], "'many' is not a whole number"),
+        (["--seed", "-1"], "is not from 0 to 4294967295"),
+        (["--translate", "-1"], "-1 is not at least 0"),
+        (["--temprature", "4"], "unrecognized arguments: --temprature"),
+    ]:
+        status, line = refusal(distill.main, *options)
+        assert status == 2
+        assert message in line
+        assert "--help" in line
+    status, line = refusal(teacher.main, "--dropout", "1")
+    assert (status, "must be below 1" in line) == (2, True)
+
+
+def test_what_the_user_can_mend_ends_with_status_1_and_a_line(refusal, tiny, tmp_path, digits, net):
+    common_options = ["--data", tiny, "--out", tmp_path, "--batch-size", "20"]
+    status, line = refusal(distill.main, *common_options)
+    assert (status, "no such model file: `python teacher.py`" in line) == (1, True)
+    ends_in_softmax(net).save(tmp_path / "soft.keras")
+    status, line = refusal(distill.main, *common_options, "--teacher", tmp_path / "soft.keras")
+    assert (status, "ends in a softmax" in line) == (1, True)
+    status, line = refusal(student.main, "--data", tiny, "--out", tmp_path, "--batch-size", "1000")
+    assert (status, "--batch-size 1000 is larger than the 220" in line) == (1, True)
+    status, line = refusal(student.main, "--data", tmp_path / "missing.npz", "--out", tmp_path)
+    assert (status, "no such data file" in line) == (1, True)
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "folder"):
+        status, line = refusal(student.main, "--data", tiny, "--out", folder)
+        assert (status, "choose another folder with --out" in line) == (1, True)
+
+
+def test_ctrl_c_ends_with_status_130_and_leaves_files_as_they_were(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["student.py", "--data", str(tiny), "--out", str(tmp_path), "--batch-size", "20"])
+    common.run(student.main)
+    before = (tmp_path / "student.keras").read_bytes()
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "save", interrupt)
+    with pytest.raises(SystemExit) as ended:
+        common.run(student.main)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.count("\n") == 1
+    assert (tmp_path / "student.keras").read_bytes() == before

@@ -1,0 +1,136 @@
+"""The scripts as a user runs them: processes of their own, in the order of the README, on a tiny set."""
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, run_script
+
+import data
+import training
+
+QUICK = ["--epochs", "30", "--batch-size", "20"]
+
+
+@pytest.fixture(scope="module")
+def folder(tiny, tmp_path_factory):
+    """The files and the printed lines of teacher, distil, evaluate on 12x10 images of 3 classes."""
+    out = tmp_path_factory.mktemp("run") / "artifacts"
+    shared = ["--data", tiny, "--out", out]
+    printed = {
+        "teacher.py": run_script("teacher.py", *shared, *QUICK, "--hidden", "32", "16"),
+        "distill.py": run_script("distill.py", *shared, *QUICK, "--hidden", "8", "--translate", "1"),
+        "evaluate.py": run_script("evaluate.py", *shared),
+    }
+    for script, process in printed.items():
+        assert process.returncode == 0, f"{script}: {process.stderr}"
+        assert process.stderr == "", script  # TensorFlow's start-up noise included
+    return out, {script: process.stdout.splitlines() for script, process in printed.items()}
+
+
+def test_each_script_leaves_its_files_and_no_others(folder):
+    found = {str(path.relative_to(folder[0])) for path in folder[0].rglob("*") if path.is_file()}
+    assert found == {
+        *(f"{name}{suffix}" for name in ("teacher", "student", "distilled") for suffix in (".keras", ".csv")),
+        "teacher_logits_1px.npz",
+        "metrics.json",
+        *(f"plots/learning_curves_{name}.png" for name in ("teacher", "student", "distilled")),
+        "plots/what_the_teacher_knows.png",
+        "plots/errors_per_class.png",
+    }
+
+
+def test_each_script_prints_settings_first_a_line_an_epoch_and_its_result_last(folder):
+    for script, lines in folder[1].items():
+        assert lines[0] == "settings", script
+        epochs = [line for line in lines if line.startswith("epoch")]
+        assert len(epochs) == {"teacher.py": 30, "distill.py": 60, "evaluate.py": 0}[script]
+        assert all(" loss " in line and " training " in line and " validation " in line for line in epochs)
+        assert all(line.endswith(" s") for line in epochs)
+    assert " test errors in 60 images, accuracy " in folder[1]["teacher.py"][-1]
+    assert folder[1]["distill.py"][-1].startswith("its teacher ")
+
+
+def test_what_is_printed_is_what_metrics_json_says(folder):
+    out, printed = folder
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert list(metrics["models"]) == ["teacher", "student", "distilled"]
+    for name, row in metrics["models"].items():
+        assert {"parameters", "bytes", "test_errors", "test_examples", "accuracy", "nll", "ece", "agreement"} <= set(
+            row
+        )
+        assert row["bytes"] == (out / f"{name}.keras").stat().st_size
+        assert row["test_examples"] == 60
+        table = next(line for line in printed["evaluate.py"] if line.startswith(f"{name} ") and "->" not in line)
+        assert f" {row['test_errors']} " in table
+        assert f" {row['accuracy']:.2%} " in table
+    assert metrics["models"]["teacher"]["agreement"] == 1.0
+    assert metrics["models"]["student"]["parameters"] == 120 * 8 + 8 + 8 * 3 + 3
+    baseline, distilled = (metrics["models"][name]["test_errors"] for name in ("student", "distilled"))
+    assert metrics["comparisons"]["student -> distilled"]["errors_saved_by_second"] == baseline - distilled
+    assert {"tensorflow", "keras", "numpy", "python"} <= set(metrics["versions"])
+    assert any(f"baseline:  {baseline} test errors" in line for line in printed["distill.py"])
+
+
+def test_histories_are_csv_with_a_row_an_epoch(folder):
+    with open(folder[0] / "distilled.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in rows] == list(range(1, 31))
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+
+
+def test_distilling_again_reuses_logits_and_baseline_but_not_another_baseline(folder, tiny):
+    out, _ = folder
+    again = ["--data", tiny, "--out", out, *QUICK, "--translate", "1", "--temperature", "2"]
+    lines = run_script("distill.py", *again, "--hidden", "8").stdout
+    assert "was trained with these settings" in lines
+    assert "computed the teacher's logits" not in lines
+    lines = run_script("distill.py", *again, "--hidden", "9").stdout
+    assert "baseline: the student on the labels alone" in lines
+    assert "computed the teacher's logits" not in lines
+
+
+def test_a_gate_refuses_the_poor_and_the_impossible(folder, tiny, tmp_path):
+    out, _ = folder
+    shared = ["--data", tiny, "--out", out, out / "student.keras"]
+    assert run_script("evaluate.py", *shared, "--min-accuracy", "0.2").returncode == 0
+    refused = run_script("evaluate.py", *shared, "--min-accuracy", "0.999")
+    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
+    assert "student: below --min-accuracy 0.999" in refused.stderr
+    digits = data.load(tiny)
+    model = training.load(out / "student.keras", digits.image_shape, digits.num_classes)
+    right = training.predictor(model)(digits.train.images).argmax(-1) == digits.train.labels
+    with np.load(tiny) as file:
+        arrays = dict(file) | {"x_test": digits.train.images[right], "y_test": digits.train.labels[right]}
+    np.savez(tmp_path / "easy.npz", **arrays)
+    perfect = run_script("evaluate.py", "--data", tmp_path / "easy.npz", *shared[2:], "--min-accuracy", "0.2")
+    assert perfect.returncode == 1
+    assert "exactly 100 %" in perfect.stderr
+
+
+def test_ctrl_c_in_the_middle_ends_in_a_line_and_130(tiny, tmp_path):
+    command = [
+        sys.executable,
+        "-u",
+        ROOT / "student.py",
+        "--data",
+        tiny,
+        "--out",
+        tmp_path,
+        *QUICK,
+        "--epochs",
+        "100000",
+    ]
+    process = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("epoch"):
+            break
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stderr == "student.py: stopped; files that were there before are as they were\n"
+    assert list(tmp_path.iterdir()) == []
