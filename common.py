@@ -159,7 +159,7 @@ def print_settings(arguments):
     print("settings")
     for name, value in vars(arguments).items():
         value = " ".join(map(str, value)) if isinstance(value, list) else value
-        print(f"  --{name.replace('_', '-'):<15} {'default' if value is None else value}")
+        print(f"  {name.replace('_', '-'):<15} {'default' if value in (None, '') else value}")
     print(flush=True)
 
 

@@ -120,6 +120,7 @@ def parse_arguments():
 def print_table(models):
     """Print a row for each model of `metrics.json`."""
     widest = max(len("model"), *map(len, models))
+    print("\non the test images; agreement is the share of them that a model puts into the teacher's class")
     print(f"{'model':<{widest}}  parameters       bytes  errors  accuracy    95 % interval    agreement")
     for name, row in models.items():
         agreement = "-" if row["agreement"] is None else f"{row['agreement']:.2%}"
@@ -127,7 +128,6 @@ def print_table(models):
             f"{name:<{widest}}  {row['parameters']:>10,}  {row['bytes']:>10,}  {row['test_errors']:>6,}  {row['accuracy']:>8.2%}"
             f"  {row['accuracy_low']:.2%} - {row['accuracy_high']:.2%}  {agreement:>9}"
         )
-    print("errors of the test images; agreement: the share of them that the model puts into the teacher's class\n")
 
 
 def print_comparisons(comparisons):
@@ -141,42 +141,21 @@ def print_comparisons(comparisons):
         )
 
 
-def main():
-    arguments = parse_arguments()
-    common.print_settings(arguments)
-    out = common.make_folder(arguments.out)
-    digits = data.load(arguments.data)
-    print(f"data: {digits}\n", flush=True)
-    images, labels = digits.test
+def logits_of(path, digits):
+    """(model, its logits of the test images (n, C) float32) for a model file. Raises UserError as training.load does."""
+    model = training.load(path, digits.image_shape, digits.num_classes)
+    outputs = training.predictor(model)(digits.test.images)
+    if training.are_probabilities(outputs):
+        print(f"{path} ends in a softmax: the logarithms of its outputs are taken for logits")
+        outputs = np.log(np.maximum(outputs, np.finfo(np.float32).tiny))
+    return model, outputs
 
-    def logits_of(path):
-        model = training.load(path, digits.image_shape, digits.num_classes)
-        outputs = training.predictor(model)(images)
-        if training.are_probabilities(outputs):
-            print(f"{path} ends in a softmax: its logarithms are taken for logits")
-            outputs = np.log(np.maximum(outputs, np.finfo(np.float32).tiny))
-        return model.count_params(), outputs
 
-    teacher_path = arguments.teacher or out / "teacher.keras"
-    teacher_classes = None
-    if arguments.teacher or teacher_path.exists():
-        teacher_classes = logits_of(teacher_path)[1].argmax(-1)
-    models, classes = {}, {}
-    for name, path in find_models(arguments.models, out).items():
-        parameters, logits = logits_of(path)
-        size = {"parameters": parameters, "bytes": path.stat().st_size}
-        models[name] = size | measure(logits, labels, teacher_classes)
-        classes[name] = logits.argmax(-1)
-    comparisons = {
-        f"{first} -> {second}": compare(labels, classes[first], classes[second])
-        for first, second in itertools.combinations(models, 2)
-    }
-
-    metrics = {
-        "models": models,
-        "comparisons": comparisons,
+def circumstances(digits):
+    """What a number in `metrics.json` depends on beside the models: the data and the versions."""
+    return {
         "data": {
-            "test_sha256": data.fingerprint(images, labels),
+            "test_sha256": data.fingerprint(*digits.test),
             "image_shape": list(digits.image_shape),
             "num_classes": digits.num_classes,
         },
@@ -187,24 +166,47 @@ def main():
             "numpy": np.__version__,
         },
     }
+
+
+def main():
+    arguments = parse_arguments()
+    common.print_settings(arguments)
+    out = common.make_folder(arguments.out)
+    digits = data.load(arguments.data)
+    print(f"data: {digits}", flush=True)
+
+    found = find_models(arguments.models, out)
+    teacher_path = arguments.teacher or out / "teacher.keras"
+    teacher_classes = None
+    if arguments.teacher or teacher_path.exists():
+        teacher_classes = logits_of(teacher_path, digits)[1].argmax(-1)
+    models, classes = {}, {}
+    for name, path in found.items():
+        model, logits = logits_of(path, digits)
+        size = {"parameters": model.count_params(), "bytes": path.stat().st_size}
+        models[name] = size | measure(logits, digits.test.labels, teacher_classes)
+        classes[name] = logits.argmax(-1)
+    comparisons = {
+        f"{first} -> {second}": compare(digits.test.labels, classes[first], classes[second])
+        for first, second in itertools.combinations(models, 2)
+    }
+
     with common.replacing(out / "metrics.json") as scratch:
+        metrics = {"models": models, "comparisons": comparisons} | circumstances(digits)
         scratch.write_text(json.dumps(metrics, indent=1) + "\n")
     per_class = {name: np.array(row["errors_per_class"]) for name, row in models.items()}
     plots.errors_per_class(per_class, out / "plots" / "errors_per_class.png")
+    print(f"saved {out / 'metrics.json'} and {out / 'plots' / 'errors_per_class.png'}\n")
 
     print_comparisons(comparisons)
-    print()
     print_table(models)
-    print(f"saved {out / 'metrics.json'} and {out / 'plots' / 'errors_per_class.png'}")
-    refused = [
-        name
-        for name, row in models.items()
-        if arguments.min_accuracy is not None and not arguments.min_accuracy <= row["accuracy"] < 1
-    ]
-    if refused:
-        raise common.UserError(
-            f"{', '.join(refused)}: below --min-accuracy {arguments.min_accuracy:g}, or at exactly 100 %, which no honest test gives"
-        )
+    if arguments.min_accuracy is not None:
+        refused = [name for name, row in models.items() if not arguments.min_accuracy <= row["accuracy"] < 1]
+        if refused:
+            raise common.UserError(
+                f"{', '.join(refused)}: accuracy below --min-accuracy {arguments.min_accuracy:g},"
+                " or exactly 100 %, which no honest test gives"
+            )
 
 
 if __name__ == "__main__":

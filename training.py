@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+import math
 import time
 import zipfile
 from typing import NamedTuple
@@ -65,31 +66,24 @@ def train(model, batches, loss, *, epochs, learning_rate, validation):
     )
     clock = time.perf_counter()
     progress("compiling")
-    run_steps = _compile(model, FusedAdam(schedule), batches, loss)
+    run_epoch = compile_epoch(model, FusedAdam(schedule), batches, loss)
     predict = predictor(model)
     seconds = {"compiling": time.perf_counter() - clock, "training": 0.0, "validating": 0.0}
     history = []
     for number in range(1, epochs + 1):
         clock = time.perf_counter()
-        order = [tf.constant(array) for array in batches.epoch(number)]
-        totals = np.zeros(2)
-        stops = np.linspace(0, batches.num_steps, CALLS_PER_EPOCH + 1).astype(np.int32)
-        for first, stop in itertools.pairwise(stops):
-            totals += run_steps(*order, first, stop)
-            if time.perf_counter() - clock > 0.5:
-                progress(f"epoch {number:3}/{epochs}  {stop / batches.num_steps:4.0%}")
-        mean_loss, accuracy = totals / batches.num_steps
+        mean_loss, accuracy = run_epoch(number)
         trained = time.perf_counter()
-        validation_accuracy = (
-            np.mean(predict(validation.images).argmax(-1) == validation.labels) if len(validation.labels) else np.nan
-        )
-        history.append(Epoch(number, float(mean_loss), float(accuracy), float(validation_accuracy), trained - clock))
+        validation_accuracy = math.nan
+        if len(validation.labels):
+            validation_accuracy = float(np.mean(predict(validation.images).argmax(-1) == validation.labels))
+        history.append(Epoch(number, mean_loss, accuracy, validation_accuracy, trained - clock))
         seconds["training"] += trained - clock
         seconds["validating"] += time.perf_counter() - trained
         clear_progress()
-        if not np.isfinite(mean_loss):
+        if not math.isfinite(mean_loss):
             raise UserError(
-                f"training diverged in epoch {number} (loss {mean_loss}): lower --learning-rate; nothing was saved"
+                f"training diverged in epoch {number} (loss {mean_loss}), nothing saved: lower --learning-rate"
             )
         print(_line(history[-1], epochs), flush=True)
     print(", ".join(f"{name} {value:.1f} s" for name, value in seconds.items()), flush=True)
@@ -97,15 +91,18 @@ def train(model, batches, loss, *, epochs, learning_rate, validation):
 
 
 def _line(row, epochs):
-    validation = "" if np.isnan(row.validation_accuracy) else f"  validation {row.validation_accuracy:7.2%}"
+    validation = "" if math.isnan(row.validation_accuracy) else f"  validation {row.validation_accuracy:7.2%}"
     return (
         f"epoch {row.epoch:3}/{epochs}  loss {row.loss:.4f}  training {row.training_accuracy:7.2%}{validation}"
         f"  {row.seconds:.1f} s"
     )
 
 
-def _compile(model, optimizer, batches, loss):
-    """Returns run(indices, views, first, stop): steps first...stop-1 of an epoch -> sums of loss and accuracy over them."""
+def compile_epoch(model, optimizer, batches, loss):
+    """Compile the training of one epoch; returns run_epoch(number) -> (mean loss, training accuracy).
+
+    A loop in the graph instead of `fit`: with XLA it trains the student more than twice as fast.
+    """
     variables = model.trainable_variables
     optimizer.build(variables)
 
@@ -118,21 +115,31 @@ def _compile(model, optimizer, batches, loss):
         hits = tf.argmax(logits, -1, output_type=tf.int32) == targets[0]
         return tf.stack([mean_loss, tf.reduce_mean(tf.cast(hits, tf.float32))])
 
+    # Under XLA on a CPU, Keras' dropout takes longer than the teacher's matrix products; without XLA it is almost free.
     has_dropout = any(isinstance(layer, keras.layers.Dropout) for layer in model.layers)
+    order = tf.TensorSpec((batches.num_steps, batches.batch_size), tf.int32)
+    number = tf.TensorSpec((), tf.int32)
 
-    batch = tf.TensorSpec((batches.num_steps, batches.batch_size), tf.int32)
-    scalar = tf.TensorSpec((), tf.int32)
-
-    @tf.function(jit_compile=not has_dropout, input_signature=[batch, batch, scalar, scalar])
-    def run(indices, views, first, stop):
+    @tf.function(jit_compile=not has_dropout, input_signature=[order, order, number, number])
+    def run_steps(indices, views, first, stop):
         totals = tf.zeros(2)
         while first < stop:  # not tf.range: XLA would compile anew for each pair of bounds
             totals += step(indices[first], views[first])
             first += 1
         return totals
 
-    run(*batches.epoch(0), 0, 0)  # no step: this only compiles
-    return run
+    def run_epoch(number):
+        clock = time.perf_counter()
+        order = [tf.constant(array) for array in batches.epoch(number)]
+        totals = np.zeros(2)
+        for first, stop in itertools.pairwise(np.linspace(0, batches.num_steps, CALLS_PER_EPOCH + 1, dtype=np.int32)):
+            totals += run_steps(*order, first, stop).numpy()
+            if time.perf_counter() - clock > 0.5:
+                progress(f"epoch {number:3}  {stop / batches.num_steps:4.0%}")
+        return tuple((totals / batches.num_steps).tolist())
+
+    run_steps(*batches.epoch(0), 0, 0)  # no step is taken: this only compiles
+    return run_epoch
 
 
 def cross_entropy(labels, logits):

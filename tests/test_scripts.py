@@ -100,7 +100,7 @@ def test_a_gate_refuses_the_poor_and_the_impossible(folder, tiny, tmp_path):
     assert run_script("evaluate.py", *shared, "--min-accuracy", "0.2").returncode == 0
     refused = run_script("evaluate.py", *shared, "--min-accuracy", "0.999")
     assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
-    assert "student: below --min-accuracy 0.999" in refused.stderr
+    assert "student: accuracy below --min-accuracy 0.999" in refused.stderr
     digits = data.load(tiny)
     model = training.load(out / "student.keras", digits.image_shape, digits.num_classes)
     right = training.predictor(model)(digits.train.images).argmax(-1) == digits.train.labels
