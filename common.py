@@ -1,38 +1,44 @@
 """What every script owes the person at the terminal: a quiet start, options that are spelled alike, progress,
 files written whole or not at all, and an answer of one line where something went wrong.
 
-Import it before TensorFlow and Keras: they log to the screen while they load, and this module is what keeps them quiet.
+Importing it imports TensorFlow and Keras, so import it before them: they log to the screen while they load, and this module
+is what keeps them quiet.
 """
 
 import argparse
 import contextlib
-import math
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
 
-WIDTH = 100  # columns of a progress line
 STOPPED = 130  # the shell's exit status for "ended by Ctrl-C"
 
 
 def _import_quietly():
-    """Load TensorFlow and Keras; show what they wrote to stderr only if that failed.
+    """Load what takes seconds to load; show what it wrote to stderr only if that failed.
 
     Some of it is written from C++ before any logging setting is read, so the file descriptor itself is turned away.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["KERAS_BACKEND"] = "tensorflow"
     sys.stderr.flush()
     screen = os.dup(2)
     with tempfile.TemporaryFile() as log:
         os.dup2(log.fileno(), 2)
         try:
             import keras  # noqa: F401
+            import matplotlib.figure  # noqa: F401
             import tensorflow  # noqa: F401
         except BaseException as error:
             os.dup2(screen, 2)
             if isinstance(error, KeyboardInterrupt):
                 sys.exit(_stopped())
+            if isinstance(error, ModuleNotFoundError):
+                sys.exit(
+                    f"{error}: activate the environment (. .venv/bin/activate), or pip install -r requirements.txt"
+                )
             log.seek(0)
             sys.stderr.write(log.read().decode(errors="replace"))
             raise
@@ -46,7 +52,9 @@ class UserError(Exception):
 
 
 def run(main):
-    """Call `main()` as a script: UserError and OSError end in one line on stderr and status 1, Ctrl-C in status 130."""
+    """Call `main()` as a script: what the user can mend ends in one line on stderr and status 1, Ctrl-C in status 130."""
+    from tensorflow.errors import ResourceExhaustedError
+
     try:
         main()
         sys.stdout.flush()
@@ -56,13 +64,21 @@ def run(main):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (UserError, OSError) as error:
-        clear_progress()
-        sys.exit(f"{Path(sys.argv[0]).name}: error: {' '.join(str(error).split())}")
+        sys.exit(_error(str(error)))
+    except (MemoryError, ResourceExhaustedError):
+        sys.exit(_error("not enough memory: lower --hidden, --batch-size or --translate, or the number of images"))
+
+
+def _error(message):
+    clear_progress()
+    return f"{Path(sys.argv[0]).name}: error: {' '.join(message.split())}"
 
 
 def _stopped():
     clear_progress()
-    print(f"{Path(sys.argv[0]).name}: stopped; files that were there before are as they were", file=sys.stderr)
+    print(
+        f"{Path(sys.argv[0]).name}: stopped; every file is whole, the one from before or the new one", file=sys.stderr
+    )
     return STOPPED
 
 
@@ -94,7 +110,10 @@ def add_training_options(options, *, epochs, batch_size, learning_rate, translat
     options.add_argument("--epochs", type=whole(1), default=epochs, help="passes over the images" + default)
     options.add_argument("--batch-size", type=whole(1), default=batch_size, help="images in a step" + default)
     options.add_argument(
-        "--learning-rate", type=positive, default=learning_rate, help="of Adam, at the top of its cosine" + default
+        "--learning-rate",
+        type=positive(1e-12, 1e6),
+        default=learning_rate,
+        help="of Adam, at the top of its cosine" + default,
     )
     options.add_argument(
         "--translate", type=whole(0), default=translate, metavar="PIXELS", help="move digits by up to this" + default
@@ -107,7 +126,7 @@ def add_training_options(options, *, epochs, batch_size, learning_rate, translat
     )
 
 
-def whole(least, most=math.inf):
+def whole(least, most=10**6):
     """An argparse type: a whole number from `least` to `most`."""
 
     def parse(text):
@@ -116,19 +135,22 @@ def whole(least, most=math.inf):
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
         if not least <= number <= most:
-            limits = f"at least {least}" if most == math.inf else f"from {least} to {most}"
-            raise argparse.ArgumentTypeError(f"{text} is not {limits}")
+            raise argparse.ArgumentTypeError(f"{text} is not from {least} to {most}")
         return number
 
     return parse
 
 
-def positive(text):
-    """An argparse type: a finite number above 0."""
-    number = _number(text)
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a finite number above 0")
-    return number
+def positive(least, most):
+    """An argparse type: a number from `least`, above 0, to `most`."""
+
+    def parse(text):
+        number = _number(text)
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not from {least:g} to {most:g}")
+        return number
+
+    return parse
 
 
 def fraction(text):
@@ -159,7 +181,7 @@ def print_settings(arguments):
     print("settings")
     for name, value in vars(arguments).items():
         value = " ".join(map(str, value)) if isinstance(value, list) else value
-        print(f"  {name.replace('_', '-'):<15} {'default' if value in (None, '') else value}")
+        print(f"  {name.replace('_', '-'):<15} {'default' if value is None or value == '' else value}")
     print(flush=True)
 
 
@@ -169,26 +191,29 @@ def print_settings(arguments):
 def progress(text):
     """Show `text` on the line that the next print overwrites, if a person is watching."""
     if sys.stdout.isatty():
-        print(f"\r{text[:WIDTH]:<{WIDTH}}", end="", flush=True)
+        width = shutil.get_terminal_size().columns - 1  # a full line would wrap
+        print(f"\r{text[:width]:<{width}}", end="", flush=True)
 
 
 def clear_progress():
     """Take the progress line off the screen."""
+    progress("")
     if sys.stdout.isatty():
-        print("\r" + " " * WIDTH, end="\r", flush=True)
+        print(end="\r", flush=True)
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
 
 
 def make_folder(path):
-    """Make the folder and see that files can be written to it, before anybody waits for a training run.
+    """Make the folder and its plots/, and see that files can be written there, before anybody waits for a training run.
 
     Raises UserError: the folder cannot be made or written.
     """
     try:
-        Path(path).mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=path).close()
+        for folder in (Path(path), Path(path) / "plots"):
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise UserError(f"cannot write to {path} ({error.strerror}): choose another folder with --out") from error
     return Path(path)
@@ -201,10 +226,11 @@ def replacing(path):
     So `path` is always the old file or the new one, whole, whatever ends the program.
     """
     path = Path(path)
-    scratch = path.with_name(f".{path.stem}.partial{path.suffix}")  # Keras wants the suffix; a dot hides it from globs
+    # A dot keeps it from being taken for a result, the process number from being shared; Keras wants the suffix.
+    scratch = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
     try:
         yield scratch
-        with open(scratch, "rb") as file:
+        with open(scratch, "r+b") as file:
             os.fsync(file.fileno())
         os.replace(scratch, path)
     except BaseException:

@@ -3,8 +3,8 @@
     python distill.py        (after python teacher.py)
 
 The same student as the baseline of student.py, with the same first weights, batches and schedule, at T = 4 and
-alpha = 0.9, the weight of the soft term. Makes NN test errors in 10,000 where the baseline makes NN (means of seeds
-0, 1, 2), in N seconds on two cores.
+alpha = 0.9, the weight of the soft term. Makes 156 test errors in 10,000 (mean of seeds 0, 1, 2; 153 to 162)
+where the baseline makes 199, in half a minute on two cores, baseline included.
 
 Writes distilled.keras, its history distilled.csv and plots/ to artifacts/; teacher_logits_*.npz there is a cache.
 """
@@ -78,7 +78,7 @@ def _cached(path, key):
 
 
 def _compute(teacher, images, translate):
-    predict = training.predictor(teacher)
+    predict = training.predictor(teacher, LOGITS_AT_ONCE)
     padded, (height, width) = data.padded(images, translate), images.shape[1:]
     span = 2 * translate + 1
     logits = np.empty((len(images), span**2, teacher.output_shape[-1]), np.float32)
@@ -109,13 +109,13 @@ def _refuse_unusable(logits):
 
 
 def most_ambiguous(logits, labels, count):
-    """Indices of the images that the teacher has right by the least, at most one of each class and `count` in all.
+    """Indices of images that the teacher has right, by the least: at most one of each class and `count` in all.
 
     logits (n, C), labels (n,). The least is that of the gap between the two highest probabilities.
     """
     top_two = np.sort(soft_targets(logits, 1.0), axis=-1)[:, -2:]
     gap = np.where(logits.argmax(-1) == labels, top_two[:, 1] - top_two[:, 0], np.inf)
-    order = np.argsort(gap)
+    order = np.argsort(gap)[: np.isfinite(gap).sum()]
     first_of_class = np.sort(np.unique(labels[order], return_index=True)[1])
     return order[first_of_class[:count]]
 
@@ -125,7 +125,7 @@ def parse_arguments():
     options.add_argument(
         "--teacher", type=Path, metavar="PATH", help="its .keras file (default: teacher.keras in --out)"
     )
-    options.add_argument("--temperature", type=common.positive, default=4.0, help="T (default: %(default)s)")
+    options.add_argument("--temperature", type=common.positive(1e-3, 1e6), default=4.0, help="T (default: %(default)s)")
     options.add_argument(
         "--alpha",
         type=common.fraction,
@@ -142,6 +142,7 @@ def main():
     out = common.make_folder(arguments.out)
     digits = data.load(arguments.data, arguments.validation)
     print(f"data: {digits}")
+    data.check_batches(digits.train.images, arguments.batch_size, arguments.translate)
     teacher = training.load(arguments.teacher or out / "teacher.keras", digits.image_shape, digits.num_classes)
     logits = teacher_logits(teacher, digits.train.images, arguments.translate, cache=out)
 
@@ -162,7 +163,11 @@ def main():
         return distillation_loss(labels, teacher_logits, student_logits, arguments.temperature, arguments.alpha)
 
     distilled, history = student.train_student(digits, recipe, loss, logits)
-    settings = recipe | {"temperature": arguments.temperature, "alpha": arguments.alpha}
+    settings = recipe | {
+        "temperature": arguments.temperature,
+        "alpha": arguments.alpha,
+        "teacher": data.fingerprint(*teacher.get_weights()),
+    }
     training.save(distilled, out / "distilled.keras", settings, history)
     plots.learning_curves(
         {"student": training.load_history(baseline_path), "distilled": history},

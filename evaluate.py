@@ -3,7 +3,7 @@
     python evaluate.py                  every model in artifacts/   (after python teacher.py, python distill.py)
     python evaluate.py A.keras B.keras  the models named
 
-With the defaults: teacher NN test errors in 10,000, student on labels alone NN, distilled NN (means of seeds 0, 1, 2).
+With the defaults: teacher 90 test errors in 10,000, student on labels alone 199, distilled 156 (means of seeds 0, 1, 2).
 Takes some seconds. Writes metrics.json and plots/errors_per_class.png to artifacts/.
 """
 
@@ -32,7 +32,7 @@ def wilson_interval(hits, number, z=1.959964):
     share, spread = hits / number, z * z / number
     middle = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / number + spread / (4 * number))
-    return middle - half, middle + half
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def mcnemar_exact(only_first, only_second):
@@ -41,7 +41,10 @@ def mcnemar_exact(only_first, only_second):
     only_first, only_second: on how many images just this one of the two models is right.
     """
     number = only_first + only_second
-    tail = sum(math.comb(number, k) for k in range(min(only_first, only_second) + 1))
+    ways = tail = 1  # in which to choose k of `number` images, exact; and their sum
+    for k in range(min(only_first, only_second)):
+        ways = ways * (number - k) // (k + 1)
+        tail += ways
     return min(1.0, 2 * tail / 2**number)
 
 
@@ -145,6 +148,10 @@ def logits_of(path, digits):
     """(model, its logits of the test images (n, C) float32) for a model file. Raises UserError as training.load does."""
     model = training.load(path, digits.image_shape, digits.num_classes)
     outputs = training.predictor(model)(digits.test.images)
+    if not np.isfinite(outputs).all():
+        raise common.UserError(
+            f"{path}: the model's outputs are not finite: train it again with a lower --learning-rate"
+        )
     if training.are_probabilities(outputs):
         print(f"{path} ends in a softmax: the logarithms of its outputs are taken for logits")
         outputs = np.log(np.maximum(outputs, np.finfo(np.float32).tiny))
@@ -193,7 +200,7 @@ def main():
 
     with common.replacing(out / "metrics.json") as scratch:
         metrics = {"models": models, "comparisons": comparisons} | circumstances(digits)
-        scratch.write_text(json.dumps(metrics, indent=1) + "\n")
+        scratch.write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n")
     per_class = {name: np.array(row["errors_per_class"]) for name, row in models.items()}
     plots.errors_per_class(per_class, out / "plots" / "errors_per_class.png")
     print(f"saved {out / 'metrics.json'} and {out / 'plots' / 'errors_per_class.png'}\n")

@@ -18,7 +18,6 @@ def colour(name, names=()):
 
 
 def _save(figure, path):
-    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as scratch:
         figure.savefig(scratch, dpi=120)
 
@@ -51,10 +50,12 @@ def learning_curves(histories, path):
 
 
 def dark_knowledge(images, labels, probabilities, path):
-    """Digits, a row each, and beside each what the teacher makes of it at several temperatures.
+    """Digits, a row each, and beside each what the teacher makes of it at several temperatures; no figure of no digits.
 
     images (k, h, w), labels (k,), probabilities: {title: (k, C)}.
     """
+    if not len(images):
+        return
     figure = Figure(figsize=(11, 1.35 * len(images) + 0.6), layout="constrained")
     table = figure.subplots(len(images), 1 + len(probabilities), squeeze=False)
     for row, (image, label) in enumerate(zip(images, labels)):

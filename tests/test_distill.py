@@ -120,6 +120,36 @@ def test_a_student_that_sees_only_noise_for_labels_learns_what_its_teacher_knows
     assert accuracy(alpha=0.0) < 0.6
 
 
+def test_the_script_teaches_what_the_teacher_knows_and_alpha_weighs_the_soft_term(digits, tiny, tmp_path, monkeypatch):
+    """The same from the command line, where the loss, alpha and T are put together."""
+    keras.utils.set_random_seed(1)
+    knows, _ = student.train_student(digits, RECIPE | {"hidden": [32], "epochs": 60})
+    knows.save(tmp_path / "knows.keras")
+    with np.load(tiny) as file:
+        noise = np.random.default_rng(99).integers(3, size=240).astype(np.uint8)
+        np.savez(tmp_path / "noise.npz", **(dict(file) | {"y_train": noise}))
+    options = f"--data {tmp_path / 'noise.npz'} --out {tmp_path} --teacher {tmp_path / 'knows.keras'} --batch-size 20"
+
+    def accuracy(alpha):
+        run = f"distill.py {options} --hidden 32 --epochs 40 --learning-rate 0.01 --alpha {alpha}"
+        monkeypatch.setattr("sys.argv", run.split())
+        common.run(distill.main)
+        assert training.load_settings(tmp_path / "distilled.keras")["alpha"] == alpha
+        model = training.load(tmp_path / "distilled.keras", digits.image_shape, digits.num_classes)
+        return 1 - training.count_errors(model, digits.test) / len(digits.test.labels)
+
+    assert 1 - training.count_errors(knows, digits.test) / len(digits.test.labels) > 0.8
+    assert accuracy(alpha=1.0) > 0.75
+    assert accuracy(alpha=0.0) < 0.6
+
+
+def test_the_teacher_is_not_asked_before_the_options_are_known_to_be_possible(refusal, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(distill, "_compute", None)
+    for option in (["--translate", "10"], ["--batch-size", "221"]):
+        status, line = refusal(distill.main, "--data", tiny, "--out", tmp_path, *option, "--teacher", tmp_path / "none")
+        assert (status, "lower it" in line) == (1, True)
+
+
 def test_the_most_ambiguous_images_are_right_by_the_least_and_of_different_classes():
     labels = np.array([0, 0, 1, 1, 2, 2])
     margins = np.array([3.0, 1.0, 2.0, 0.5, -0.1, 4.0])  # by which the label leads; the fifth is wrong
@@ -127,11 +157,12 @@ def test_the_most_ambiguous_images_are_right_by_the_least_and_of_different_class
     logits[np.arange(6), labels] = margins
     assert distill.most_ambiguous(logits, labels, 3).tolist() == [3, 1, 5]
     assert distill.most_ambiguous(logits, labels, 2).tolist() == [3, 1]
+    assert distill.most_ambiguous(-logits, labels, 3).tolist() == [4]
 
 
 def test_bad_options_end_with_status_2_and_a_line(refusal):
     for options, message in [
-        (["--temperature", "0"], "0 is not a finite number above 0"),
+        (["--temperature", "0"], "0 is not from 0.001 to 1e+06"),
         (["--temperature", "-4"], "--temperature: -4 is not"),
         (["--temperature", "hot"], "'hot' is not a number"),
         (["--temperature", "nan"], "nan is not"),
@@ -140,13 +171,14 @@ def test_bad_options_end_with_status_2_and_a_line(refusal):
         (["--alpha", "-0.1"], "-0.1 is not from 0 to 1"),
         (["--alpha", "nan"], "nan is not"),
         (["--learning-rate", "0"], "--learning-rate: 0 is not"),
-        (["--epochs", "0"], "0 is not at least 1"),
+        (["--epochs", "0"], "0 is not from 1 to"),
         (["--epochs", "1.5"], "'1.5' is not a whole number"),
-        (["--batch-size", "-1"], "-1 is not at least 1"),
-        (["--hidden", "64", "0"], "--hidden: 0 is not at least 1"),
+        (["--batch-size", "-1"], "-1 is not from 1 to"),
+        (["--hidden", "64", "0"], "--hidden: 0 is not from 1 to"),
         (["--hidden", "many"], "'many' is not a whole number"),
         (["--seed", "-1"], "is not from 0 to 4294967295"),
-        (["--translate", "-1"], "-1 is not at least 0"),
+        (["--translate", "-1"], "-1 is not from 0 to"),
+        (["--hidden", "9" * 20], "9 is not from 1 to 1000000"),
         (["--temprature", "4"], "unrecognized arguments: --temprature"),
     ]:
         status, line = refusal(distill.main, *options)

@@ -23,8 +23,8 @@ def has_colour(picture, name):
 
 
 def test_learning_curves(tmp_path):
-    plots.learning_curves({"student": HISTORY, "distilled": HISTORY[:4]}, tmp_path / "plots" / "curves.png")
-    picture = drawn(tmp_path / "plots" / "curves.png", 504, 1200)
+    plots.learning_curves({"student": HISTORY, "distilled": HISTORY[:4]}, tmp_path / "curves.png")
+    picture = drawn(tmp_path / "curves.png", 504, 1200)
     assert has_colour(picture, "student")
     assert has_colour(picture, "distilled")
     assert not has_colour(picture, "teacher")
