@@ -135,11 +135,11 @@ def print_table(models):
 
 def print_comparisons(comparisons):
     """Print a line for each pair of models of `metrics.json`."""
-    for name, pair in comparisons.items():
+    for pair in comparisons.values():
         saved = pair["errors_saved_by_second"]
         print(
-            f"{name}: {abs(saved):,} errors {'fewer' if saved >= 0 else 'more'}; only the first right on"
-            f" {pair['only_first_right']:,} images, only the second on {pair['only_second_right']:,}"
+            f"{pair['second']} makes {abs(saved):,} {'fewer' if saved >= 0 else 'more'} errors than {pair['first']}: it alone is"
+            f" right on {pair['only_second_right']:,} images, and wrong on {pair['only_first_right']:,}"
             f" (exact McNemar p = {pair['mcnemar_p']:.2g})"
         )
 
@@ -194,7 +194,8 @@ def main():
         models[name] = size | measure(logits, digits.test.labels, teacher_classes)
         classes[name] = logits.argmax(-1)
     comparisons = {
-        f"{first} -> {second}": compare(digits.test.labels, classes[first], classes[second])
+        f"{first} -> {second}": {"first": first, "second": second}
+        | compare(digits.test.labels, classes[first], classes[second])
         for first, second in itertools.combinations(models, 2)
     }
 

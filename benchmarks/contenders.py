@@ -77,6 +77,43 @@ def ours_240000(path):
     return ours(path, repeat=4)
 
 
+def without_xla(path):
+    """This project, its epoch a graph that XLA does not compile."""
+    import tensorflow as tf
+
+    real = tf.function
+    tf.function = lambda function=None, jit_compile=None, **options: real(function, **options)
+    return ours(path)
+
+
+def best_fit(path):
+    """Keras' `fit` at its best: indices from tf.data, images gathered from memory, an epoch in one call, XLA, cached logits."""
+    import keras
+    import tensorflow as tf
+
+    import distill
+    import student
+    import training
+
+    logits = distill.teacher_logits(load_teacher(path), DIGITS.train.images, cache=Path(path).parent)
+    batches = data.Batches(DIGITS.train, DISTIL_BATCH, seed=0, teacher_logits=logits)
+
+    def batch(indices):
+        images, labels, teacher_logits = batches.gather(indices, tf.zeros_like(indices))
+        return images, tf.concat([tf.cast(labels, tf.float32)[:, None], teacher_logits], axis=-1)
+
+    model = student.build_student(DIGITS.image_shape, DIGITS.num_classes)
+    model.compile(
+        optimizer=keras.optimizers.Adam(RATE),
+        loss=lambda y, s: distill.distillation_loss(tf.cast(y[:, 0], tf.int32), y[:, 1:], s, T, ALPHA),
+        steps_per_execution=batches.num_steps,
+        jit_compile=True,
+    )
+    order = tf.data.Dataset.range(60_000, output_type=tf.int32).shuffle(60_000).batch(DISTIL_BATCH)
+    pipeline = order.map(batch).prefetch(2)
+    return lambda: model.fit(pipeline, verbose=0), lambda: training.count_errors(model, DIGITS.test)
+
+
 def keras_distiller(path):
     """`keras.distillation.Distiller`, as its documentation uses it, with the loss that works."""
     import keras
@@ -236,6 +273,31 @@ def ours_teacher(path):
     return lambda: run_epoch(next(numbers)), lambda: training.count_errors(model, DIGITS.test)
 
 
+def teacher_with_keras_adam(path):
+    """This project with Keras' own Adam."""
+    import keras
+
+    import training
+
+    training.FusedAdam = keras.optimizers.Adam
+    return ours_teacher(path)
+
+
+def teacher_with_plain_crop(path):
+    """This project, its translation not compiled by XLA."""
+    data.Batches._crop = data.Batches._crop.python_function
+    return ours_teacher(path)
+
+
+def teacher_under_xla(path):
+    """This project, its epoch compiled by XLA in spite of the dropout."""
+    import tensorflow as tf
+
+    real = tf.function
+    tf.function = lambda function=None, jit_compile=None, **options: real(function, jit_compile=True, **options)
+    return ours_teacher(path)
+
+
 def keras_teacher(path):
     """Plain `fit` on a tf.data pipeline with a RandomTranslation layer."""
     import keras
@@ -285,6 +347,14 @@ def torch_teacher(path):
 
 
 # ---- the teacher's logits, and floors, whose epoch() returns the seconds that it would take at the least ------------------------------------------------------------------------------
+
+
+def logits_1_view(path):
+    """This project's teacher, asked for the digits as they are: what each epoch would cost without the cache."""
+    import distill
+
+    teacher, images = load_teacher(path), DIGITS.train.images
+    return lambda: distill.teacher_logits(teacher, images), lambda: None
 
 
 def logits_25_views(path):

@@ -23,9 +23,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 ROUNDS = 5
-DISTILLING = ["ours", "keras_distiller", "keras_example", "torch_loader", "torch_memory", "ours_translated"]
+OTHERS = ["keras_distiller", "keras_example", "torch_loader", "torch_memory"]
+DISTILLING = ["ours", *OTHERS, "ours_translated", "best_fit", "without_xla", "logits_1_view"]
 SIZES = ["ours_15000", "ours_30000", "ours", "ours_120000", "ours_240000"]
-TEACHING = ["ours_teacher", "keras_teacher", "torch_teacher", "floor_teacher"]
+ABLATIONS = ["teacher_with_keras_adam", "teacher_with_plain_crop", "teacher_under_xla"]
+TEACHING = ["ours_teacher", "keras_teacher", "torch_teacher", "floor_teacher", *ABLATIONS]
 LOGITS = ["logits_25_views", "floor_logits_25_views"]
 
 
