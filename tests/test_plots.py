@@ -54,6 +54,7 @@ def test_errors_per_class(tmp_path, num_classes):
 
 
 def test_a_model_has_one_colour_and_strangers_have_others():
+    assert len({*plots.COLOURS.values(), *plots.OTHERS}) == len(plots.COLOURS) + len(plots.OTHERS)
     names = ["another", "distilled", "more"]
     assert plots.colour("distilled", names) == plots.colour("distilled")
     assert len({plots.colour(name, names) for name in names}) == 3
