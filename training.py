@@ -1,7 +1,6 @@
 """One training run: schedule, the loop over an epoch, progress, history; and models saved and loaded safely."""
 
 import csv
-import itertools
 import json
 import math
 import time
@@ -15,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 SETTINGS = "settings.json"  # the member of a .keras archive that says how the model was trained
-CALLS_PER_EPOCH = 10  # so often an epoch comes up for air: to show its progress and to hear Ctrl-C
+CALL_SECONDS = 0.3  # after about so long an epoch comes up for air: to show its progress and to hear Ctrl-C
 
 
 class Epoch(NamedTuple):
@@ -128,14 +127,20 @@ def compile_epoch(model, optimizer, batches, loss):
             first += 1
         return totals
 
+    steps_at_once = max(1, batches.num_steps // 10)
+
     def run_epoch(number):
-        clock = time.perf_counter()
+        nonlocal steps_at_once
         order = [tf.constant(array) for array in batches.epoch(number)]
-        totals = np.zeros(2)
-        for first, stop in itertools.pairwise(np.linspace(0, batches.num_steps, CALLS_PER_EPOCH + 1, dtype=np.int32)):
+        totals, stop = np.zeros(2), 0
+        while stop < batches.num_steps:
+            clock = time.perf_counter()
+            first, stop = stop, min(stop + steps_at_once, batches.num_steps)
             totals += run_steps(*order, first, stop).numpy()
-            if time.perf_counter() - clock > 0.5:
+            if time.perf_counter() - clock > CALL_SECONDS:
                 progress(f"epoch {number:3}  {stop / batches.num_steps:4.0%}")
+            else:
+                steps_at_once = min(2 * steps_at_once, batches.num_steps)  # each call costs some milliseconds
         return tuple((totals / batches.num_steps).tolist())
 
     run_steps(*batches.epoch(0), 0, 0)  # no step is taken: this only compiles
