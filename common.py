@@ -111,7 +111,7 @@ def add_training_options(options, *, epochs, batch_size, learning_rate, translat
     options.add_argument("--batch-size", type=whole(1), default=batch_size, help="images in a step" + default)
     options.add_argument(
         "--learning-rate",
-        type=positive(1e-12, 1e6),
+        type=number(1e-12, 1e6),
         default=learning_rate,
         help="of Adam, at the top of its cosine" + default,
     )
@@ -131,57 +131,48 @@ def whole(least, most=10**6):
 
     def parse(text):
         try:
-            number = int(text)
+            value = int(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-        if not least <= number <= most:
+        if not least <= value <= most:
             raise argparse.ArgumentTypeError(f"{text} is not from {least} to {most}")
-        return number
+        return value
 
     return parse
 
 
-def positive(least, most):
-    """An argparse type: a number from `least`, above 0, to `most`."""
+def number(least, most):
+    """An argparse type: a number from `least` to `most`."""
 
     def parse(text):
-        number = _number(text)
-        if not least <= number <= most:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        if not least <= value <= most:
             raise argparse.ArgumentTypeError(f"{text} is not from {least:g} to {most:g}")
-        return number
+        return value
 
     return parse
 
 
-def fraction(text):
-    """An argparse type: a number from 0 to 1."""
-    number = _number(text)
-    if not 0 <= number <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
-    return number
+fraction = number(0, 1)
 
 
 def dropout_rate(text):
     """An argparse type: a number from 0 up to, but not, 1."""
-    number = fraction(text)
-    if number == 1:
+    rate = fraction(text)
+    if rate == 1:
         raise argparse.ArgumentTypeError("1 would drop everything: it must be below 1")
-    return number
-
-
-def _number(text):
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+    return rate
 
 
 def print_settings(arguments):
     """Print every option with its value."""
     print("settings")
     for name, value in vars(arguments).items():
-        value = " ".join(map(str, value)) if isinstance(value, list) else value
-        print(f"  {name.replace('_', '-'):<15} {'default' if value is None or value == '' else value}")
+        shown = "default" if value in (None, []) else " ".join(map(str, value)) if isinstance(value, list) else value
+        print(f"  {name.replace('_', '-'):<15} {shown}")
     print(flush=True)
 
 

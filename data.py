@@ -88,7 +88,7 @@ def _read(name):
         raise UserError(f"{name}: there is no such data file") from None
     except KeyError:
         raise UserError(f"{name} lacks an array: it must hold {', '.join(SHA256)}") from None
-    except Exception as error:
+    except Exception as error:  # NumPy, zipfile and zlib each have their own for a damaged file
         raise UserError(f"{name} is no .npz file that can be read, or is damaged ({error}): get it anew") from error
 
 

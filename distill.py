@@ -125,7 +125,7 @@ def parse_arguments():
     options.add_argument(
         "--teacher", type=Path, metavar="PATH", help="its .keras file (default: teacher.keras in --out)"
     )
-    options.add_argument("--temperature", type=common.positive(1e-3, 1e6), default=4.0, help="T (default: %(default)s)")
+    options.add_argument("--temperature", type=common.number(1e-3, 1e6), default=4.0, help="T (default: %(default)s)")
     options.add_argument(
         "--alpha",
         type=common.fraction,

@@ -184,12 +184,13 @@ def main():
 
     found = find_models(arguments.models, out)
     teacher_path = arguments.teacher or out / "teacher.keras"
-    teacher_classes = None
-    if arguments.teacher or teacher_path.exists():
-        teacher_classes = logits_of(teacher_path, digits)[1].argmax(-1)
+    has_teacher = arguments.teacher is not None or teacher_path.exists()
+    paths = {*found.values(), teacher_path} if has_teacher else {*found.values()}
+    asked = {path: logits_of(path, digits) for path in sorted(paths)}  # the teacher, listed or not, once
+    teacher_classes = asked[teacher_path][1].argmax(-1) if has_teacher else None
     models, classes = {}, {}
     for name, path in found.items():
-        model, logits = logits_of(path, digits)
+        model, logits = asked[path]
         size = {"parameters": model.count_params(), "bytes": path.stat().st_size}
         models[name] = size | measure(logits, digits.test.labels, teacher_classes)
         classes[name] = logits.argmax(-1)
