@@ -100,6 +100,43 @@ def test_fused_adam_is_keras_adam(jit_compile):
     assert np.abs(fused - start).max() > 0.1
 
 
+@pytest.mark.parametrize("number", [200, 201])
+@pytest.mark.parametrize("rate", [0.1, 0.4, 0.9])
+def test_dropout_drops_its_share_and_scales_the_rest(number, rate):
+    units = tf.random.stateless_uniform((500, number), (1, 2), 1.0, 2.0)
+    with tf.GradientTape() as tape:
+        tape.watch(units)
+        outputs = training.dropout(units, rate, (3, 4))
+    kept = outputs.numpy() != 0
+    assert kept.mean() == pytest.approx(1 - rate, abs=4 * np.sqrt(rate * (1 - rate) / kept.size))
+    np.testing.assert_allclose(outputs, kept * units / (1 - rate), rtol=2e-4)  # a rate is a multiple of 1 / 65,536
+    np.testing.assert_allclose(tape.gradient(outputs, units), kept / (1 - rate), rtol=2e-4)
+    neighbours = np.corrcoef([kept[:, :-1].ravel(), kept[:, 1:].ravel(), kept[:, 1:][::-1].ravel()])
+    assert np.abs(neighbours - np.eye(3)).max() < 4 / np.sqrt(kept.size)
+
+
+def test_every_step_and_layer_drops_other_units(monkeypatch):
+    net = keras.Sequential([keras.Input((8,)), *(keras.layers.Dropout(0.5) for _ in range(3))])
+    seeds = []
+    monkeypatch.setattr(training, "dropout", lambda units, rate, seed: seeds.append(tuple(seed)) or units)
+    for run in (0, 1):
+        for step in range(3):
+            training.forward(net, tf.ones((4, 8)), [run, step])
+    assert len(set(seeds)) == len(seeds) == 18
+
+
+def test_forward_without_dropout_is_the_model():
+    images = np.random.default_rng(0).random((7, 12, 10), np.float32)
+    net = student.build_student((12, 10), 3)
+    np.testing.assert_array_equal(training.forward(net, images, (0, 0)), net(images, training=True))
+    net = teacher.build_teacher(
+        (12, 10), 3, hidden=(400,), dropout=0.5, input_dropout=0
+    )  # noise before a linear layer only
+    noisy = np.mean([training.forward(net, images, (0, step)) for step in range(200)], axis=0)
+    assert not np.array_equal(training.forward(net, images, (0, 0)), training.forward(net, images, (0, 1)))
+    np.testing.assert_allclose(noisy, net(images, training=False), atol=0.1)
+
+
 def test_a_run_that_diverges_is_stopped_and_said(digits):
     with pytest.raises(UserError, match=r"diverged in epoch \d+ .*lower --learning-rate"):
         student.train_student(digits, RECIPE | {"learning_rate": 1e30})
