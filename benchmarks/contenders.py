@@ -2,13 +2,15 @@
 
     python contenders.py NAME teacher.keras
 
-serves one of them to speed.py: a JSON line once it is warm (set up, compiled, an epoch done), then one for each line read.
+serves one of them to speed.py: a JSON line once it is warm (set up, compiled, an epoch done), then one for each line read,
+which says how many epochs to train.
 
 Distilling: 784-64-64-10, batch 250, T = 4, alpha = 0.9, Adam at 1e-3, all 60,000 digits, a trained teacher.
 Teaching: 784-1200-1200-10, batch 500, dropout 0.1 and 0.4, 2-pixel translations, Adam at 1e-3, all 60,000 digits.
 """
 
 import json
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -283,6 +285,14 @@ def teacher_with_keras_adam(path):
     return ours_teacher(path)
 
 
+def teacher_with_keras_dropout(path):
+    """This project with Keras' own dropout."""
+    import training
+
+    training.forward = lambda model, images, seed: model(images, training=True)
+    return ours_teacher(path)
+
+
 def teacher_with_plain_crop(path):
     """This project, its translation not compiled by XLA."""
     data.Batches._crop = data.Batches._crop.python_function
@@ -346,7 +356,7 @@ def torch_teacher(path):
     return epoch, torch_errors(net)
 
 
-# ---- the teacher's logits, and floors, whose epoch() returns the seconds that it would take at the least ------------------------------------------------------------------------------
+# ---- the teacher's logits, and floors, whose epoch() returns the seconds that it would take at the least ----------------
 
 
 def logits_1_view(path):
@@ -365,33 +375,49 @@ def logits_25_views(path):
     return lambda: distill.teacher_logits(teacher, images, translate=2), lambda: None
 
 
-def matmul_seconds(shapes, calls=20):
-    """For each shape (m, k, n, transpose_a, transpose_b): the median seconds of a float32 product."""
+def matmul_seconds(m, k, n, transpose_a, transpose_b, calls=20):
+    """The median seconds of a float32 product (m, k) x (k, n), in a loop in the graph."""
     import tensorflow as tf
 
-    medians = []
-    for m, k, n, transpose_a, transpose_b in shapes:
-        a = tf.random.normal((k, m) if transpose_a else (m, k))
-        b = tf.random.normal((n, k) if transpose_b else (k, n))
-        times = []
-        for _ in range(calls):
-            start = time.perf_counter()
-            tf.matmul(a, b, transpose_a=transpose_a, transpose_b=transpose_b)
-            times.append(time.perf_counter() - start)
-        medians.append(sorted(times)[calls // 2])
-    return medians
+    a = tf.random.normal((k, m) if transpose_a else (m, k))
+    b = tf.random.normal((n, k) if transpose_b else (k, n))
+
+    @tf.function
+    def products():
+        for _ in tf.range(calls):
+            product = tf.matmul(a, b, transpose_a=transpose_a, transpose_b=transpose_b)
+        return product[0, 0]
+
+    products()
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        products()
+        times.append((time.perf_counter() - start) / calls)
+    return statistics.median(times)
+
+
+def step_shapes(batch, layers):
+    """The matrix products of a training step: forward, to the weights, to the inputs of all layers but the first."""
+    forward = [(batch, k, n, False, False) for k, n in layers]
+    to_weights = [(k, batch, n, True, False) for k, n in layers]
+    to_inputs = [(batch, n, k, False, True) for k, n in layers[1:]]
+    return forward + to_weights + to_inputs
+
+
+def floor_student(path):
+    """The matrix products of an epoch of the student alone, each at the rate that matmul has at its shape."""
+    shapes = step_shapes(DISTIL_BATCH, [(784, 64), (64, 64), (64, 10)])
+    steps = len(DIGITS.train.labels) / DISTIL_BATCH
+    return lambda: steps * sum(matmul_seconds(*shape) for shape in shapes), lambda: None
 
 
 def floor_teacher(path):
     """6 x parameters x examples / the best rate of matmul over the shapes of the layers, forward and backward."""
-    batch, layers = TEACHER_BATCH, [(784, 1200), (1200, 1200), (1200, 10)]
+    shapes = step_shapes(TEACHER_BATCH, [(784, 1200), (1200, 1200), (1200, 10)])
 
     def seconds():
-        forward = [(batch, k, n, False, False) for k, n in layers]
-        to_weights = [(k, batch, n, True, False) for k, n in layers]
-        to_inputs = [(batch, n, k, False, True) for k, n in layers[1:]]
-        shapes = forward + to_weights + to_inputs
-        rates = [2 * m * k * n / time for (m, k, n, *_), time in zip(shapes, matmul_seconds(shapes))]
+        rates = [2 * m * k * n / matmul_seconds(m, k, n, *transposed) for m, k, n, *transposed in shapes]
         return 6 * 2_395_210 * len(DIGITS.train.labels) / max(rates)
 
     return seconds, lambda: None
@@ -403,7 +429,8 @@ def floor_logits_25_views(path):
 
     batch = distill.LOGITS_AT_ONCE
     shapes = [(batch, k, n, False, False) for k, n in [(784, 1200), (1200, 1200), (1200, 10)]]
-    return lambda: sum(matmul_seconds(shapes)) * 25 * len(DIGITS.train.labels) / batch, lambda: None
+    calls = 25 * len(DIGITS.train.labels) / batch
+    return lambda: calls * sum(matmul_seconds(*shape) for shape in shapes), lambda: None
 
 
 def serve(name, path):
@@ -420,10 +447,12 @@ def serve(name, path):
         return answer(missing=error.name)
     epoch()
     answer(warm_seconds=time.perf_counter() - start)
-    for _ in sys.stdin:
-        start = time.perf_counter()
-        floor = epoch()
-        seconds = floor if isinstance(floor, float) else time.perf_counter() - start
+    for line in sys.stdin:
+        seconds = []
+        for _ in range(int(line)):
+            start = time.perf_counter()
+            floor = epoch()
+            seconds.append(floor if isinstance(floor, float) else time.perf_counter() - start)
         answer(seconds=seconds, test_errors=errors())
 
 

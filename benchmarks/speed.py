@@ -3,9 +3,9 @@
     pip install -r benchmarks/requirements.txt
     python teacher.py && python benchmarks/speed.py
 
-Starts every contender of contenders.py in a process of its own, lets them train an epoch each in turn, ROUNDS times, and
-then times the scripts. Prints medians and ratios against the goals and writes results/speed.json with every raw time. Takes
-about 17 minutes on two cores; nothing else should run meanwhile.
+Starts every contender of contenders.py in a process of its own, lets each train EPOCHS epochs in turn, ROUNDS times, in
+another order each time, and then times the scripts. Prints medians and ratios against the goals and writes
+results/speed.json with every raw time. Takes about 17 minutes on two cores; nothing else should run meanwhile.
 """
 
 import argparse
@@ -13,6 +13,7 @@ import itertools
 import json
 import os
 import platform
+import random
 import shutil
 import statistics
 import subprocess
@@ -23,22 +24,24 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 ROUNDS = 5
+EPOCHS = {"distilling": 3, "sizes": 3, "teaching": 2, "logits": 1}  # of a contender in a round
 OTHERS = ["keras_distiller", "keras_example", "torch_loader", "torch_memory"]
-DISTILLING = ["ours", *OTHERS, "ours_translated", "best_fit", "without_xla", "logits_1_view"]
+DISTILLING = ["ours", *OTHERS, "ours_translated", "best_fit", "without_xla", "logits_1_view", "floor_student"]
 SIZES = ["ours_15000", "ours_30000", "ours", "ours_120000", "ours_240000"]
-ABLATIONS = ["teacher_with_keras_adam", "teacher_with_plain_crop", "teacher_under_xla"]
+ABLATIONS = ["teacher_with_keras_adam", "teacher_with_keras_dropout", "teacher_with_plain_crop", "teacher_under_xla"]
 TEACHING = ["ours_teacher", "keras_teacher", "torch_teacher", "floor_teacher", *ABLATIONS]
 LOGITS = ["logits_25_views", "floor_logits_25_views"]
+RACES = {"distilling": DISTILLING, "sizes": SIZES, "teaching": TEACHING, "logits": LOGITS}
 
 
 class Contender:
-    """A process of contenders.py that trains an epoch whenever it is asked to."""
+    """A process of contenders.py that trains when it is asked to."""
 
     def __init__(self, name, teacher):
         command = [sys.executable, ROOT / "benchmarks" / "contenders.py", name, teacher]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.name, self.start = name, self.answer()
-        self.rounds = []
+        self.seconds, self.test_errors = [], []
 
     def answer(self):
         line = self.process.stdout.readline()
@@ -46,19 +49,21 @@ class Contender:
             sys.exit(f"{self.name} ended before it answered: see its error above")
         return json.loads(line)
 
-    def train(self):
-        self.process.stdin.write("\n")
+    def train(self, epochs):
+        self.process.stdin.write(f"{epochs}\n")
         self.process.stdin.flush()
-        self.rounds.append(self.answer())
+        answer = self.answer()
+        self.seconds += answer["seconds"]
+        self.test_errors.append(answer["test_errors"])
 
     def result(self):
         self.process.stdin.close()
         self.process.wait()
-        return self.start | {key: [row[key] for row in self.rounds] for key in self.rounds[0]}
+        return self.start | {"seconds": self.seconds, "test_errors": self.test_errors}
 
 
-def race(names, teacher):
-    """{name: its times} of contenders that train in turn, an epoch each, ROUNDS times."""
+def race(names, teacher, epochs):
+    """{name: its times} of contenders that train in turn, so many epochs each, ROUNDS times."""
     results, running = {}, []
     for name in names:
         print(f"starting {name}", flush=True)
@@ -68,9 +73,9 @@ def race(names, teacher):
         else:
             running.append(contender)
     for number in range(ROUNDS):
-        for contender in running:
-            contender.train()
-        seconds = ", ".join(f"{contender.name} {contender.rounds[-1]['seconds']:.2f}" for contender in running)
+        for contender in random.Random(number).sample(running, len(running)):  # nobody always follows the same one
+            contender.train(epochs)
+        seconds = ", ".join(f"{contender.name} {contender.seconds[-1]:.2f}" for contender in running)
         print(f"round {number + 1}/{ROUNDS}: {seconds} s", flush=True)
     return results | {contender.name: contender.result() for contender in running}
 
@@ -117,7 +122,7 @@ def median(result, key="seconds"):
 
 
 def print_race(title, race, ours):
-    print(f"\n{title}: median seconds of {ROUNDS} epochs in turn")
+    print(f"\n{title}: median seconds of an epoch")
     for name, result in race.items():
         if "missing" in result:
             print(f"  {name:<24} not measured: the package {result['missing']} is missing")
@@ -177,10 +182,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:  # the logits that contenders keep beside their teacher go with it
         teacher = shutil.copy(teacher, folder)
         measured = {
-            "distilling": race(DISTILLING, teacher),
-            "sizes": race(SIZES, teacher),
-            "teaching": race(TEACHING, teacher),
-            "logits": race(LOGITS, teacher),
+            **{name: race(names, teacher, EPOCHS[name]) for name, names in RACES.items()},
             "scripts": watch_scripts(teacher),
         }
     print_race("an epoch of distilling 784-64-64-10, batch 250", measured["distilling"], "ours")
