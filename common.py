@@ -16,35 +16,37 @@ from pathlib import Path
 STOPPED = 130  # the shell's exit status for "ended by Ctrl-C"
 
 
-def _import_quietly():
-    """Load what takes seconds to load; show what it wrote to stderr only if that failed.
+@contextlib.contextmanager
+def quiet():
+    """Keep off the screen what the block writes to stderr.
 
-    Some of it is written from C++ before any logging setting is read, so the file descriptor itself is turned away.
+    Some of that is written from C++ before any logging setting is read, so the file descriptor itself is turned away.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ["KERAS_BACKEND"] = "tensorflow"
     sys.stderr.flush()
     screen = os.dup(2)
-    with tempfile.TemporaryFile() as log:
-        os.dup2(log.fileno(), 2)
-        try:
+    try:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(screen, 2)
+        os.close(screen)
+
+
+def _import_quietly():
+    """Load what takes seconds to load, and logs to the screen meanwhile."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    try:
+        with quiet():
             import keras  # noqa: F401
             import matplotlib.figure  # noqa: F401
             import tensorflow  # noqa: F401
-        except BaseException as error:
-            os.dup2(screen, 2)
-            if isinstance(error, KeyboardInterrupt):
-                sys.exit(_stopped())
-            if isinstance(error, ModuleNotFoundError):
-                sys.exit(
-                    f"{error}: activate the environment (. .venv/bin/activate), or pip install -r requirements.txt"
-                )
-            log.seek(0)
-            sys.stderr.write(log.read().decode(errors="replace"))
-            raise
-        finally:
-            os.dup2(screen, 2)
-            os.close(screen)
+    except KeyboardInterrupt:
+        sys.exit(_stopped())
+    except ModuleNotFoundError as error:
+        sys.exit(f"{error}: activate the environment (. .venv/bin/activate), or pip install -r requirements.txt")
 
 
 class UserError(Exception):

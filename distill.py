@@ -108,18 +108,6 @@ def _refuse_unusable(logits):
         )
 
 
-def most_ambiguous(logits, labels, count):
-    """Indices of images that the teacher has right, by the least: at most one of each class and `count` in all.
-
-    logits (n, C), labels (n,). The least is that of the gap between the two highest probabilities.
-    """
-    top_two = np.sort(soft_targets(logits, 1.0), axis=-1)[:, -2:]
-    gap = np.where(logits.argmax(-1) == labels, top_two[:, 1] - top_two[:, 0], np.inf)
-    order = np.argsort(gap)[: np.isfinite(gap).sum()]
-    first_of_class = np.sort(np.unique(labels[order], return_index=True)[1])
-    return order[first_of_class[:count]]
-
-
 def parse_arguments():
     options = common.parser(__doc__)
     options.add_argument(
@@ -172,15 +160,6 @@ def main():
     plots.learning_curves(
         {"student": training.load_history(baseline_path), "distilled": history},
         out / "plots" / "learning_curves_distilled.png",
-    )
-    centre = logits[:, logits.shape[1] // 2]  # the view that is not moved
-    chosen = most_ambiguous(centre, digits.train.labels, 6)
-    probabilities = {f"T = {t}": soft_targets(centre[chosen], t).numpy() for t in (1, 4, 20)}
-    plots.dark_knowledge(
-        digits.train.images[chosen],
-        digits.train.labels[chosen],
-        probabilities,
-        out / "plots" / "what_the_teacher_knows.png",
     )
 
     print(f"saved {out / 'distilled.keras'}")

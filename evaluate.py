@@ -1,17 +1,20 @@
 """Evaluate every model on the test set, and say what the student gained from its teacher.
 
     python evaluate.py                  every model in artifacts/   (after python teacher.py, python distill.py)
-    python evaluate.py A.keras B.keras  the models named
+    python evaluate.py A.keras B.keras  the models named: any Keras classifier of images (batch, height, width) in [0, 1]
 
 With the defaults: teacher 90 test errors in 10,000, student on labels alone 199, distilled 156 (means of seeds 0, 1, 2).
-Takes some seconds. Writes metrics.json and plots/errors_per_class.png to artifacts/.
+Takes about 15 seconds. Writes metrics.json, and figures to plots/, in artifacts/.
 """
 
 import itertools
 import json
 import math
 import platform
+import statistics
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 import common  # before TensorFlow: it keeps the start-up quiet
 
@@ -20,66 +23,111 @@ import numpy as np
 import tensorflow as tf
 
 import data
+import distill
+import metrics
 import plots
 import training
 
 ORDER = ["teacher", "student", "distilled"]  # in which models are listed; others follow
-ECE_BINS = 15
 
 
-def wilson_interval(hits, number, z=1.959964):
-    """The Wilson score interval of a share of `hits` in `number`: (low, high). Its z is that of 95 %."""
-    share, spread = hits / number, z * z / number
-    middle = (share + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * math.sqrt(share * (1 - share) / number + spread / (4 * number))
-    return max(0.0, middle - half), min(1.0, middle + half)
+class Answers(NamedTuple):
+    """A model's cost, a dict of plain values, and its logits (n, C) float32 of two splits."""
+
+    cost: dict
+    test: np.ndarray
+    validation: np.ndarray
 
 
-def mcnemar_exact(only_first, only_second):
-    """The two-sided exact McNemar p-value: of a split at least as uneven, were either model as likely to be the only right one.
+def find_models(named, out):
+    """{name: path} of the models named, or of all in `out`. Raises UserError: there is none."""
+    paths = named or sorted(path for path in out.glob("*.keras") if not path.name.startswith("."))
+    if not paths:
+        raise common.UserError(f"no models in {out}: run `python teacher.py` and `python distill.py` first")
+    stems = [path.stem for path in paths]
+    names = [path.stem if stems.count(path.stem) == 1 else str(path) for path in paths]
+    found = dict(zip(names, paths))
+    return {name: found[name] for name in [*filter(found.get, ORDER), *(name for name in names if name not in ORDER)]}
 
-    only_first, only_second: on how many images just this one of the two models is right.
+
+def ask(path, digits):
+    """The Answers of the model file at `path`.
+
+    Raises UserError: as training.load does; the model's outputs are not finite.
     """
-    number = only_first + only_second
-    ways = tail = 1  # in which to choose k of `number` images, exact; and their sum
-    for k in range(min(only_first, only_second)):
-        ways = ways * (number - k) // (k + 1)
-        tail += ways
-    return min(1.0, 2 * tail / 2**number)
+    model = training.load(path, digits.image_shape, digits.num_classes)
+    predict = training.predictor(model)
+    outputs = predict(np.concatenate([digits.test.images, digits.validation.images]))
+    if not np.isfinite(outputs).all():
+        raise common.UserError(
+            f"{path}: the model's outputs are not finite: train it again with a lower --learning-rate"
+        )
+    if training.are_probabilities(outputs):
+        print(f"{path} ends in a softmax: the logarithms of its outputs are taken for logits")
+        outputs = np.log(np.maximum(outputs, np.finfo(np.float32).tiny))
+    cost = {
+        "parameters": model.count_params(),
+        "multiply_adds": multiply_adds(model),
+        "bytes": path.stat().st_size,
+        **time_of(predict, digits.test.images[:10_000]),
+    }
+    return Answers(cost, *np.split(outputs, [len(digits.test.labels)]))
 
 
-def nll(labels, logits):
-    """The mean negative log-likelihood of labels (n,) under logits (n, C), in nats."""
-    return float(np.mean(training.cross_entropy(labels, logits)))
+def multiply_adds(model):
+    """How often an image's numbers are multiplied by a weight in the model's dense and convolutional layers."""
+    call = tf.function(lambda image: model(image, training=False))
+    graph = call.get_concrete_function(tf.TensorSpec((1, *model.input_shape[1:]))).graph
+    summed = {
+        "MatMul": 1,
+        "Conv2D": 3,
+        "DepthwiseConv2dNative": 2,
+    }  # the dimensions of the kernel that an output sums over
+    return sum(
+        math.prod(op.outputs[0].shape) * math.prod(op.inputs[1].shape[: summed[op.type]])
+        for op in graph.get_operations()
+        if op.type in summed
+    )
 
 
-def ece(labels, logits):
-    """The expected calibration error of logits (n, C): a fraction (Guo et al. 2017).
+def time_of(predict, images):
+    """How fast `predict` (see training.predictor) is on this machine, in medians: images per second, and seconds for one."""
 
-    Confidence is the highest probability. Over 15 equal-width bins of it: the mean of |accuracy - mean confidence|,
-    weighted by how many images a bin holds.
-    """
-    probabilities = tf.nn.softmax(logits).numpy().astype(np.float64)
-    confidence, hits = probabilities.max(-1), probabilities.argmax(-1) == labels
-    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
-    return float(np.abs(np.bincount(bins, hits - confidence, ECE_BINS)).sum() / len(labels))
+    def seconds(part, repeats):
+        times = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            predict(part)
+            times.append(time.perf_counter() - start)
+        return statistics.median(times)
 
-
-def measure(logits, labels, teacher_classes):
-    """The metrics of one model, a dict of plain values. teacher_classes (n,), or None where there is no teacher."""
-    classes = logits.argmax(-1)
-    wrong = classes != labels
-    errors = int(wrong.sum())
-    low, high = wilson_interval(len(labels) - errors, len(labels))
     return {
+        "images_per_second": round(len(images) / seconds(images, 5)),  # in batches of up to 1,000
+        "microseconds_for_one_image": round(1e6 * seconds(images[:1], 200), 1),
+    }
+
+
+def measure(answers, digits, teacher):
+    """The metrics of one model from its Answers, a dict of plain values. teacher: its Answers, or None."""
+    labels, logits = digits.test.labels, answers.test
+    wrong = logits.argmax(-1) != labels
+    errors = int(wrong.sum())
+    low, high = metrics.wilson_interval(len(labels) - errors, len(labels))
+    has_validation = len(digits.validation.labels) > 0
+    best = metrics.best_temperature(digits.validation.labels, answers.validation) if has_validation else None
+    return answers.cost | {
         "test_errors": errors,
         "test_examples": len(labels),
         "accuracy": 1 - errors / len(labels),
         "accuracy_low": low,
         "accuracy_high": high,
-        "nll": nll(labels, logits),
-        "ece": ece(labels, logits),
-        "agreement": None if teacher_classes is None else float(np.mean(classes == teacher_classes)),
+        "nll": metrics.nll(labels, logits),  # nats
+        "ece": metrics.ece(labels, logits),  # a fraction
+        "best_temperature": best,  # that fits the validation labels best
+        "nll_at_best_temperature": metrics.nll(labels, logits / best) if best else None,
+        "ece_at_best_temperature": metrics.ece(labels, logits / best) if best else None,
+        "agreement": float(np.mean(logits.argmax(-1) == teacher.test.argmax(-1))) if teacher else None,
+        "kl_to_teacher": metrics.kl(teacher.test, logits) if teacher else None,  # nats
         "errors_per_class": np.bincount(labels[wrong], minlength=logits.shape[1]).tolist(),
     }
 
@@ -95,67 +143,8 @@ def compare(labels, first, second):
         "only_second_right": only_second,
         "both_wrong": int(np.sum(~first_right & ~second_right)),
         "errors_saved_by_second": only_second - only_first,
-        "mcnemar_p": mcnemar_exact(only_first, only_second),
+        "mcnemar_p": metrics.mcnemar_exact(only_first, only_second),
     }
-
-
-def find_models(named, out):
-    """{name: path} of the models named, or of all in `out`. Raises UserError: there is none."""
-    paths = named or sorted(path for path in out.glob("*.keras") if not path.name.startswith("."))
-    if not paths:
-        raise common.UserError(f"no models in {out}: run `python teacher.py` and `python distill.py` first")
-    stems = [path.stem for path in paths]
-    names = [path.stem if stems.count(path.stem) == 1 else str(path) for path in paths]
-    found = dict(zip(names, paths))
-    return {name: found[name] for name in [*filter(found.get, ORDER), *(name for name in names if name not in ORDER)]}
-
-
-def parse_arguments():
-    options = common.parser(__doc__)
-    options.add_argument("models", nargs="*", type=Path, metavar="PATH", help="models (default: every .keras in --out)")
-    options.add_argument("--teacher", type=Path, metavar="PATH", help="for agreement (default: teacher.keras in --out)")
-    options.add_argument(
-        "--min-accuracy", type=common.fraction, help="exit 1 if a model is below it, or at exactly 100 %%"
-    )
-    return options.parse_args()
-
-
-def print_table(models):
-    """Print a row for each model of `metrics.json`."""
-    widest = max(len("model"), *map(len, models))
-    print("\non the test images; agreement is the share of them that a model puts into the teacher's class")
-    print(f"{'model':<{widest}}  parameters       bytes  errors  accuracy    95 % interval    agreement")
-    for name, row in models.items():
-        agreement = "-" if row["agreement"] is None else f"{row['agreement']:.2%}"
-        print(
-            f"{name:<{widest}}  {row['parameters']:>10,}  {row['bytes']:>10,}  {row['test_errors']:>6,}  {row['accuracy']:>8.2%}"
-            f"  {row['accuracy_low']:.2%} - {row['accuracy_high']:.2%}  {agreement:>9}"
-        )
-
-
-def print_comparisons(comparisons):
-    """Print a line for each pair of models of `metrics.json`."""
-    for pair in comparisons.values():
-        saved = pair["errors_saved_by_second"]
-        print(
-            f"{pair['second']} makes {abs(saved):,} {'fewer' if saved >= 0 else 'more'} errors than {pair['first']}: it alone is"
-            f" right on {pair['only_second_right']:,} images, and wrong on {pair['only_first_right']:,}"
-            f" (exact McNemar p = {pair['mcnemar_p']:.2g})"
-        )
-
-
-def logits_of(path, digits):
-    """(model, its logits of the test images (n, C) float32) for a model file. Raises UserError as training.load does."""
-    model = training.load(path, digits.image_shape, digits.num_classes)
-    outputs = training.predictor(model)(digits.test.images)
-    if not np.isfinite(outputs).all():
-        raise common.UserError(
-            f"{path}: the model's outputs are not finite: train it again with a lower --learning-rate"
-        )
-    if training.are_probabilities(outputs):
-        print(f"{path} ends in a softmax: the logarithms of its outputs are taken for logits")
-        outputs = np.log(np.maximum(outputs, np.finfo(np.float32).tiny))
-    return model, outputs
 
 
 def circumstances(digits):
@@ -175,6 +164,153 @@ def circumstances(digits):
     }
 
 
+def most_ambiguous(logits, labels, count):
+    """Indices of images that the teacher has right, by the least: at most one of each class and `count` in all.
+
+    logits (n, C), labels (n,). The least is that of the gap between the two highest probabilities.
+    """
+    top_two = np.sort(distill.soft_targets(logits, 1.0), axis=-1)[:, -2:]
+    gap = np.where(logits.argmax(-1) == labels, top_two[:, 1] - top_two[:, 0], np.inf)
+    order = np.argsort(gap)[: np.isfinite(gap).sum()]
+    first_of_class = np.sort(np.unique(labels[order], return_index=True)[1])
+    return order[first_of_class[:count]]
+
+
+def draw(digits, found, asked, rows, teacher, save_as):
+    """Draw every figure that the models give. save_as(name) -> path."""
+    labels = digits.test.labels
+    classes = {name: asked[path].test.argmax(-1) for name, path in found.items()}
+    plots.errors_per_class(
+        {name: np.array(row["errors_per_class"]) for name, row in rows.items()}, save_as("errors_per_class")
+    )
+    plots.accuracy_against_parameters(rows, save_as("accuracy_against_parameters"))
+    mistakes = {}
+    for name, guesses in classes.items():
+        mistakes[name] = np.zeros((digits.num_classes, digits.num_classes), int)
+        wrong = guesses != labels
+        np.add.at(mistakes[name], (labels[wrong], guesses[wrong]), 1)
+    plots.mistakes(mistakes, save_as("mistakes"))
+    plots.learning_curves(
+        {name: training.load_history(path) for name, path in found.items()}, save_as("learning_curves")
+    )
+    if len(digits.validation.labels):
+        bins = {}
+        for name, path in found.items():
+            row, logits = rows[name], asked[path].test
+            bins[name] = {
+                f"as it is, ECE {row['ece']:.2%}": metrics.reliability(labels, logits),
+                f"at T = {row['best_temperature']:.2f}, ECE {row['ece_at_best_temperature']:.2%}": metrics.reliability(
+                    labels, logits / row["best_temperature"]
+                ),
+            }
+        plots.reliability(bins, save_as("reliability"))
+    others = [name for name in found if name != "teacher"]
+    if len(others) >= 2:
+        first, second = others[:2]
+        plots.gallery(
+            {
+                f"{one} wrong, {other} right": (
+                    digits.test.images[only],
+                    [f"{label}, not {guess}" for label, guess in zip(labels[only], classes[one][only])],
+                )
+                for one, other in ((first, second), (second, first))
+                for only in [np.flatnonzero((classes[one] != labels) & (classes[other] == labels))]
+            },
+            save_as("gallery"),
+        )
+    if teacher:
+        chosen = most_ambiguous(teacher.test, labels, 6)
+        says = {
+            f"teacher, T = {t}": ("teacher", distill.soft_targets(teacher.test[chosen], t).numpy()) for t in (1, 4, 20)
+        }
+        says |= {name: (name, distill.soft_targets(asked[found[name]].test[chosen], 1).numpy()) for name in others[:3]}
+        plots.dark_knowledge(digits.test.images[chosen], labels[chosen], says, save_as("what_the_teacher_knows"))
+
+
+def print_table(caption, rows, columns):
+    """Print a line for each of `rows`, {name: metrics}. columns: {heading: (a metric's name, its format)}."""
+    table = [["", *columns]]
+    for name, row in rows.items():
+        values = [(row[key], form) for key, form in columns.values()]
+        table.append([name, *("-" if value is None else format(value, form) for value, form in values)])
+    widths = [max(map(len, column)) for column in zip(*table)]
+    print(caption)
+    for first, *others in table:
+        print(f"{first:<{widths[0]}}" + "".join(f"  {cell:>{width}}" for cell, width in zip(others, widths[1:])))
+    print()
+
+
+def print_report(rows, comparisons):
+    """Print what `metrics.json` says of the models and their pairs, the errors last."""
+    print_table(
+        "cost; speed is this machine's, in batches of up to 1,000 images and for one alone",
+        rows,
+        {
+            "parameters": ("parameters", ","),
+            "multiply-adds": ("multiply_adds", ","),
+            "bytes": ("bytes", ","),
+            "images/s": ("images_per_second", ","),
+            "us for one": ("microseconds_for_one_image", ",.0f"),
+        },
+    )
+    print_table(
+        "probabilities on the test images: negative log-likelihood (nats) and expected calibration error, as they are and\n"
+        "at the one temperature that fits the validation images best; KL (nats) to the teacher, same class as the teacher",
+        rows,
+        {
+            "NLL": ("nll", ".4f"),
+            "ECE": ("ece", ".2%"),
+            "best T": ("best_temperature", ".2f"),
+            "NLL at it": ("nll_at_best_temperature", ".4f"),
+            "ECE at it": ("ece_at_best_temperature", ".2%"),
+            "KL": ("kl_to_teacher", ".4f"),
+            "agreement": ("agreement", ".2%"),
+        },
+    )
+    if comparisons:
+        print_table(
+            "pairs: on how many test images which of the two is right; p of the exact McNemar test",
+            comparisons,
+            {
+                "both right": ("both_right", ","),
+                "only first": ("only_first_right", ","),
+                "only second": ("only_second_right", ","),
+                "both wrong": ("both_wrong", ","),
+                "second saves": ("errors_saved_by_second", ","),
+                "p": ("mcnemar_p", ".2g"),
+            },
+        )
+    number = next(iter(rows.values()))["test_examples"]
+    print_table(
+        f"errors in {number:,} test images, and the accuracy's 95 % interval",
+        rows,
+        {
+            "test errors": ("test_errors", ","),
+            "accuracy": ("accuracy", ".2%"),
+            "from": ("accuracy_low", ".2%"),
+            "to": ("accuracy_high", ".2%"),
+        },
+    )
+    if {"student", "distilled"} <= rows.keys():
+        before, after = (rows[name]["test_errors"] for name in ("student", "distilled"))
+        change = f"{abs(before - after):,} {'fewer' if after <= before else 'more'}"
+        share = f" ({abs(before - after) / before:.1%})" if before else ""
+        print(f"distilled, the student makes {change} errors{share} than on labels alone")
+
+
+def parse_arguments():
+    options = common.parser(__doc__)
+    options.add_argument("models", nargs="*", type=Path, metavar="PATH", help="models (default: every .keras in --out)")
+    options.add_argument(
+        "--teacher", type=Path, metavar="PATH", help="to compare with (default: teacher.keras in --out)"
+    )
+    options.add_argument(
+        "--min-accuracy", type=common.fraction, help="exit 1 if a model is below it, or at exactly 100 %%"
+    )
+    options.add_argument("--format", choices=["png", "svg", "pdf"], default="png", help="of figures (default: png)")
+    return options.parse_args()
+
+
 def main():
     arguments = parse_arguments()
     common.print_settings(arguments)
@@ -186,31 +322,30 @@ def main():
     teacher_path = arguments.teacher or out / "teacher.keras"
     has_teacher = arguments.teacher is not None or teacher_path.exists()
     paths = {*found.values(), teacher_path} if has_teacher else {*found.values()}
-    asked = {path: logits_of(path, digits) for path in sorted(paths)}  # the teacher, listed or not, once
-    teacher_classes = asked[teacher_path][1].argmax(-1) if has_teacher else None
-    models, classes = {}, {}
-    for name, path in found.items():
-        model, logits = asked[path]
-        size = {"parameters": model.count_params(), "bytes": path.stat().st_size}
-        models[name] = size | measure(logits, digits.test.labels, teacher_classes)
-        classes[name] = logits.argmax(-1)
+    asked = {}
+    for path in sorted(paths):  # the teacher, listed or not, once
+        common.progress(f"asking {path}")
+        asked[path] = ask(path, digits)
+    common.clear_progress()
+    teacher = asked[teacher_path] if has_teacher else None
+    rows = {name: measure(asked[path], digits, teacher) for name, path in found.items()}
     comparisons = {
         f"{first} -> {second}": {"first": first, "second": second}
-        | compare(digits.test.labels, classes[first], classes[second])
-        for first, second in itertools.combinations(models, 2)
+        | compare(digits.test.labels, *(asked[found[name]].test.argmax(-1) for name in (first, second)))
+        for first, second in itertools.combinations(found, 2)
     }
 
     with common.replacing(out / "metrics.json") as scratch:
-        metrics = {"models": models, "comparisons": comparisons} | circumstances(digits)
-        scratch.write_text(json.dumps(metrics, indent=1, allow_nan=False) + "\n")
-    per_class = {name: np.array(row["errors_per_class"]) for name, row in models.items()}
-    plots.errors_per_class(per_class, out / "plots" / "errors_per_class.png")
-    print(f"saved {out / 'metrics.json'} and {out / 'plots' / 'errors_per_class.png'}\n")
+        report = {"models": rows, "comparisons": comparisons} | circumstances(digits)
+        scratch.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+    common.progress("drawing")
+    draw(digits, found, asked, rows, teacher, lambda name: out / "plots" / f"{name}.{arguments.format}")
+    common.clear_progress()
+    print(f"saved {out / 'metrics.json'} and figures in {out / 'plots'}\n")
 
-    print_comparisons(comparisons)
-    print_table(models)
+    print_report(rows, comparisons)
     if arguments.min_accuracy is not None:
-        refused = [name for name, row in models.items() if not arguments.min_accuracy <= row["accuracy"] < 1]
+        refused = [name for name, row in rows.items() if not arguments.min_accuracy <= row["accuracy"] < 1]
         if refused:
             raise common.UserError(
                 f"{', '.join(refused)}: accuracy below --min-accuracy {arguments.min_accuracy:g},"

@@ -1,4 +1,6 @@
-"""Every figure: arrays in, a PNG out."""
+"""Every figure: arrays in, a file out, its kind told by the suffix of its path: .png, .svg or .pdf."""
+
+import itertools
 
 from common import replacing
 
@@ -50,31 +52,33 @@ def learning_curves(histories, path):
 
 
 def dark_knowledge(images, labels, probabilities, path):
-    """Digits, a row each, and beside each what the teacher makes of it at several temperatures; no figure of no digits.
+    """Digits, a row each, and beside each what models make of it; no figure of no digits.
 
-    images (k, h, w), labels (k,), probabilities: {title: (k, C)}.
+    images (k, h, w), labels (k,), probabilities: {title: (model's name, (k, C))}.
     """
     if not len(images):
         return
-    figure = Figure(figsize=(11, 1.35 * len(images) + 0.6), layout="constrained")
+    names = [name for name, _ in probabilities.values()]
+    figure = Figure(figsize=(2 + 2.2 * len(probabilities), 1.35 * len(images) + 0.6), layout="constrained")
     table = figure.subplots(len(images), 1 + len(probabilities), squeeze=False)
     for row, (image, label) in enumerate(zip(images, labels)):
         table[row, 0].imshow(image, cmap="gray_r")
         table[row, 0].set(xticks=[], yticks=[], ylabel=f"labelled {label}")
-        for axes, (title, values) in zip(table[row, 1:], probabilities.items()):
+        for axes, (title, (name, values)) in zip(table[row, 1:], probabilities.items()):
             classes = np.arange(values.shape[1])
-            shades = [to_rgba(COLOURS["teacher"], 1.0 if own else 0.45) for own in classes == label]
+            shades = [to_rgba(colour(name, names), 1.0 if own else 0.45) for own in classes == label]
             axes.bar(classes, 100 * values[row], color=shades)
             axes.set(ylim=(0, 100), yticks=(0, 50, 100))
             if len(classes) <= 20:
                 axes.set_xticks(classes)
+                axes.tick_params(axis="x", labelsize=8)
             if row == 0:
                 axes.set_title(title)
             if row == len(images) - 1:
-                axes.set_xlabel("class (its label in full colour)")
+                axes.set_xlabel("class (label: full colour)")
             if axes is table[row, 1]:
                 axes.set_ylabel("probability (%)")
-    figure.suptitle("What the teacher knows: its probabilities for digits that it finds ambiguous")
+    figure.suptitle("Test digits that the teacher finds ambiguous: what it knows of them, and what its students say")
     _save(figure, path)
 
 
@@ -99,5 +103,103 @@ def errors_per_class(errors, path):
         axes.set_xticks(np.arange(num_classes))
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
+    axes.legend()
+    _save(figure, path)
+
+
+def accuracy_against_parameters(rows, path):
+    """A point for each model, with its interval. rows: {model's name: its part of metrics.json}."""
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for name, row in rows.items():
+        accuracy, low, high = (100 * row[key] for key in ("accuracy", "accuracy_low", "accuracy_high"))
+        axes.errorbar(
+            row["parameters"],
+            accuracy,
+            [[accuracy - low], [high - accuracy]],
+            fmt="o",
+            capsize=4,
+            color=colour(name, rows),
+            label=f"{name}, {row['parameters']:,}: {accuracy:.2f} %",
+        )
+    axes.set(
+        xscale="log", xlabel="parameters", ylabel="test accuracy (%)", title="Accuracy, its 95 % interval, and size"
+    )
+    sizes = [row["parameters"] for row in rows.values()]
+    axes.set_xlim(min(sizes) / 3, max(sizes) * 3)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    _save(figure, path)
+
+
+def mistakes(counts, path):
+    """What is taken for what, a matrix for each model. counts: {model's name: (C, C) label x answer, right ones 0}."""
+    figure = Figure(figsize=(max(4.5 * len(counts), 5), 4.6), layout="constrained")
+    most = max(1, *(matrix.max() for matrix in counts.values()))
+    for axes, (name, matrix) in zip(figure.subplots(1, len(counts), squeeze=False)[0], counts.items()):
+        picture = axes.imshow(matrix, cmap="Blues", vmin=0, vmax=most)
+        axes.set(xlabel="answer", ylabel="label", title=f"{name}: {matrix.sum():,} mistakes")
+        axes.title.set_color(colour(name, counts))
+        if len(matrix) > 20:
+            continue
+        axes.set(xticks=range(len(matrix)), yticks=range(len(matrix)))
+        for label, answer in np.argwhere(matrix):
+            number = matrix[label, answer]
+            axes.text(answer, label, number, ha="center", va="center", color="white" if number > most / 2 else "black")
+    figure.colorbar(picture, ax=figure.axes, label="test images", shrink=0.8)
+    _save(figure, path)
+
+
+def reliability(bins, path):
+    """Accuracy against confidence, a frame for each model; the larger a dot, the more images its bin holds.
+
+    bins: {model's name: {a line's label: what metrics.reliability gives}}, the first line of a model paler.
+    """
+    figure = Figure(figsize=(max(4 * len(bins), 5), 4.4), layout="constrained")
+    for axes, (name, lines) in zip(figure.subplots(1, len(bins), squeeze=False, sharey=True)[0], bins.items()):
+        axes.plot([0, 100], [0, 100], ":", color="grey", label="as sure as right")
+        for (label, (images, *means)), style, strength in zip(lines.items(), ("--", "-"), (0.45, 1.0)):
+            held = images > 0
+            accuracy, confidence = (100 * values[held] for values in means)
+            shade = to_rgba(colour(name, bins), strength)
+            axes.plot(confidence, accuracy, style, color=shade, label=label)
+            axes.scatter(confidence, accuracy, 10 + 15 * np.log10(images[held]), color=shade)
+        axes.set(xlabel="confidence (%)", title=name, xlim=(0, 102), ylim=(0, 102))
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.axes[0].set_ylabel("test images right (%)")
+    _save(figure, path)
+
+
+def gallery(groups, path, columns=12, lines=2):
+    """Digits in groups, the first of each. groups: {title: (images (k, h, w), k captions)}; k may be 0."""
+    figure = Figure(figsize=(columns, 1.45 * lines * len(groups) + 0.3), layout="constrained")
+    for part, (title, (images, captions)) in zip(np.ravel(figure.subfigures(len(groups), 1)), groups.items()):
+        shown = min(len(images), columns * lines)
+        part.suptitle(f"{title}: {len(images):,} test images" + (f", the first {shown}" if shown < len(images) else ""))
+        for place, axes in enumerate(np.ravel(part.subplots(lines, columns))):
+            axes.set_axis_off()
+            if place < shown:
+                axes.imshow(images[place], cmap="gray_r")
+                axes.set_title(captions[place], fontsize=9)
+    _save(figure, path)
+
+
+def sweep(temperatures, errors, number, path):
+    """Errors against temperature. errors: {alpha: (temperatures, seeds) wrong of `number` validation images}."""
+    figure = Figure(figsize=(8, 4.6), layout="constrained")
+    axes = figure.subplots()
+    for (alpha, wrong), shade, marker in zip(errors.items(), itertools.cycle(OTHERS), itertools.cycle("os^Dv")):
+        axes.plot(temperatures, wrong.mean(-1), marker=marker, color=shade, label=f"alpha = {alpha:g}")
+        axes.fill_between(temperatures, wrong.min(-1), wrong.max(-1), color=shade, alpha=0.15, linewidth=0)
+    axes.set(
+        xscale="log",
+        xlabel="temperature",
+        ylabel=f"wrong of {number:,} validation images",
+        title=f"Mean of {len(next(iter(errors.values()))[0])} seeds, and their range; alpha weighs the soft term",
+    )
+    axes.set_xticks(temperatures, [f"{temperature:g}" for temperature in temperatures])
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
     axes.legend()
     _save(figure, path)

@@ -47,15 +47,8 @@ class FusedAdam(keras.optimizers.Adam):
         )
 
 
-def train(model, batches, loss, *, epochs, learning_rate, validation):
-    """Train with Adam, whose learning rate warms up over a twentieth of the steps and then follows half a cosine to 0.
-
-    batches: data.Batches. loss(*targets, logits) -> (batch,), targets being what `batches` give beside the images.
-    validation: data.Split, maybe empty. Returns the history, a list of Epoch.
-
-    Raises UserError: the loss is no longer finite.
-    """
-    num_steps = epochs * batches.num_steps
+def adam(learning_rate, num_steps):
+    """Adam, whose learning rate warms up over a twentieth of the steps and then follows half a cosine to 0."""
     warmup = num_steps // 20
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0 if warmup else learning_rate,
@@ -63,9 +56,20 @@ def train(model, batches, loss, *, epochs, learning_rate, validation):
         warmup_target=learning_rate if warmup else None,
         warmup_steps=warmup,
     )
+    return FusedAdam(schedule)
+
+
+def train(model, batches, loss, *, epochs, learning_rate, validation):
+    """Train with `adam`.
+
+    batches: data.Batches. loss(*targets, logits) -> (batch,), targets being what `batches` give beside the images.
+    validation: data.Split, maybe empty. Returns the history, a list of Epoch.
+
+    Raises UserError: as compile_epoch's run_epoch does.
+    """
     clock = time.perf_counter()
     progress("compiling")
-    run_epoch = compile_epoch(model, FusedAdam(schedule), batches, loss)
+    run_epoch = compile_epoch(model, adam(learning_rate, epochs * batches.num_steps), batches, loss)
     predict = predictor(model)
     seconds = {"compiling": time.perf_counter() - clock, "training": 0.0, "validating": 0.0}
     history = []
@@ -80,10 +84,6 @@ def train(model, batches, loss, *, epochs, learning_rate, validation):
         seconds["training"] += trained - clock
         seconds["validating"] += time.perf_counter() - trained
         clear_progress()
-        if not math.isfinite(mean_loss):
-            raise UserError(
-                f"training diverged in epoch {number} (loss {mean_loss}), nothing saved: lower --learning-rate"
-            )
         print(_line(history[-1], epochs), flush=True)
     print(", ".join(f"{name} {value:.1f} s" for name, value in seconds.items()), flush=True)
     return history
@@ -100,13 +100,14 @@ def _line(row, epochs):
 def compile_epoch(model, optimizer, batches, loss):
     """Compile the training of one epoch; returns run_epoch(number) -> (mean loss, training accuracy).
 
-    A loop in the graph instead of `fit`: with XLA it trains the student twice as fast as the best `fit`.
+    A loop in the graph instead of `fit`: with XLA it trains the student twice as fast as the best `fit`. model: Sequential.
+    run_epoch raises UserError: the loss is no longer finite.
     """
     variables = model.trainable_variables
     optimizer.build(variables)
 
-    def step(indices, views):
-        images, *targets = batches.gather(indices, views)
+    def step(examples):
+        images, *targets = batches.view(*examples)
         with tf.GradientTape() as tape:
             logits = forward(model, images, [batches.seed, optimizer.iterations.value])
             mean_loss = tf.reduce_mean(loss(*targets, logits))
@@ -116,14 +117,12 @@ def compile_epoch(model, optimizer, batches, loss):
 
     # XLA draws dropout's random bits on one core: with it, an epoch of the teacher takes a fifth longer.
     has_dropout = any(isinstance(layer, keras.layers.Dropout) for layer in model.layers)
-    order = tf.TensorSpec((batches.num_steps, batches.batch_size), tf.int32)
-    number = tf.TensorSpec((), tf.int32)
 
-    @tf.function(jit_compile=not has_dropout, input_signature=[order, order, number, number])
-    def run_steps(indices, views, first, stop):
+    @tf.function(jit_compile=not has_dropout)
+    def run_steps(examples, first, stop):
         totals = tf.zeros(2)
         while first < stop:  # not tf.range: XLA would compile anew for each pair of bounds
-            totals += step(indices[first], views[first])
+            totals += step([part[first] for part in examples])
             first += 1
         return totals
 
@@ -131,19 +130,26 @@ def compile_epoch(model, optimizer, batches, loss):
 
     def run_epoch(number):
         nonlocal steps_at_once
-        order = [tf.constant(array) for array in batches.epoch(number)]
+        examples = batches.collect(*batches.epoch(number))
         totals, stop = np.zeros(2), 0
         while stop < batches.num_steps:
             clock = time.perf_counter()
             first, stop = stop, min(stop + steps_at_once, batches.num_steps)
-            totals += run_steps(*order, first, stop).numpy()
+            totals += run_steps(examples, tf.constant(first), tf.constant(stop)).numpy()
             if time.perf_counter() - clock > CALL_SECONDS:
                 progress(f"epoch {number:3}  {stop / batches.num_steps:4.0%}")
             else:
                 steps_at_once = min(2 * steps_at_once, batches.num_steps)  # each call costs some milliseconds
-        return tuple((totals / batches.num_steps).tolist())
+        mean_loss, accuracy = (totals / batches.num_steps).tolist()
+        if not math.isfinite(mean_loss):
+            raise UserError(
+                f"training diverged in epoch {number} (loss {mean_loss}), nothing saved: lower --learning-rate"
+            )
+        return mean_loss, accuracy
 
-    run_steps(*batches.epoch(0), 0, 0)  # no step is taken: this only compiles
+    run_steps(
+        batches.collect(*batches.epoch(0)), tf.constant(0), tf.constant(0)
+    )  # no step is taken: this only compiles
     return run_epoch
 
 
@@ -168,7 +174,7 @@ def dropout(units, rate, seed):
     bits = tf.bitcast(bits, tf.uint16)  # (batch, half, 2)
     dropped = min(round(rate * 2**16), 2**16 - 1)
     kept = tf.reshape(bits, (batch, -1))[:, :number] >= dropped
-    return units * tf.cast(kept, tf.float32) * (2**16 / (2**16 - dropped))
+    return units * (tf.cast(kept, tf.float32) * (2**16 / (2**16 - dropped)))
 
 
 def cross_entropy(labels, logits):

@@ -101,7 +101,7 @@ def best_fit(path):
     batches = data.Batches(DIGITS.train, DISTIL_BATCH, seed=0, teacher_logits=logits)
 
     def batch(indices):
-        images, labels, teacher_logits = batches.gather(indices, tf.zeros_like(indices))
+        images, labels, teacher_logits = batches.view(*batches.collect(indices, tf.zeros_like(indices)))
         return images, tf.concat([tf.cast(labels, tf.float32)[:, None], teacher_logits], axis=-1)
 
     model = student.build_student(DIGITS.image_shape, DIGITS.num_classes)

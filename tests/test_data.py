@@ -131,7 +131,7 @@ def test_views_are_all_the_translations_with_zeros_moved_in(tiny, pixels):
     shifts = [(down, right) for down in reach for right in reach]
     assert data.num_views(pixels) == len(shifts)
     for view, (down, right) in enumerate(shifts):
-        images, _ = batches.gather(tf.constant([7]), tf.constant([view]))
+        images, _ = batches.view(*batches.collect([7], [view]))
         np.testing.assert_array_equal(np.round(images[0] * 255), moved(train.images[7], down, right))
 
 
@@ -140,7 +140,7 @@ def test_a_batch_holds_scaled_images_with_their_own_labels(tiny, translate):
     train = data.load(tiny).train
     batches = data.Batches(train, 50, seed=3, translate=translate)
     indices, views = batches.epoch(1)
-    images, labels = batches.gather(indices[0], views[0])
+    images, labels = batches.view(*(part[0] for part in batches.collect(indices, views)))
     assert images.dtype == tf.float32
     assert images.shape == (50, 12, 10)
     np.testing.assert_array_equal(labels, train.labels[indices[0]])

@@ -42,7 +42,7 @@ def test_after_any_shuffle_and_translation_logits_are_the_teachers_on_that_batch
     batches = data.Batches(digits.train, 40, seed=9, translate=translate, teacher_logits=logits)
     for epoch in (1, 2):
         for indices, views in zip(*batches.epoch(epoch)):
-            images, labels, teacher_logits = batches.gather(indices, views)
+            images, labels, teacher_logits = batches.view(*batches.collect(indices, views))
             np.testing.assert_allclose(teacher_logits, net(images, training=False), rtol=1e-4, atol=1e-4)
             np.testing.assert_array_equal(labels, digits.train.labels[indices])
 
@@ -148,16 +148,6 @@ def test_the_teacher_is_not_asked_before_the_options_are_known_to_be_possible(re
     for option in (["--translate", "10"], ["--batch-size", "221"]):
         status, line = refusal(distill.main, "--data", tiny, "--out", tmp_path, *option, "--teacher", tmp_path / "none")
         assert (status, "lower it" in line) == (1, True)
-
-
-def test_the_most_ambiguous_images_are_right_by_the_least_and_of_different_classes():
-    labels = np.array([0, 0, 1, 1, 2, 2])
-    margins = np.array([3.0, 1.0, 2.0, 0.5, -0.1, 4.0])  # by which the label leads; the fifth is wrong
-    logits = np.zeros((6, 3), np.float32)
-    logits[np.arange(6), labels] = margins
-    assert distill.most_ambiguous(logits, labels, 3).tolist() == [3, 1, 5]
-    assert distill.most_ambiguous(logits, labels, 2).tolist() == [3, 1]
-    assert distill.most_ambiguous(-logits, labels, 3).tolist() == [4]
 
 
 def test_bad_options_end_with_status_2_and_a_line(refusal):

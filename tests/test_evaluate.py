@@ -1,55 +1,84 @@
-"""The numbers that people will trust, against worked examples."""
+"""The report on a test set."""
 
 import json
-import math
 
+import common
+
+import keras
 import numpy as np
 import pytest
 
+import data
 import evaluate
+import student
 
 
-def test_wilson_interval_is_that_of_the_literature():
-    """Newcombe (1998), Statistics in Medicine 17, table I, method 3: 81 of 263 and 15 of 148."""
-    assert evaluate.wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-    assert evaluate.wilson_interval(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
-    low, high = evaluate.wilson_interval(20, 20)
-    assert (low, high) == (pytest.approx(0.8389, abs=5e-5), 1.0)
-    assert evaluate.wilson_interval(0, 60)[0] == 0.0
+@pytest.fixture
+def digits(tiny):
+    return data.load(tiny)
 
 
-def test_mcnemar_is_exact():
-    """The two-sided sign test: 2 * (C(10, 0) + C(10, 1) + C(10, 2)) / 2^10 for a split of 2 and 8."""
-    assert evaluate.mcnemar_exact(2, 8) == evaluate.mcnemar_exact(8, 2) == pytest.approx(112 / 1024)
-    assert evaluate.mcnemar_exact(0, 5) == pytest.approx(2 / 32)
-    assert evaluate.mcnemar_exact(5, 5) == evaluate.mcnemar_exact(0, 0) == 1.0
-    assert evaluate.mcnemar_exact(400, 600) == pytest.approx(2 * sum(math.comb(1000, k) for k in range(401)) / 2**1000)
-
-
-def test_nll_is_the_mean_surprise():
-    logits = np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]], np.float32))
-    assert evaluate.nll(np.array([0, 2]), logits) == pytest.approx((math.log(2) + math.log(10)) / 2, rel=1e-6)
-
-
-def test_ece_weighs_the_gap_of_each_bin():
-    """Four images at confidence 0.9, three of them right, and one at 0.6, wrong: (4 * 0.15 + 1 * 0.6) / 5."""
-    confidence = np.array([0.9, 0.9, 0.9, 0.9, 0.6])
-    logits = np.log(np.stack([confidence, 1 - confidence], axis=-1)).astype(np.float32)
-    assert evaluate.ece(np.array([0, 0, 0, 1, 1]), logits) == pytest.approx(0.24, abs=1e-6)
-    certain = np.array([[200.0, 0.0]] * 4, np.float32)
-    assert evaluate.ece(np.array([0, 0, 0, 1]), certain) == pytest.approx(0.25)
+def small_set(labels):
+    """A data.Dataset of blank images with these labels, for test and for validation."""
+    split = data.Split(np.zeros((len(labels), 2, 2), np.uint8), np.array(labels, np.int32))
+    return data.Dataset(split, split, split, 3)
 
 
 def test_measure_counts_errors_per_class_and_agreement():
-    labels = np.array([0, 0, 1, 2])
+    digits = small_set([0, 0, 1, 2])
     logits = np.eye(3, dtype=np.float32)[[0, 1, 1, 0]] * 5
-    row = evaluate.measure(logits, labels, teacher_classes=np.array([0, 1, 2, 2]))
+    answers = evaluate.Answers({"parameters": 7}, logits, logits)
+    teacher = evaluate.Answers({}, np.eye(3, dtype=np.float32)[[0, 1, 2, 2]], logits)
+    row = evaluate.measure(answers, digits, teacher)
+    assert row["parameters"] == 7
     assert row["test_errors"] == 2
     assert row["accuracy"] == 0.5
     assert row["agreement"] == 0.5
     assert row["errors_per_class"] == [1, 0, 1]
-    assert evaluate.measure(logits, labels, None)["agreement"] is None
+    assert row["nll_at_best_temperature"] < row["nll"]
+    assert row["ece_at_best_temperature"] < row["ece"]
     assert json.loads(json.dumps(row)) == row
+    alone = evaluate.measure(answers, digits._replace(validation=data.Split(*(x[:0] for x in digits.test))), None)
+    unknown = ("agreement", "kl_to_teacher", "best_temperature", "ece_at_best_temperature")
+    assert all(alone[key] is None for key in unknown)
+
+
+def test_multiply_adds_are_those_of_the_layers():
+    assert evaluate.multiply_adds(student.build_student((28, 28), 10)) == 784 * 64 + 64 * 64 + 64 * 10
+    layers = keras.layers
+    net = keras.Sequential(
+        [
+            keras.Input((8, 6)),
+            layers.Reshape((8, 6, 1)),
+            layers.Conv2D(4, 3),  # to (6, 4, 4)
+            layers.DepthwiseConv2D(3, padding="same"),
+            layers.Flatten(),
+            layers.Dense(5),
+        ]
+    )
+    assert evaluate.multiply_adds(net) == 6 * 4 * 4 * 9 + 6 * 4 * 4 * 9 + 96 * 5
+
+
+def test_a_model_that_ends_in_softmax_is_recognised_and_gives_the_same_metrics(digits, tmp_path, capsys):
+    net = student.build_student(digits.image_shape, digits.num_classes)
+    net.save(tmp_path / "net.keras")
+    keras.Sequential([net, keras.layers.Softmax()]).save(tmp_path / "soft.keras")
+    plain, soft = (
+        evaluate.measure(evaluate.ask(tmp_path / f"{name}.keras", digits), digits, None) for name in ("net", "soft")
+    )
+    assert "soft.keras ends in a softmax" in capsys.readouterr().out
+    for key in ("test_errors", "nll", "ece", "best_temperature", "multiply_adds", "parameters"):
+        assert soft[key] == pytest.approx(plain[key], rel=1e-4), key
+    assert plain["images_per_second"] > 0
+    assert plain["microseconds_for_one_image"] > 0
+
+
+def test_a_model_that_is_not_finite_is_refused(digits, tmp_path):
+    net = student.build_student(digits.image_shape, digits.num_classes)
+    net.set_weights([np.full_like(weight, np.nan) for weight in net.get_weights()])
+    net.save(tmp_path / "nan.keras")
+    with pytest.raises(common.UserError, match=r"nan.keras: the model's outputs are not finite"):
+        evaluate.ask(tmp_path / "nan.keras", digits)
 
 
 def test_compare_sorts_images_by_which_model_is_right():
@@ -79,3 +108,13 @@ def test_no_models_is_said_in_a_line(refusal, tmp_path, tiny):
     assert (status, "run `python teacher.py` and `python distill.py` first" in line) == (1, True)
     status, line = refusal(evaluate.main, "--min-accuracy", "97")
     assert (status, "97 is not from 0 to 1" in line) == (2, True)
+
+
+def test_the_most_ambiguous_images_are_right_by_the_least_and_of_different_classes():
+    labels = np.array([0, 0, 1, 1, 2, 2])
+    margins = np.array([3.0, 1.0, 2.0, 0.5, -0.1, 4.0])  # by which the label leads; the fifth is wrong
+    logits = np.zeros((6, 3), np.float32)
+    logits[np.arange(6), labels] = margins
+    assert evaluate.most_ambiguous(logits, labels, 3).tolist() == [3, 1, 5]
+    assert evaluate.most_ambiguous(logits, labels, 2).tolist() == [3, 1]
+    assert evaluate.most_ambiguous(-logits, labels, 3).tolist() == [4]

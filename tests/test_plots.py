@@ -10,10 +10,10 @@ from training import Epoch
 HISTORY = [Epoch(n, 1.0 / n, 1 - 0.5 / n, 1 - 0.6 / n, 0.1) for n in range(1, 9)]
 
 
-def drawn(path, height, width):
+def drawn(path, height, width, least=0.01):
     picture = matplotlib.image.imread(path)[:, :, :3]
     assert picture.shape == (height, width, 3)
-    assert 0.01 < np.mean(picture < 0.9) < 0.6  # neither blank nor blotted
+    assert least < np.mean(picture < 0.9) < 0.6  # neither blank nor blotted
     return picture
 
 
@@ -40,9 +40,12 @@ def test_learning_curves_of_what_is_not_there(tmp_path, history):
 def test_dark_knowledge(tmp_path, number, num_classes):
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (number, 12, 10)).astype(np.uint8)
-    probabilities = {f"T = {t}": random.dirichlet(np.ones(num_classes), number) for t in (1, 4, 20)}
+    says = [("T = 1", "teacher"), ("T = 4", "teacher"), ("student", "student")]
+    probabilities = {title: (name, random.dirichlet(np.ones(num_classes), number)) for title, name in says}
     plots.dark_knowledge(images, np.arange(number), probabilities, tmp_path / "dark.png")
-    assert has_colour(drawn(tmp_path / "dark.png", round(120 * (1.35 * number + 0.6)), 1320), "teacher")
+    picture = drawn(tmp_path / "dark.png", round(120 * (1.35 * number + 0.6)), round(120 * 8.6))
+    assert has_colour(picture, "teacher")
+    assert has_colour(picture, "student")
 
 
 @pytest.mark.parametrize("num_classes", [3, 10])
@@ -58,3 +61,53 @@ def test_a_model_has_one_colour_and_strangers_have_others():
     names = ["another", "distilled", "more"]
     assert plots.colour("distilled", names) == plots.colour("distilled")
     assert len({plots.colour(name, names) for name in names}) == 3
+
+
+ROWS = {
+    name: {"parameters": parameters, "accuracy": 0.98, "accuracy_low": 0.97, "accuracy_high": 0.985}
+    for name, parameters in [("teacher", 2_000_000), ("student", 50_000), ("another", 1_000)]
+}
+MATRIX = np.array([[0, 3, 1], [2, 0, 0], [0, 5, 0]])
+
+
+def test_accuracy_against_parameters(tmp_path):
+    plots.accuracy_against_parameters(ROWS, tmp_path / "size.png")
+    picture = drawn(tmp_path / "size.png", 504, 960)
+    assert has_colour(picture, "teacher")
+    assert has_colour(picture, "student")
+
+
+@pytest.mark.parametrize("matrix", [MATRIX, 0 * MATRIX, np.ones((30, 30), int) - np.eye(30, dtype=int)])
+def test_mistakes(tmp_path, matrix):
+    plots.mistakes({"teacher": matrix, "student": matrix // 2}, tmp_path / "mistakes.png")
+    drawn(tmp_path / "mistakes.png", 552, 1080)
+
+
+def test_reliability(tmp_path):
+    images = np.array([0, 2, 98])
+    bins = (images, np.array([np.nan, 0.5, 0.99]), np.array([np.nan, 0.6, 0.98]))
+    lines = {"before": bins, "after": bins}
+    plots.reliability({"student": lines, "distilled": lines}, tmp_path / "reliability.png")
+    picture = drawn(tmp_path / "reliability.png", 528, 960)
+    assert has_colour(picture, "student")
+    assert has_colour(picture, "distilled")
+
+
+@pytest.mark.parametrize("number", [0, 1, 30])
+def test_gallery(tmp_path, number):
+    images = np.random.default_rng(0).integers(0, 256, (number, 12, 10)).astype(np.uint8)
+    groups = {"one": (images, ["7, not 1"] * number), "other": (images[:3], ["1, not 7"] * 3)}
+    plots.gallery(groups, tmp_path / "gallery.png")
+    drawn(tmp_path / "gallery.png", round(120 * 6.1), 1440, least=0.002 + 0.001 * number)
+
+
+def test_sweep(tmp_path):
+    errors = {alpha: np.random.default_rng(0).integers(60, 90, (4, 3)) for alpha in (0.5, 1.0)}
+    plots.sweep([1, 2, 4, 8], errors, 5000, tmp_path / "sweep.png")
+    drawn(tmp_path / "sweep.png", 552, 960)
+
+
+@pytest.mark.parametrize(("suffix", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
+def test_the_suffix_tells_the_kind(tmp_path, suffix, start):
+    plots.accuracy_against_parameters(ROWS, tmp_path / f"size.{suffix}")
+    assert (tmp_path / f"size.{suffix}").read_bytes().startswith(start)

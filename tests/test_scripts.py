@@ -39,8 +39,18 @@ def test_each_script_leaves_its_files_and_no_others(folder):
         "teacher_logits_1px.npz",
         "metrics.json",
         *(f"plots/learning_curves_{name}.png" for name in ("teacher", "student", "distilled")),
-        "plots/what_the_teacher_knows.png",
-        "plots/errors_per_class.png",
+        *(
+            f"plots/{name}.png"
+            for name in (
+                "accuracy_against_parameters",
+                "errors_per_class",
+                "gallery",
+                "learning_curves",
+                "mistakes",
+                "reliability",
+                "what_the_teacher_knows",
+            )
+        ),
     }
 
 
@@ -60,7 +70,7 @@ def test_what_is_printed_is_what_metrics_json_says(folder):
     metrics = json.loads((out / "metrics.json").read_text())
     assert list(metrics["models"]) == ["teacher", "student", "distilled"]
     lines = printed["evaluate.py"]
-    table = lines[next(number for number, line in enumerate(lines) if line.startswith("model ")) :]
+    table = lines[next(number for number, line in enumerate(lines) if line.startswith("errors in 60 test images")) :]
     for name, row in metrics["models"].items():
         assert {"parameters", "bytes", "test_errors", "test_examples", "accuracy", "nll", "ece", "agreement"} <= set(
             row

@@ -1,0 +1,84 @@
+"""The numbers of a report: counts and logits in, figures out, in float64. Knows nothing of models."""
+
+import math
+
+import numpy as np
+
+ECE_BINS = 15
+
+
+def log_softmax(logits):
+    """Logarithms of the classes' probabilities, (n, C) -> (n, C) float64."""
+    logits = logits.astype(np.float64)
+    logits = logits - logits.max(-1, keepdims=True)
+    return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+
+
+def wilson_interval(hits, number, z=1.959964):
+    """The Wilson score interval of a share of `hits` in `number`: (low, high). Its z is that of 95 %."""
+    share, spread = hits / number, z * z / number
+    middle = (share + spread / 2) / (1 + spread)
+    half = z / (1 + spread) * math.sqrt(share * (1 - share) / number + spread / (4 * number))
+    return min(share, max(0.0, middle - half)), max(share, min(1.0, middle + half))  # never past it by rounding
+
+
+def mcnemar_exact(only_first, only_second):
+    """The two-sided exact McNemar p-value: of a split at least as uneven, were either model as likely to be the only right one.
+
+    only_first, only_second: on how many images just this one of the two models is right.
+    """
+    number = only_first + only_second
+    ways = tail = 1  # in which to choose k of `number` images, exact; and their sum
+    for k in range(min(only_first, only_second)):
+        ways = ways * (number - k) // (k + 1)
+        tail += ways
+    return min(1.0, 2 * tail / 2**number)
+
+
+def nll(labels, logits):
+    """The mean negative log-likelihood of labels (n,) under logits (n, C), in nats."""
+    return float(-log_softmax(logits)[np.arange(len(labels)), labels].mean())
+
+
+def kl(teacher_logits, logits):
+    """The mean of KL(teacher || model) at temperature 1, both logits (n, C), in nats."""
+    teacher, model = log_softmax(teacher_logits), log_softmax(logits)
+    return float((np.exp(teacher) * (teacher - model)).sum(-1).mean())
+
+
+def reliability(labels, logits):
+    """What ECE_BINS equal-width bins of confidence hold: (images, mean accuracy, mean confidence), (ECE_BINS,) each.
+
+    Confidence is the highest probability of logits (n, C); an empty bin has nan for means.
+    """
+    probabilities = np.exp(log_softmax(logits))
+    confidence, hits = probabilities.max(-1), probabilities.argmax(-1) == labels
+    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
+    images = np.bincount(bins, minlength=ECE_BINS)
+    with np.errstate(invalid="ignore"):
+        return images, *(np.bincount(bins, values, ECE_BINS) / images for values in (hits, confidence))
+
+
+def ece(labels, logits):
+    """The expected calibration error of logits (n, C): a fraction (Guo et al. 2017).
+
+    Over the bins of `reliability`: the mean of |accuracy - mean confidence|, weighted by how many images a bin holds.
+    """
+    images, accuracy, confidence = reliability(labels, logits)
+    return float(np.nansum(images * np.abs(accuracy - confidence)) / len(labels))
+
+
+def best_temperature(labels, logits, low=0.05, high=20.0):
+    """The temperature, within its bounds, at which logits (n, C) give labels (n,) the least nll (Guo et al. 2017).
+
+    The nll is convex in 1 / T, so it has one minimum in log T, and a golden-section search finds it.
+    """
+    golden = (math.sqrt(5) - 1) / 2
+    low, high = math.log(low), math.log(high)
+    while high - low > 1e-4:
+        left, right = high - golden * (high - low), low + golden * (high - low)
+        if nll(labels, logits / math.exp(left)) < nll(labels, logits / math.exp(right)):
+            high = right
+        else:
+            low = left
+    return math.exp((low + high) / 2)

@@ -1,0 +1,86 @@
+"""A model that left Python answers as it did there."""
+
+import os
+import sys
+
+import common
+
+import keras
+import numpy as np
+import pytest
+
+import data
+import export
+import student
+import training
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    """The real digits and a student that one epoch has taught some of them."""
+    digits = data.load()
+    recipe = {"hidden": [64, 64], "seed": 0, "epochs": 1, "batch_size": 250, "learning_rate": 5e-3, "translate": 0}
+    net, history = student.train_student(digits, recipe)
+    folder = tmp_path_factory.mktemp("export")
+    training.save(net, folder / "distilled.keras", recipe, history)
+    return digits, net, folder
+
+
+@pytest.fixture(scope="module")
+def files(real):
+    digits, net, folder = real
+    export.convert(net, folder / "a.tflite")
+    export.convert(net, folder / "b.tflite", **export.int8_options(digits.train.images[:300]))
+    return folder / "a.tflite", folder / "b.tflite"
+
+
+def test_files_give_the_classes_of_the_model_on_real_digits(real, files):
+    digits, net, _ = real
+    images = digits.test.images[:2000]
+    classes = training.predictor(net)(images).argmax(-1)
+    plain, microseconds = export.run_file(files[0], images)
+    np.testing.assert_array_equal(plain, classes)
+    assert microseconds > 0
+    small, _ = export.run_file(files[1], images)
+    assert np.mean(small != classes) < 0.01
+    assert np.mean(classes == digits.test.labels[:2000]) > 0.9  # or agreement would say little
+
+
+def test_the_small_file_is_int8_from_end_to_end(files):
+    made = export.interpreter(files[1])
+    assert made.get_input_details()[0]["dtype"] == made.get_output_details()[0]["dtype"] == np.int8
+    weights = [detail for detail in made.get_tensor_details() if len(detail["shape"]) == 2]
+    assert all(detail["dtype"] in (np.int8, np.int32) for detail in weights)
+    assert files[1].stat().st_size <= files[0].stat().st_size / 3
+
+
+def test_the_script_writes_both_files_and_says_what_they_do(real, monkeypatch, capfd):
+    monkeypatch.setattr(sys, "argv", ["export.py", "--out", str(real[2])])
+    common.run(export.main)
+    printed, noise = capfd.readouterr()
+    assert noise == ""
+    lines = printed.splitlines()[-3:]
+    assert [line.split()[0] for line in lines] == ["distilled.keras", "distilled.tflite", "distilled_int8.tflite"]
+    errors = training.count_errors(real[1], real[0].test)
+    assert f" {errors:,} " in lines[0]
+    assert lines[1].split()[2:5] == [f"{errors:,}", f"{1 - errors / 10_000:.2%}", "0"]
+
+
+def test_an_interrupted_export_leaves_the_last_file_whole(real, files, monkeypatch):
+    before, names = files[0].read_bytes(), sorted(os.listdir(real[2]))
+
+    def interrupted(scratch, **options):
+        scratch.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(keras.Sequential, "export", lambda self, scratch, **options: interrupted(scratch))
+    with pytest.raises(KeyboardInterrupt):
+        export.convert(real[1], files[0])
+    assert (files[0].read_bytes(), sorted(os.listdir(real[2]))) == (before, names)
+
+
+def test_a_missing_interpreter_is_asked_for_by_name(files, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
+    monkeypatch.delattr("tensorflow.lite.Interpreter")
+    with pytest.raises(common.UserError, match="pip install ai-edge-litert"):
+        export.interpreter(files[0])

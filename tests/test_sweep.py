@@ -1,0 +1,112 @@
+"""A grid of students that is finished in the end, however often it is stopped."""
+
+import json
+import sys
+
+import common
+
+import keras
+import numpy as np
+import pytest
+
+import data
+import distill
+import student
+import sweep
+import teacher
+import training
+
+GRID = ["--temperatures", "1", "4", "--alphas", "0.5", "1", "--seeds", "2"]
+QUICK = ["--hidden", "8", "--epochs", "3", "--batch-size", "20"]
+
+
+@pytest.fixture
+def folder(tiny, tmp_path):
+    """Makes folders that hold the same teacher."""
+    keras.utils.set_random_seed(3)
+    net = teacher.build_teacher((12, 10), 3, hidden=(16,))
+
+    def make(name):
+        (tmp_path / name).mkdir()
+        training.save(net, tmp_path / name / "teacher.keras", {}, [])
+        return tmp_path / name
+
+    return make
+
+
+@pytest.fixture
+def run(tiny, monkeypatch, capsys):
+    """run(out, *options) -> what sweep.py printed."""
+
+    def run(out, *options):
+        monkeypatch.setattr(sys, "argv", ["sweep.py", "--data", str(tiny), "--out", str(out), *GRID, *QUICK, *options])
+        common.run(sweep.main)
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_a_sweep_that_was_stopped_ends_like_one_that_was_not(run, folder, monkeypatch):
+    whole, stopped = folder("whole"), folder("stopped")
+    printed = run(whole)
+    save, saved = training.save, []
+
+    def stop_after_three(*arguments):
+        if len(saved) == 3:
+            raise KeyboardInterrupt
+        saved.append(arguments[1])
+        save(*arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(training, "save", stop_after_three)
+        run(stopped)
+    assert ended.value.code == 130
+    saved[1].write_bytes(saved[1].read_bytes()[:-900])  # and one is damaged
+    resumed = run(stopped)
+    assert "2 of 8 students are there already" in resumed
+    assert (stopped / "sweep.json").read_text() == (whole / "sweep.json").read_text()
+    start = printed.index("wrong of 20 validation images: mean")
+    assert resumed[resumed.index("wrong of 20 validation images: mean") :] == printed[start:].replace(
+        "whole", "stopped"
+    )
+    assert "8 of 8 students are there already" in run(stopped)
+    assert "there already" not in run(stopped, "--learning-rate", "0.02")  # other settings, other students
+
+
+def test_it_chooses_on_validation_images_and_opens_the_test_set_for_the_chosen(run, folder, tiny):
+    out = folder("out")
+    printed = run(out)
+    found = json.loads((out / "sweep.json").read_text())
+    runs, chosen = found["runs"], found["chosen"]
+    assert len(runs) == 8
+    means = {}
+    for settings in runs:
+        key = settings["temperature"], settings["alpha"]
+        means.setdefault(key, []).append(settings["validation_errors"])
+        name = f"T{key[0]:g}_alpha{key[1]:g}_seed{settings['seed']}.keras"
+        net = training.load(out / "sweep" / name, (12, 10), 3)
+        assert training.count_errors(net, data.load(tiny).validation) == settings["validation_errors"]
+    assert min(means, key=lambda key: np.mean(means[key])) == (chosen["temperature"], chosen["alpha"])
+    assert len(chosen["test_errors"]) == 2
+    assert printed.count("test errors") == 1
+    assert (out / "plots" / "sweep.png").exists()
+
+
+@pytest.mark.parametrize(("temperature", "alpha", "seed"), [(4.0, 0.5, 1), (1.0, 1.0, 0)])
+def test_its_students_are_those_of_distill(run, folder, tiny, temperature, alpha, seed):
+    out, digits = folder("out"), data.load(tiny)
+    run(out)
+    path = out / "sweep" / f"T{temperature:g}_alpha{alpha:g}_seed{seed}.keras"
+    logits = distill.teacher_logits(training.load(out / "teacher.keras", (12, 10), 3), digits.train.images)
+
+    def loss(labels, teacher_logits, student_logits):
+        return distill.distillation_loss(labels, teacher_logits, student_logits, temperature, alpha)
+
+    alike, _ = student.train_student(digits, training.load_settings(path), loss, logits)
+    for one, other in zip(training.load(path, (12, 10), 3).get_weights(), alike.get_weights()):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_without_validation_images_it_cannot_choose(refusal, tiny, tmp_path):
+    status, line = refusal(sweep.main, "--data", tiny, "--out", tmp_path, "--validation", "0")
+    assert (status, "no validation images to choose on" in line) == (1, True)
