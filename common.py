@@ -8,6 +8,7 @@ is what keeps them quiet.
 import argparse
 import contextlib
 import os
+import platform
 import shutil
 import sys
 import tempfile
@@ -84,6 +85,20 @@ def _stopped():
     return STOPPED
 
 
+def versions():
+    """What a result depends on beside code, data and settings: a dict of plain values."""
+    import keras
+    import numpy
+    import tensorflow
+
+    packages = {"tensorflow": tensorflow, "keras": keras, "numpy": numpy}
+    return {name: package.__version__ for name, package in packages.items()} | {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+    }
+
+
 # ---- options ---------------------------------------------------------------------------------------------------------
 
 
@@ -93,7 +108,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser(description):
-    """An argument parser with the options of every script: --data and --out."""
+    """An argument parser with the options of every script: --data, --out and --validation."""
     options = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     options.add_argument(
         "--data",
@@ -102,6 +117,12 @@ def parser(description):
         "(default: the shipped MNIST)",
     )
     options.add_argument("--out", default="artifacts", metavar="FOLDER", help="where files go (default: %(default)s)")
+    options.add_argument(
+        "--validation",
+        type=whole(0),
+        metavar="IMAGES",
+        help="the last so many training images are for validation (default: 5000, a twelfth of a smaller set)",
+    )
     return options
 
 
@@ -120,12 +141,11 @@ def add_training_options(options, *, epochs, batch_size, learning_rate, translat
     options.add_argument(
         "--translate", type=whole(0), default=translate, metavar="PIXELS", help="move digits by up to this" + default
     )
-    options.add_argument(
-        "--validation",
-        type=whole(0),
-        metavar="IMAGES",
-        help="the last so many training images are for validation (default: 5000, a twelfth of a smaller set)",
-    )
+
+
+def add_format_option(options):
+    """Add --format, the kind of file that figures are."""
+    options.add_argument("--format", choices=["png", "svg", "pdf"], default="png", help="of figures (default: png)")
 
 
 def whole(least, most=10**6):
@@ -182,7 +202,7 @@ def print_settings(arguments):
 
 
 def progress(text):
-    """Show `text` on the line that the next print overwrites, if a person is watching."""
+    """Show `text`, if a person is watching, on a line that the next call overwrites; `clear_progress` before a print."""
     if sys.stdout.isatty():
         width = shutil.get_terminal_size().columns - 1  # a full line would wrap
         print(f"\r{text[:width]:<{width}}", end="", flush=True)

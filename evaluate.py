@@ -3,14 +3,13 @@
     python evaluate.py                  every model in artifacts/   (after python teacher.py, python distill.py)
     python evaluate.py A.keras B.keras  the models named: any Keras classifier of images (batch, height, width) in [0, 1]
 
-With the defaults: teacher 90 test errors in 10,000, student on labels alone 199, distilled 156 (means of seeds 0, 1, 2).
+With the defaults: teacher 94 test errors in 10,000, student on labels alone 199, distilled 151 (means of seeds 0, 1, 2).
 Takes about 15 seconds. Writes metrics.json, and figures to plots/, in artifacts/.
 """
 
 import itertools
 import json
 import math
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -18,7 +17,6 @@ from typing import NamedTuple
 
 import common  # before TensorFlow: it keeps the start-up quiet
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -29,6 +27,25 @@ import plots
 import training
 
 ORDER = ["teacher", "student", "distilled"]  # in which models are listed; others follow
+FIGURES = {
+    "accuracy_against_parameters",
+    "errors_per_class",
+    "gallery",
+    "learning_curves",
+    "mistakes",
+    "reliability",
+    "what_the_teacher_knows",
+}
+UNITS = {
+    "accuracy, accuracy_low, accuracy_high": "fraction of the test images; its Wilson 95 % interval",
+    "agreement": "fraction of the test images put into the teacher's class",
+    "ece, ece_at_best_temperature": f"fraction, over {metrics.ECE_BINS} equal-width bins of confidence",
+    "nll, nll_at_best_temperature, kl_to_teacher": "nats per test image",
+    "best_temperature": "the logits' divisor that gives the validation labels the least nll",
+    "multiply_adds": "per image, in dense and convolutional layers",
+    "images_per_second": "in batches of up to 1,000",
+    "mcnemar_p": "two-sided, exact",
+}
 
 
 class Answers(NamedTuple):
@@ -63,6 +80,7 @@ def ask(path, digits):
             f"{path}: the model's outputs are not finite: train it again with a lower --learning-rate"
         )
     if training.are_probabilities(outputs):
+        common.clear_progress()
         print(f"{path} ends in a softmax: the logarithms of its outputs are taken for logits")
         outputs = np.log(np.maximum(outputs, np.finfo(np.float32).tiny))
     cost = {
@@ -75,7 +93,7 @@ def ask(path, digits):
 
 
 def multiply_adds(model):
-    """How often an image's numbers are multiplied by a weight in the model's dense and convolutional layers."""
+    """How often an image's numbers are multiplied by a weight, for dense and convolutional layers; None for others."""
     call = tf.function(lambda image: model(image, training=False))
     graph = call.get_concrete_function(tf.TensorSpec((1, *model.input_shape[1:]))).graph
     summed = {
@@ -83,11 +101,13 @@ def multiply_adds(model):
         "Conv2D": 3,
         "DepthwiseConv2dNative": 2,
     }  # the dimensions of the kernel that an output sums over
-    return sum(
-        math.prod(op.outputs[0].shape) * math.prod(op.inputs[1].shape[: summed[op.type]])
-        for op in graph.get_operations()
-        if op.type in summed
-    )
+    total = 0
+    for op in graph.get_operations():
+        if op.type in summed:
+            total += math.prod(op.outputs[0].shape) * math.prod(op.inputs[1].shape[: summed[op.type]])
+        elif op.type.startswith(("Conv", "Einsum", "BatchMatMul", "While", "StatelessWhile", "CudnnRNN")):
+            return None
+    return total
 
 
 def time_of(predict, images):
@@ -108,10 +128,13 @@ def time_of(predict, images):
 
 
 def measure(answers, digits, teacher):
-    """The metrics of one model from its Answers, a dict of plain values. teacher: its Answers, or None."""
+    """The metrics of one model from its Answers, a dict of plain values. teacher: its Answers, or None.
+
+    UNITS has the units; None stands for what no teacher, or no validation images, are there to tell.
+    """
     labels, logits = digits.test.labels, answers.test
-    wrong = logits.argmax(-1) != labels
-    errors = int(wrong.sum())
+    per_class = metrics.mistakes(labels, logits.argmax(-1), digits.num_classes).sum(-1)
+    errors = int(per_class.sum())
     low, high = metrics.wilson_interval(len(labels) - errors, len(labels))
     has_validation = len(digits.validation.labels) > 0
     best = metrics.best_temperature(digits.validation.labels, answers.validation) if has_validation else None
@@ -121,19 +144,19 @@ def measure(answers, digits, teacher):
         "accuracy": 1 - errors / len(labels),
         "accuracy_low": low,
         "accuracy_high": high,
-        "nll": metrics.nll(labels, logits),  # nats
-        "ece": metrics.ece(labels, logits),  # a fraction
-        "best_temperature": best,  # that fits the validation labels best
+        "nll": metrics.nll(labels, logits),
+        "ece": metrics.ece(labels, logits),
+        "best_temperature": best,
         "nll_at_best_temperature": metrics.nll(labels, logits / best) if best else None,
         "ece_at_best_temperature": metrics.ece(labels, logits / best) if best else None,
         "agreement": float(np.mean(logits.argmax(-1) == teacher.test.argmax(-1))) if teacher else None,
-        "kl_to_teacher": metrics.kl(teacher.test, logits) if teacher else None,  # nats
-        "errors_per_class": np.bincount(labels[wrong], minlength=logits.shape[1]).tolist(),
+        "kl_to_teacher": metrics.kl(teacher.test, logits) if teacher else None,
+        "errors_per_class": per_class.tolist(),
     }
 
 
 def compare(labels, first, second):
-    """What two models' classes (n,) have in common, a dict of plain values; `saved` is the first's errors less the second's."""
+    """What two models' classes (n,) have in common, a dict of plain values."""
     first_right, second_right = first == labels, second == labels
     only_first = int(np.sum(first_right & ~second_right))
     only_second = int(np.sum(second_right & ~first_right))
@@ -144,23 +167,6 @@ def compare(labels, first, second):
         "both_wrong": int(np.sum(~first_right & ~second_right)),
         "errors_saved_by_second": only_second - only_first,
         "mcnemar_p": metrics.mcnemar_exact(only_first, only_second),
-    }
-
-
-def circumstances(digits):
-    """What a number in `metrics.json` depends on beside the models: the data and the versions."""
-    return {
-        "data": {
-            "test_sha256": data.fingerprint(*digits.test),
-            "image_shape": list(digits.image_shape),
-            "num_classes": digits.num_classes,
-        },
-        "versions": {
-            "python": platform.python_version(),
-            "tensorflow": tf.__version__,
-            "keras": keras.__version__,
-            "numpy": np.__version__,
-        },
     }
 
 
@@ -176,55 +182,51 @@ def most_ambiguous(logits, labels, count):
     return order[first_of_class[:count]]
 
 
-def draw(digits, found, asked, rows, teacher, save_as):
-    """Draw every figure that the models give. save_as(name) -> path."""
-    labels = digits.test.labels
-    classes = {name: asked[path].test.argmax(-1) for name, path in found.items()}
-    plots.errors_per_class(
-        {name: np.array(row["errors_per_class"]) for name, row in rows.items()}, save_as("errors_per_class")
-    )
-    plots.accuracy_against_parameters(rows, save_as("accuracy_against_parameters"))
-    mistakes = {}
-    for name, guesses in classes.items():
-        mistakes[name] = np.zeros((digits.num_classes, digits.num_classes), int)
-        wrong = guesses != labels
-        np.add.at(mistakes[name], (labels[wrong], guesses[wrong]), 1)
+def only_one_right(split, first, second):
+    """{title: (images, captions)} for plots.gallery: what one of two models has right, and the other not.
+
+    first, second: (name, its classes (n,)).
+    """
+    groups = {}
+    for (wrong, its), (right, others) in ((first, second), (second, first)):
+        only = np.flatnonzero((its != split.labels) & (others == split.labels))
+        captions = [f"{label}, not {guess}" for label, guess in zip(split.labels[only], its[only])]
+        groups[f"{wrong} wrong, {right} right"] = (split.images[only], captions)
+    return groups
+
+
+def draw(digits, logits, histories, rows, students, teacher_logits, save_as):
+    """Draw every figure that the models give: logits, histories and rows of `metrics.json` by name. save_as(name) -> path.
+
+    students: the names of all but the teacher. teacher_logits: (n, C) of the test images, or None.
+    """
+    test = digits.test
+    classes = {name: values.argmax(-1) for name, values in logits.items()}
+    mistakes = {name: metrics.mistakes(test.labels, its, digits.num_classes) for name, its in classes.items()}
     plots.mistakes(mistakes, save_as("mistakes"))
-    plots.learning_curves(
-        {name: training.load_history(path) for name, path in found.items()}, save_as("learning_curves")
-    )
+    plots.errors_per_class({name: matrix.sum(-1) for name, matrix in mistakes.items()}, save_as("errors_per_class"))
+    plots.accuracy_against_parameters(rows, save_as("accuracy_against_parameters"))
+    if any(histories.values()):
+        plots.learning_curves(histories, save_as("learning_curves"))
     if len(digits.validation.labels):
         bins = {}
-        for name, path in found.items():
-            row, logits = rows[name], asked[path].test
+        for name, row in rows.items():
+            best = row["best_temperature"]
             bins[name] = {
-                f"as it is, ECE {row['ece']:.2%}": metrics.reliability(labels, logits),
-                f"at T = {row['best_temperature']:.2f}, ECE {row['ece_at_best_temperature']:.2%}": metrics.reliability(
-                    labels, logits / row["best_temperature"]
+                f"as it is, ECE {row['ece']:.2%}": metrics.reliability(test.labels, logits[name]),
+                f"at T = {best:.2f}, ECE {row['ece_at_best_temperature']:.2%}": metrics.reliability(
+                    test.labels, logits[name] / best
                 ),
             }
         plots.reliability(bins, save_as("reliability"))
-    others = [name for name in found if name != "teacher"]
-    if len(others) >= 2:
-        first, second = others[:2]
-        plots.gallery(
-            {
-                f"{one} wrong, {other} right": (
-                    digits.test.images[only],
-                    [f"{label}, not {guess}" for label, guess in zip(labels[only], classes[one][only])],
-                )
-                for one, other in ((first, second), (second, first))
-                for only in [np.flatnonzero((classes[one] != labels) & (classes[other] == labels))]
-            },
-            save_as("gallery"),
-        )
-    if teacher:
-        chosen = most_ambiguous(teacher.test, labels, 6)
-        says = {
-            f"teacher, T = {t}": ("teacher", distill.soft_targets(teacher.test[chosen], t).numpy()) for t in (1, 4, 20)
-        }
-        says |= {name: (name, distill.soft_targets(asked[found[name]].test[chosen], 1).numpy()) for name in others[:3]}
-        plots.dark_knowledge(digits.test.images[chosen], labels[chosen], says, save_as("what_the_teacher_knows"))
+    if len(students) >= 2:
+        plots.gallery(only_one_right(test, *((name, classes[name]) for name in students[:2])), save_as("gallery"))
+    if teacher_logits is not None:
+        chosen = most_ambiguous(teacher_logits, test.labels, 6)
+        said = [(f"teacher, T = {t}", "teacher", teacher_logits, t) for t in (1, 4, 20)]
+        said += [(name, name, logits[name], 1) for name in students[:3]]
+        probabilities = {title: (name, distill.soft_targets(of[chosen], t).numpy()) for title, name, of, t in said}
+        plots.dark_knowledge(test.images[chosen], test.labels[chosen], probabilities, save_as("what_the_teacher_knows"))
 
 
 def print_table(caption, rows, columns):
@@ -280,6 +282,10 @@ def print_report(rows, comparisons):
                 "p": ("mcnemar_p", ".2g"),
             },
         )
+    per_class = {name: dict(enumerate(row["errors_per_class"])) for name, row in rows.items()}
+    num_classes = len(next(iter(per_class.values())))
+    if num_classes <= 20:
+        print_table("test errors of each class", per_class, {str(label): (label, ",") for label in range(num_classes)})
     number = next(iter(rows.values()))["test_examples"]
     print_table(
         f"errors in {number:,} test images, and the accuracy's 95 % interval",
@@ -307,7 +313,7 @@ def parse_arguments():
     options.add_argument(
         "--min-accuracy", type=common.fraction, help="exit 1 if a model is below it, or at exactly 100 %%"
     )
-    options.add_argument("--format", choices=["png", "svg", "pdf"], default="png", help="of figures (default: png)")
+    common.add_format_option(options)
     return options.parse_args()
 
 
@@ -315,17 +321,22 @@ def main():
     arguments = parse_arguments()
     common.print_settings(arguments)
     out = common.make_folder(arguments.out)
-    digits = data.load(arguments.data)
+    digits = data.load(arguments.data, arguments.validation)
     print(f"data: {digits}", flush=True)
 
     found = find_models(arguments.models, out)
     teacher_path = arguments.teacher or out / "teacher.keras"
     has_teacher = arguments.teacher is not None or teacher_path.exists()
     paths = {*found.values(), teacher_path} if has_teacher else {*found.values()}
-    asked = {}
+    asked, known = {}, data.fingerprint(*digits.train)
     for path in sorted(paths):  # the teacher, listed or not, once
         common.progress(f"asking {path}")
         asked[path] = ask(path, digits)
+        if training.load_settings(path).get("data", known) != known:
+            common.clear_progress()
+            print(
+                f"{path} was trained on other images than these: maybe on those that its best temperature is fitted on"
+            )
     common.clear_progress()
     teacher = asked[teacher_path] if has_teacher else None
     rows = {name: measure(asked[path], digits, teacher) for name, path in found.items()}
@@ -336,10 +347,28 @@ def main():
     }
 
     with common.replacing(out / "metrics.json") as scratch:
-        report = {"models": rows, "comparisons": comparisons} | circumstances(digits)
+        about = {"test_sha256": data.fingerprint(*digits.test), "image_shape": list(digits.image_shape)}
+        report = {
+            "models": rows,
+            "comparisons": comparisons,
+            "units": UNITS,
+            "data": about | {"num_classes": digits.num_classes},
+            "versions": common.versions(),
+        }
         scratch.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
     common.progress("drawing")
-    draw(digits, found, asked, rows, teacher, lambda name: out / "plots" / f"{name}.{arguments.format}")
+    drawn = set()
+    draw(
+        digits,
+        {name: asked[path].test for name, path in found.items()},
+        {name: training.load_history(path) for name, path in found.items()},
+        rows,
+        [name for name, path in found.items() if path != teacher_path],
+        teacher.test if teacher else None,
+        lambda name: drawn.add(name) or out / "plots" / f"{name}.{arguments.format}",
+    )
+    for name in FIGURES - drawn:  # one of an earlier evaluation would be taken for this one's
+        (out / "plots" / f"{name}.{arguments.format}").unlink(missing_ok=True)
     common.clear_progress()
     print(f"saved {out / 'metrics.json'} and figures in {out / 'plots'}\n")
 

@@ -14,8 +14,9 @@ def log_softmax(logits):
     return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
 
-def wilson_interval(hits, number, z=1.959964):
-    """The Wilson score interval of a share of `hits` in `number`: (low, high). Its z is that of 95 %."""
+def wilson_interval(hits, number):
+    """The Wilson score interval, 95 %, of a share of `hits` in `number`: (low, high)."""
+    z = 1.959964
     share, spread = hits / number, z * z / number
     middle = (share + spread / 2) / (1 + spread)
     half = z / (1 + spread) * math.sqrt(share * (1 - share) / number + spread / (4 * number))
@@ -33,6 +34,14 @@ def mcnemar_exact(only_first, only_second):
         ways = ways * (number - k) // (k + 1)
         tail += ways
     return min(1.0, 2 * tail / 2**number)
+
+
+def mistakes(labels, classes, num_classes):
+    """How many images of each label are put into each other class: (C, C) integers, a row for each label, 0 where right."""
+    counts = np.zeros((num_classes, num_classes), int)
+    np.add.at(counts, (labels, classes), 1)
+    np.fill_diagonal(counts, 0)
+    return counts
 
 
 def nll(labels, logits):
@@ -68,13 +77,13 @@ def ece(labels, logits):
     return float(np.nansum(images * np.abs(accuracy - confidence)) / len(labels))
 
 
-def best_temperature(labels, logits, low=0.05, high=20.0):
-    """The temperature, within its bounds, at which logits (n, C) give labels (n,) the least nll (Guo et al. 2017).
+def best_temperature(labels, logits):
+    """The temperature, from 0.05 to 20, at which logits (n, C) give labels (n,) the least nll (Guo et al. 2017).
 
     The nll is convex in 1 / T, so it has one minimum in log T, and a golden-section search finds it.
     """
     golden = (math.sqrt(5) - 1) / 2
-    low, high = math.log(low), math.log(high)
+    low, high = math.log(0.05), math.log(20)
     while high - low > 1e-4:
         left, right = high - golden * (high - low), low + golden * (high - low)
         if nll(labels, logits / math.exp(left)) < nll(labels, logits / math.exp(right)):

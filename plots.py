@@ -25,7 +25,7 @@ def _save(figure, path):
 
 
 def learning_curves(histories, path):
-    """Loss and error rates against epochs. histories: {model's name: list of training.Epoch}, the first in front."""
+    """Loss and error rates against epochs. histories: {model's name: list of training.Epoch}."""
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name, history in histories.items():
@@ -171,8 +171,9 @@ def reliability(bins, path):
     _save(figure, path)
 
 
-def gallery(groups, path, columns=12, lines=2):
+def gallery(groups, path):
     """Digits in groups, the first of each. groups: {title: (images (k, h, w), k captions)}; k may be 0."""
+    columns, lines = 12, 2
     figure = Figure(figsize=(columns, 1.45 * lines * len(groups) + 0.3), layout="constrained")
     for part, (title, (images, captions)) in zip(np.ravel(figure.subfigures(len(groups), 1)), groups.items()):
         shown = min(len(images), columns * lines)

@@ -5,7 +5,7 @@
 
 Starts every contender of contenders.py in a process of its own, lets each train EPOCHS epochs in turn, ROUNDS times, in
 another order each time, and then times the scripts. Prints medians and ratios against the goals and writes
-results/speed.json with every raw time. Takes about 17 minutes on two cores; nothing else should run meanwhile.
+results/speed.json with every raw time. Takes about 25 minutes on two cores; nothing else should run meanwhile.
 """
 
 import argparse
@@ -26,7 +26,8 @@ ROOT = Path(__file__).parent.parent
 ROUNDS = 5
 EPOCHS = {"distilling": 3, "sizes": 3, "teaching": 2, "logits": 1}  # of a contender in a round
 OTHERS = ["keras_distiller", "keras_example", "torch_loader", "torch_memory"]
-DISTILLING = ["ours", *OTHERS, "ours_translated", "best_fit", "without_xla", "logits_1_view", "floor_student"]
+CHANGED = ["best_fit", "without_xla", "gathered_in_the_graph", "logits_1_view"]
+DISTILLING = ["ours", *OTHERS, "ours_translated", *CHANGED, "floor_student"]
 SIZES = ["ours_15000", "ours_30000", "ours", "ours_120000", "ours_240000"]
 ABLATIONS = ["teacher_with_keras_adam", "teacher_with_keras_dropout", "teacher_with_plain_crop", "teacher_under_xla"]
 TEACHING = ["ours_teacher", "keras_teacher", "torch_teacher", "floor_teacher", *ABLATIONS]
@@ -109,11 +110,16 @@ def watch_scripts(teacher):
         results["teacher.py"] = [watch("teacher.py", *shared)]
         shutil.copy(teacher, Path(folder) / "teacher.keras")
         for _ in range(ROUNDS):
+            for file in Path(folder).iterdir():  # only the teacher is there, as at a user's first time
+                if file.is_file() and file.name != "teacher.keras":
+                    file.unlink()
             results["import_tensorflow"].append(watch("-c", "import tensorflow"))
             results["distill.py"].append(watch("distill.py", *shared))
         results["distill.py --translate 2"] = [watch("distill.py", *shared, "--translate", 2)]
         results["student.py"] = [watch("student.py", *shared)]
         results["evaluate.py"] = [watch("evaluate.py", "--out", folder)]
+        results["sweep.py"] = [watch("sweep.py", *shared)]
+        results["export.py"] = [watch("export.py", "--out", folder)]
     return results
 
 

@@ -79,6 +79,17 @@ def test_an_interrupted_export_leaves_the_last_file_whole(real, files, monkeypat
     assert (files[0].read_bytes(), sorted(os.listdir(real[2]))) == (before, names)
 
 
+def test_a_model_that_cannot_be_converted_is_refused_in_a_line(refusal, real, tmp_path):
+    class Odd(keras.layers.Layer):
+        def call(self, x):
+            return keras.ops.fft2((x, x))[0]
+
+    net = keras.Sequential([keras.Input((28, 28)), Odd(), keras.layers.Flatten(), keras.layers.Dense(10)])
+    with pytest.raises(common.UserError, match=r"cannot convert this model to odd.tflite \("):
+        export.convert(net, tmp_path / "odd.tflite", **export.int8_options(real[0].train.images[:10]))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_missing_interpreter_is_asked_for_by_name(files, monkeypatch):
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
     monkeypatch.delattr("tensorflow.lite.Interpreter")

@@ -32,6 +32,11 @@ def test_mcnemar_is_exact():
     assert metrics.mcnemar_exact(400, 600) == pytest.approx(2 * sum(math.comb(1000, k) for k in range(401)) / 2**1000)
 
 
+def test_mistakes_are_counted_by_label_and_answer():
+    counts = metrics.mistakes(np.array([0, 0, 1, 2, 2, 2]), np.array([0, 1, 1, 0, 0, 2]), 4)
+    assert counts.tolist() == [[0, 1, 0, 0], [0, 0, 0, 0], [2, 0, 0, 0], [0, 0, 0, 0]]
+
+
 def test_nll_is_the_mean_surprise():
     logits = np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]], np.float32))
     assert metrics.nll(np.array([0, 2]), logits) == pytest.approx((math.log(2) + math.log(10)) / 2, rel=1e-6)

@@ -8,6 +8,8 @@ from conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
 RUNS = [json.loads((ROOT / "results" / f"main_seed_{seed}.json").read_text()) for seed in (0, 1, 2)]
+SWEEP = json.loads((ROOT / "results" / "sweep.json").read_text())
+EXPORTS = [json.loads((ROOT / "results" / f"export_seed_{seed}.json").read_text()) for seed in (0, 1, 2)]
 NETS = {
     "teacher": "teacher, 784-1200-1200-10",
     "student": "student, 784-64-64-10, labels alone",
@@ -31,11 +33,74 @@ def test_readme_shows_the_runs(name):
     assert row(name) in README
 
 
+def trust_row(name):
+    """The README's row on how far a model's probabilities can be trusted."""
+    rows = [run["models"][name] for run in RUNS]
+    keys = ["nll", "ece", "best_temperature", "nll_at_best_temperature", "ece_at_best_temperature", "kl_to_teacher"]
+    cells = (
+        format(mean(row[key] for row in rows), form)
+        for key, form in zip(keys, [".4f", ".2%", ".2f", ".4f", ".2%", ".4f"])
+    )
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_readme_shows_how_far_probabilities_can_be_trusted(name):
+    assert trust_row(name) in README
+
+
+def sweep_row(temperature):
+    """The README's row of the sweep: errors on the validation images at a temperature, for each alpha."""
+    cells = []
+    for alpha in sorted({run["alpha"] for run in SWEEP["runs"]}):
+        wrong = [
+            run["validation_errors"]
+            for run in SWEEP["runs"]
+            if (run["temperature"], run["alpha"]) == (temperature, alpha)
+        ]
+        cells.append(f"{mean(wrong):.1f} ({min(wrong)}-{max(wrong)})")
+    return f"| {temperature:g} | {' | '.join(cells)} |"
+
+
+@pytest.mark.parametrize("temperature", sorted({run["temperature"] for run in SWEEP["runs"]}))
+def test_readme_shows_the_sweep_and_its_choice(temperature):
+    assert sweep_row(temperature) in README
+    chosen = SWEEP["chosen"]
+    assert f"`--temperature {chosen['temperature']:g} --alpha {chosen['alpha']:g}`" in README
+    assert f"{mean(chosen['test_errors']):.1f} test errors ({', '.join(map(str, chosen['test_errors']))})" in README
+
+
+def export_row(place):
+    """The README's row on a file of an export: its bytes, and what each seed's does."""
+    name = list(EXPORTS[0])[place]
+    rows = [run[name] for run in EXPORTS]
+    cells = [f"{rows[0]['bytes']:,}", ", ".join(str(row["test_errors"]) for row in rows)]
+    for key in ("answers_unlike_keras", "microseconds_for_one_image"):
+        cells.append(", ".join(str(row[key]) for row in rows if key in row))
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_readme_shows_the_exports(place):
+    assert export_row(place) in README
+
+
+def test_exports_keep_the_classes_and_int8_is_a_third_at_most():
+    for run in EXPORTS:
+        plain, small = run["distilled.tflite"], run["distilled_int8.tflite"]
+        assert plain["answers_unlike_keras"] == 0
+        assert small["bytes"] <= plain["bytes"] / 3
+    losses = [run["distilled_int8.tflite"]["test_errors"] - run["distilled.keras"]["test_errors"] for run in EXPORTS]
+    assert mean(losses) <= 5
+
+
 def test_readme_says_what_the_teacher_saved():
     baseline, distilled = (
         mean(run["models"][name]["test_errors"] for run in RUNS) for name in ("student", "distilled")
     )
     assert f"**{1 - distilled / baseline:.1%} fewer errors**" in README
+    chances = [f"{run['comparisons']['student -> distilled']['mcnemar_p']:.2g}" for run in RUNS]
+    assert f"p = {chances[0]}, {chances[1]} and {chances[2]})" in README
 
 
 def test_the_results_are_what_the_docstrings_claim():
@@ -60,6 +125,10 @@ RACES = {  # what the README calls a contender of benchmarks/contenders.py, and 
 CHANGES = {  # the project without one of its tricks
     "logits_1_view": "the teacher's logits computed once, not in every epoch (student)",
     "teacher_under_xla": "no XLA where there is dropout (teacher)",
+    "teacher_with_keras_dropout": "dropout from 16 random bits a unit, not from a float (teacher)",
+    "teacher_with_keras_adam": "Adam in one pass over memory (teacher)",
+    "teacher_with_plain_crop": "XLA for the translation (teacher)",
+    "gathered_in_the_graph": "an epoch's rows copied at once, before the graph (student)",
     "best_fit": "a loop in the graph instead of the best `fit` (student)",
     "without_xla": "XLA for the whole epoch (student)",
 }
@@ -81,6 +150,19 @@ def test_readme_shows_what_each_change_bought(name):
     ours = "ours_teacher" if name.startswith("teacher") else "ours"
     without = seconds(name) + (seconds(ours) if name == "logits_1_view" else 0)
     assert f"| {CHANGES[name]} | {without:.2f} | {seconds(ours):.2f} | {without / seconds(ours):.2f} |" in README
+
+
+def test_readme_says_what_stands_in_the_way():
+    floor, ours, torch = (seconds(name) for name in ("floor_student", "ours", "torch_memory"))
+    assert (
+        f"take {floor:.3f} s; our whole epoch takes {ours:.3f} s, and a quarter of PyTorch's would be {torch / 4:.3f} s"
+        in README
+    )
+
+
+def test_readme_compares_the_fastest_epochs_too():
+    ours, distiller, torch = (min(TIMED[name]["seconds"]) for name in ("ours", "keras_distiller", "torch_memory"))
+    assert f"the Distiller takes {distiller / ours:.1f} and PyTorch {torch / ours:.1f} times as long as we do" in README
 
 
 @pytest.mark.parametrize("goal", SPEED["goals"], ids=lambda goal: goal["goal"])

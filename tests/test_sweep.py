@@ -83,7 +83,7 @@ def test_it_chooses_on_validation_images_and_opens_the_test_set_for_the_chosen(r
     for settings in runs:
         key = settings["temperature"], settings["alpha"]
         means.setdefault(key, []).append(settings["validation_errors"])
-        name = f"T{key[0]:g}_alpha{key[1]:g}_seed{settings['seed']}.keras"
+        name = f"T{key[0]}_alpha{key[1]}_seed{settings['seed']}.keras"
         net = training.load(out / "sweep" / name, (12, 10), 3)
         assert training.count_errors(net, data.load(tiny).validation) == settings["validation_errors"]
     assert min(means, key=lambda key: np.mean(means[key])) == (chosen["temperature"], chosen["alpha"])
@@ -96,7 +96,7 @@ def test_it_chooses_on_validation_images_and_opens_the_test_set_for_the_chosen(r
 def test_its_students_are_those_of_distill(run, folder, tiny, temperature, alpha, seed):
     out, digits = folder("out"), data.load(tiny)
     run(out)
-    path = out / "sweep" / f"T{temperature:g}_alpha{alpha:g}_seed{seed}.keras"
+    path = out / "sweep" / f"T{temperature}_alpha{alpha}_seed{seed}.keras"
     logits = distill.teacher_logits(training.load(out / "teacher.keras", (12, 10), 3), digits.train.images)
 
     def loss(labels, teacher_logits, student_logits):
@@ -110,3 +110,5 @@ def test_its_students_are_those_of_distill(run, folder, tiny, temperature, alpha
 def test_without_validation_images_it_cannot_choose(refusal, tiny, tmp_path):
     status, line = refusal(sweep.main, "--data", tiny, "--out", tmp_path, "--validation", "0")
     assert (status, "no validation images to choose on" in line) == (1, True)
+    status, line = refusal(sweep.main, "--seed", 2**32 - 1)
+    assert (status, "leaves no 3 seeds" in line) == (2, True)

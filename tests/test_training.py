@@ -181,8 +181,9 @@ def test_an_interrupted_save_leaves_the_last_file_whole(saved, digits, monkeypat
 
 def test_a_missing_or_damaged_history_is_no_obstacle(saved):
     _, _, path = saved
-    path.with_suffix(".csv").write_text("epoch,loss\nx")
-    assert training.load_history(path) == []
+    for text in ("", "epoch,loss\nx", "epoch,accuracy,loss,val_accuracy,val_loss\n0,0.9,0.1,0.9,0.1\n"):
+        path.with_suffix(".csv").write_text(text)
+        assert training.load_history(path) == []
     path.with_suffix(".csv").unlink()
     assert training.load_history(path) == []
 
