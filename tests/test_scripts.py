@@ -137,7 +137,11 @@ def test_ctrl_c_in_the_middle_ends_in_a_line_and_130(tiny, tmp_path):
         "--epochs",
         "100000",
     ]
+    ours = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background job, and its children, ignore it
     process = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, ours)
     for line in process.stdout:
         if line.startswith("epoch"):
             break
