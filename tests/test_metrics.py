@@ -60,6 +60,9 @@ def test_empty_bins_do_not_count_and_full_ones_say_what_they_hold():
     assert (accuracy[8], accuracy[13]) == (1.0, 0.5)
     assert (mean_confidence[8], mean_confidence[13]) == (pytest.approx(0.6), pytest.approx(0.9))
     assert np.isnan(accuracy[images == 0]).all()
+    assert metrics.ece(np.array([0, 1, 0]), logits) == pytest.approx(
+        (2 * 0.4 + 0.4) / 3
+    )  # too sure and too shy both count
 
 
 def test_kl_is_that_of_two_coins():

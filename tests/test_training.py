@@ -125,6 +125,17 @@ def test_every_step_and_layer_drops_other_units(monkeypatch):
     assert len(set(seeds)) == len(seeds) == 18
 
 
+def test_a_compiled_epoch_drops_other_units_in_each_step():
+    """Equal images, and a net that does not learn: its loss stays the same unless dropout changes."""
+    split = data.Split(np.full((40, 12, 10), 200, np.uint8), np.zeros(40, np.int32))
+    net = teacher.build_teacher((12, 10), 3, hidden=(16,))
+    run_epoch = training.compile_epoch(
+        net, training.FusedAdam(0.0), data.Batches(split, 40, seed=0), training.cross_entropy
+    )
+    losses = [run_epoch(number)[0] for number in range(4)]
+    assert len(set(losses)) == 4
+
+
 def test_forward_without_dropout_is_the_model():
     images = np.random.default_rng(0).random((7, 12, 10), np.float32)
     net = student.build_student((12, 10), 3)
