@@ -108,11 +108,26 @@ def _refuse_unusable(logits):
         )
 
 
-def parse_arguments():
-    options = common.parser(__doc__)
+def add_teacher_option(options):
+    """Add --teacher, whose file `ask_teacher` loads."""
     options.add_argument(
         "--teacher", type=Path, metavar="PATH", help="its .keras file (default: teacher.keras in --out)"
     )
+
+
+def ask_teacher(arguments, digits, out):
+    """(the teacher, its logits of the training images as the student will see them); they are cached in `out`.
+
+    Raises UserError: the options cannot be met by these images, or as training.load and teacher_logits do.
+    """
+    data.check_batches(digits.train.images, arguments.batch_size, arguments.translate)
+    teacher = training.load(arguments.teacher or out / "teacher.keras", digits.image_shape, digits.num_classes)
+    return teacher, teacher_logits(teacher, digits.train.images, arguments.translate, cache=out)
+
+
+def parse_arguments():
+    options = common.parser(__doc__)
+    add_teacher_option(options)
     options.add_argument("--temperature", type=common.number(1e-3, 1e6), default=3.0, help="T (default: %(default)s)")
     options.add_argument(
         "--alpha",
@@ -130,9 +145,7 @@ def main():
     out = common.make_folder(arguments.out)
     digits = data.load(arguments.data, arguments.validation)
     print(f"data: {digits}")
-    data.check_batches(digits.train.images, arguments.batch_size, arguments.translate)
-    teacher = training.load(arguments.teacher or out / "teacher.keras", digits.image_shape, digits.num_classes)
-    logits = teacher_logits(teacher, digits.train.images, arguments.translate, cache=out)
+    teacher, logits = ask_teacher(arguments, digits, out)
 
     recipe = student.recipe(arguments, digits)
     baseline_path = out / "student.keras"

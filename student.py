@@ -38,15 +38,10 @@ def recipe(arguments, digits):
     return {name: getattr(arguments, name) for name in names} | {"data": data.fingerprint(*digits.train)}
 
 
-def train_student(digits, recipe, loss=training.cross_entropy, teacher_logits=None):
-    """Build and train a student; returns (model, history).
-
-    The baseline and the distilled student are both made here: the recipe alone sets their first weights, batches and
-    schedule, and only `loss` and `teacher_logits` (see data.Batches) tell them apart.
-    """
+def prepare(digits, recipe, teacher_logits=None):
+    """A student with its first weights, and its batches: (model, data.Batches). The recipe alone decides both."""
     keras.utils.set_random_seed(recipe["seed"])
     student = build_student(digits.image_shape, digits.num_classes, recipe["hidden"])
-    print(f"student: {student.count_params():,} parameters", flush=True)
     batches = data.Batches(
         digits.train,
         recipe["batch_size"],
@@ -54,6 +49,17 @@ def train_student(digits, recipe, loss=training.cross_entropy, teacher_logits=No
         translate=recipe["translate"],
         teacher_logits=teacher_logits,
     )
+    return student, batches
+
+
+def train_student(digits, recipe, loss=training.cross_entropy, teacher_logits=None):
+    """Build and train a student; returns (model, history).
+
+    The baseline and the distilled student are both made here: the recipe alone sets their first weights, batches and
+    schedule, and only `loss` and `teacher_logits` (see data.Batches) tell them apart.
+    """
+    student, batches = prepare(digits, recipe, teacher_logits)
+    print(f"student: {student.count_params():,} parameters", flush=True)
     history = training.train(
         student,
         batches,

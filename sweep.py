@@ -11,11 +11,9 @@ import itertools
 import json
 import math
 import time
-from pathlib import Path
 
 import common  # before TensorFlow: it keeps the start-up quiet
 
-import keras
 import numpy as np
 import tensorflow as tf
 
@@ -28,9 +26,7 @@ import training
 
 def parse_arguments():
     options = common.parser(__doc__)
-    options.add_argument(
-        "--teacher", type=Path, metavar="PATH", help="its .keras file (default: teacher.keras in --out)"
-    )
+    distill.add_teacher_option(options)
     options.add_argument(
         "--temperatures", type=common.number(1e-3, 1e6), nargs="+", default=[1.0, 2.0, 3.0, 4.0, 8.0, 16.0], metavar="T"
     )
@@ -76,16 +72,8 @@ def distil_all(digits, logits, wanted, report):
     One compiled loop serves them all: temperature and alpha are variables of it.
     """
     recipe = next(iter(wanted.values()))
-    keras.utils.set_random_seed(recipe["seed"])
-    net = student.build_student(digits.image_shape, digits.num_classes, recipe["hidden"])
+    net, batches = student.prepare(digits, recipe, logits)
     first_weights = net.get_weights()
-    batches = data.Batches(
-        digits.train,
-        recipe["batch_size"],
-        seed=recipe["seed"],
-        translate=recipe["translate"],
-        teacher_logits=logits,
-    )
     temperature, alpha = tf.Variable(1.0), tf.Variable(1.0)
 
     def loss(labels, teacher_logits, student_logits):
@@ -143,9 +131,7 @@ def main():
     print(f"data: {digits}")
     if not len(digits.validation.labels):
         raise common.UserError("there are no validation images to choose on: leave --validation out, or raise it")
-    data.check_batches(digits.train.images, arguments.batch_size, arguments.translate)
-    teacher = training.load(arguments.teacher or out / "teacher.keras", digits.image_shape, digits.num_classes)
-    logits = distill.teacher_logits(teacher, digits.train.images, arguments.translate, cache=out)
+    teacher, logits = distill.ask_teacher(arguments, digits, out)
     folder = out / "sweep"
     folder.mkdir(exist_ok=True)
     wanted = plan(arguments, digits, data.fingerprint(*teacher.get_weights()), folder)

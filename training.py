@@ -147,9 +147,8 @@ def compile_epoch(model, optimizer, batches, loss):
             )
         return mean_loss, accuracy
 
-    run_steps(
-        batches.collect(*batches.epoch(0)), tf.constant(0), tf.constant(0)
-    )  # no step is taken: this only compiles
+    # No step is taken: this only compiles.
+    run_steps(batches.collect(*batches.epoch(0)), tf.constant(0), tf.constant(0))
     return run_epoch
 
 

@@ -137,9 +137,8 @@ def test_ctrl_c_in_the_middle_ends_in_a_line_and_130(tiny, tmp_path):
         "--epochs",
         "100000",
     ]
-    ours = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a shell's background job, and its children, ignore it
+    # A shell's background job, and its children, ignore it.
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     signal.signal(signal.SIGINT, ours)
     for line in process.stdout:
