@@ -107,16 +107,22 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see `python {self.prog} --help`)\n")
 
 
-def parser(description):
-    """An argument parser with the options of every script: --data, --out and --validation."""
+def plain_parser(description):
+    """An argument parser with the option of every script: --out."""
     options = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    options.add_argument("--out", default="artifacts", metavar="FOLDER", help="where files go (default: %(default)s)")
+    return options
+
+
+def parser(description):
+    """An argument parser for scripts that take any data: --out, --data and --validation."""
+    options = plain_parser(description)
     options.add_argument(
         "--data",
         metavar="FILE.npz",
         help="your own set: x_train, x_test (n, height, width) uint8; y_train, y_test (n,) integers 0...C-1 "
         "(default: the shipped MNIST)",
     )
-    options.add_argument("--out", default="artifacts", metavar="FOLDER", help="where files go (default: %(default)s)")
     options.add_argument(
         "--validation",
         type=whole(0),

@@ -135,20 +135,77 @@ def check_batches(images, batch_size, translate):
         raise UserError(f"--translate {translate} would move images of {height}x{width} out of sight: lower it")
 
 
+class Distortion(NamedTuple):
+    """How far images are distorted at most, each by amounts of its own."""
+
+    rotation: float = 0.0  # degrees, to either side
+    scaling: float = 0.0  # a fraction, up or down, of height and of width
+    translation: float = 0.0  # pixels, to the four sides
+    elastic: float = 0.0  # pixels, of a smooth random field: its amplitude
+
+
+KNOTS = 5  # the smooth field of an elastic distortion has so many degrees of freedom along each side
+
+
+def distort(images, seed, distortion):
+    """Images (batch, h, w) float32, each rotated, scaled, moved and bent by amounts drawn from `seed`, two integers.
+
+    Sampled bilinearly, zeros outside; the affine part of Simard et al. (2003), and their elastic one on a coarse grid.
+    """
+    draws = tf.random.stateless_uniform((tf.shape(images)[0], 5 + 2 * KNOTS**2), seed, -1.0, 1.0)
+    return _resample(images, draws, tf.constant(distortion, tf.float32))
+
+
+@tf.function(jit_compile=True)  # one loop instead of thirty passes over memory
+def _resample(images, draws, amounts):
+    height, width = images.shape[1:]
+    rotation, scaling, translation, elastic = tf.unstack(amounts)
+    angle = draws[:, 0, None, None] * rotation * (np.pi / 180)
+    zoom = 1 + draws[:, 1:3, None, None] * scaling
+    shift = draws[:, 3:5, None, None] * translation
+    y = tf.range(height, dtype=tf.float32)[:, None] - (height - 1) / 2
+    x = tf.range(width, dtype=tf.float32)[None, :] - (width - 1) / 2
+    knots = tf.reshape(draws[:, 5:], (-1, 2, KNOTS, KNOTS))
+    bend = elastic * tf.einsum("hk,bckl,wl->bchw", _bumps(height), knots, _bumps(width))
+    rows = (tf.cos(angle) * y - tf.sin(angle) * x) * zoom[:, 0] + shift[:, 0] + bend[:, 0] + (height - 1) / 2
+    columns = (tf.sin(angle) * y + tf.cos(angle) * x) * zoom[:, 1] + shift[:, 1] + bend[:, 1] + (width - 1) / 2
+    rows, columns = tf.clip_by_value(rows, -1, height), tf.clip_by_value(columns, -1, width)
+    bordered = tf.pad(images, ((0, 0), (1, 2), (1, 2)))
+    bordered = tf.reshape(bordered, (-1, (height + 3) * (width + 3)))
+    top, left = tf.floor(rows), tf.floor(columns)
+    down, right = rows - top, columns - left
+    corner = (tf.cast(top, tf.int32) + 1) * (width + 3) + tf.cast(left, tf.int32) + 1
+
+    def pixels(offset):
+        return tf.gather(bordered, corner + offset, batch_dims=1)
+
+    upper = (1 - right) * pixels(0) + right * pixels(1)
+    lower = (1 - right) * pixels(width + 3) + right * pixels(width + 4)
+    return (1 - down) * upper + down * lower
+
+
+def _bumps(length):
+    """Gaussian bumps around KNOTS points along a side, (length, KNOTS), of unit square sum at each pixel."""
+    places, centres = np.arange(length)[:, None], np.linspace(0, length - 1, KNOTS)
+    bumps = np.exp(-0.5 * ((places - centres) / (0.75 * max(length - 1, 1) / (KNOTS - 1))) ** 2)
+    return (bumps / np.linalg.norm(bumps, axis=1, keepdims=True)).astype(np.float32)
+
+
 class Batches:
     """Shuffled batches of one split: an epoch is collected as uint8 rows, each batch of it viewed inside the graph.
 
     An example is an image, its view (see `padded`) and its targets: the label, and the teacher's logits of that very view
     where `teacher_logits` (n, num_views(translate), C) are given. Each epoch has its own order and views, drawn from `seed`
-    and the epoch's number alone; images left over after the last whole batch sit that epoch out.
+    and the epoch's number alone; images left over after the last whole batch sit that epoch out. A `distortion` is drawn
+    anew for each image each time: there are too many such views for a teacher's logits to be listed.
 
     Raises UserError as `check_batches` does.
     """
 
-    def __init__(self, split, batch_size, *, seed, translate=0, teacher_logits=None):
+    def __init__(self, split, batch_size, *, seed, translate=0, teacher_logits=None, distortion=None):
         check_batches(split.images, batch_size, translate)
         self.num_images, self.height, self.width = split.images.shape
-        self.batch_size, self.seed, self.translate = batch_size, seed, translate
+        self.batch_size, self.seed, self.translate, self.distortion = batch_size, seed, translate, distortion
         self.num_steps = self.num_images // batch_size
         self._images = tf.constant(padded(split.images, translate).reshape(self.num_images, -1))
         self._labels = tf.constant(split.labels)
@@ -160,7 +217,8 @@ class Batches:
         """The images' indices and views for one epoch: two int32 arrays (num_steps, batch_size)."""
         random = np.random.default_rng([self.seed, number])
         order = random.permutation(self.num_images)[: self.num_steps * self.batch_size]
-        views = random.integers(num_views(self.translate), size=order.size)
+        # A distortion has no list of views: what stands here seeds it, in `view`.
+        views = random.integers(2**31 if self.distortion else num_views(self.translate), size=order.size)
         return tuple(array.astype(np.int32).reshape(self.num_steps, self.batch_size) for array in (order, views))
 
     def collect(self, indices, views):
@@ -177,8 +235,10 @@ class Batches:
         """A batch of the examples: (images (batch, h, w) float32 in [0, 1], labels int32[, teacher's logits float32])."""
         if self.translate:
             rows = self._crop(rows, views)
-        images = tf.reshape(rows, (-1, self.height, self.width))
-        return tf.cast(images, tf.float32) / 255.0, *targets
+        images = tf.cast(tf.reshape(rows, (-1, self.height, self.width)), tf.float32) / 255.0
+        if self.distortion:
+            images = distort(images, views[:2], self.distortion)
+        return images, *targets
 
     @tf.function(jit_compile=True)  # XLA makes one loop of a gather of single pixels: 2 % off the teacher's
     def _crop(self, images, views):

@@ -36,6 +36,16 @@ def mcnemar_exact(only_first, only_second):
     return min(1.0, 2 * tail / 2**number)
 
 
+def paired(first, second):
+    """The two-sided p-value of two nets, of several seeds each, erring as often on images of this kind.
+
+    first, second: (n,) how many of the seeds are wrong on each image. Images are the draws, not seeds: each one's difference
+    could as well have had the other sign. The normal approximation of that sign-flip test.
+    """
+    difference = np.subtract(first, second, dtype=float)
+    return math.erfc(abs(difference.sum()) / math.sqrt(2 * max(1.0, (difference**2).sum())))
+
+
 def mistakes(labels, classes, num_classes):
     """How many images of each label are put into each other class: (C, C) integers, a row for each label, 0 where right."""
     counts = np.zeros((num_classes, num_classes), int)

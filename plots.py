@@ -7,6 +7,7 @@ from common import replacing
 import numpy as np
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure  # not pyplot: no window, no global state, quicker to import
+from matplotlib.ticker import NullLocator
 
 # Okabe and Ito's palette, told apart by colour-blind readers; the same model has the same colour everywhere.
 COLOURS = {"teacher": "#0072B2", "student": "#E69F00", "distilled": "#009E73"}
@@ -186,21 +187,21 @@ def gallery(groups, path):
     _save(figure, path)
 
 
-def sweep(temperatures, errors, number, path):
-    """Errors against temperature. errors: {alpha: (temperatures, seeds) wrong of `number` validation images}."""
+def spread(places, lines, path, *, log=False, **labels):
+    """Mean of the seeds and their range, a line for each name. lines: {name: (places, seeds) wrong}; both axes log if `log`.
+
+    labels: what matplotlib's Axes.set takes. The horizontal axis is logarithmic.
+    """
     figure = Figure(figsize=(8, 4.6), layout="constrained")
     axes = figure.subplots()
-    for (alpha, wrong), shade, marker in zip(errors.items(), itertools.cycle(OTHERS), itertools.cycle("os^Dv")):
-        axes.plot(temperatures, wrong.mean(-1), marker=marker, color=shade, label=f"alpha = {alpha:g}")
-        axes.fill_between(temperatures, wrong.min(-1), wrong.max(-1), color=shade, alpha=0.15, linewidth=0)
-    axes.set(
-        xscale="log",
-        xlabel="temperature",
-        ylabel=f"wrong of {number:,} validation images",
-        title=f"Mean of {len(next(iter(errors.values()))[0])} seeds, and their range; alpha weighs the soft term",
-    )
-    axes.set_xticks(temperatures, [f"{temperature:g}" for temperature in temperatures])
-    axes.minorticks_off()
-    axes.grid(alpha=0.3)
+    for (name, wrong), shade, marker in zip(lines.items(), itertools.cycle(OTHERS), itertools.cycle("os^Dv")):
+        axes.plot(places, wrong.mean(-1), marker=marker, color=shade, label=name)
+        axes.fill_between(places, wrong.min(-1), wrong.max(-1), color=shade, alpha=0.15, linewidth=0)
+    axes.set(xscale="log", yscale="log" if log else "linear", **labels)
+    axes.set_xticks(places, [f"{place:g}" for place in places])
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.grid(alpha=0.3, which="both")
     axes.legend()
     _save(figure, path)

@@ -9,7 +9,6 @@ it was stopped. Writes sweep.json and plots/sweep.png to artifacts/.
 
 import itertools
 import json
-import math
 import time
 
 import common  # before TensorFlow: it keeps the start-up quiet
@@ -88,12 +87,7 @@ def distil_all(digits, logits, wanted, report):
             variable.assign(tf.zeros_like(variable))
         temperature.assign(settings["temperature"])
         alpha.assign(settings["alpha"])
-        history = []
-        for number in range(1, recipe["epochs"] + 1):
-            start = time.perf_counter()
-            mean_loss, accuracy = run_epoch(number)
-            history.append(training.Epoch(number, mean_loss, accuracy, math.nan, time.perf_counter() - start))
-            common.progress(f"{path.stem}  epoch {number}/{recipe['epochs']}")
+        history = training.run_epochs(run_epoch, recipe["epochs"], path.stem)
         errors = int(np.sum(predict(digits.validation.images).argmax(-1) != digits.validation.labels))
         training.save(net, path, settings | {"validation_errors": errors}, history)
         report(path, errors)
@@ -141,11 +135,13 @@ def main():
     shape = (arguments.seeds, len(temperatures), len(alphas))  # the order of `plan`
     table = np.array([errors[path] for path in wanted]).reshape(shape)
     figure = out / "plots" / f"sweep.{arguments.format}"
-    plots.sweep(
+    plots.spread(
         temperatures,
-        {alpha: table[:, :, place].T for place, alpha in enumerate(alphas)},
-        len(digits.validation.labels),
+        {f"alpha = {alpha:g}": table[:, :, place].T for place, alpha in enumerate(alphas)},
         figure,
+        xlabel="temperature",
+        ylabel=f"wrong of {len(digits.validation.labels):,} validation images",
+        title=f"Mean of {arguments.seeds} seeds, and their range; alpha weighs the soft term",
     )
     print(
         f"\nwrong of {len(digits.validation.labels):,} validation images: mean of {arguments.seeds} seeds (least-most)"

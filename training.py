@@ -47,8 +47,11 @@ class FusedAdam(keras.optimizers.Adam):
         )
 
 
-def adam(learning_rate, num_steps):
-    """Adam, whose learning rate warms up over a twentieth of the steps and then follows half a cosine to 0."""
+def adam(learning_rate, num_steps, weight_decay=None):
+    """Adam, whose learning rate warms up over a twentieth of the steps and then follows half a cosine to 0.
+
+    weight_decay: each step first takes off this share, times the learning rate, of each weight (Loshchilov & Hutter 2019).
+    """
     warmup = num_steps // 20
     schedule = keras.optimizers.schedules.CosineDecay(
         0.0 if warmup else learning_rate,
@@ -56,7 +59,7 @@ def adam(learning_rate, num_steps):
         warmup_target=learning_rate if warmup else None,
         warmup_steps=warmup,
     )
-    return FusedAdam(schedule)
+    return FusedAdam(schedule, weight_decay=weight_decay)
 
 
 def train(model, batches, loss, *, epochs, learning_rate, validation):
@@ -150,6 +153,17 @@ def compile_epoch(model, optimizer, batches, loss):
     # No step is taken: this only compiles.
     run_steps(batches.collect(*batches.epoch(0)), tf.constant(0), tf.constant(0))
     return run_epoch
+
+
+def run_epochs(run_epoch, epochs, name):
+    """Run that many epochs, of compile_epoch, with no more to be seen of it than a line of progress; returns the history."""
+    history = []
+    for number in range(1, epochs + 1):
+        clock = time.perf_counter()
+        mean_loss, accuracy = run_epoch(number)
+        history.append(Epoch(number, mean_loss, accuracy, math.nan, time.perf_counter() - clock))
+        progress(f"{name}  epoch {number}/{epochs}")
+    return history
 
 
 def forward(model, images, seed):

@@ -1,4 +1,4 @@
-"""Digits in: what is refused and why, the splits, the batches and their translations."""
+"""Digits in: what is refused and why, the splits, the batches, their translations and distortions."""
 
 import shutil
 
@@ -167,3 +167,76 @@ def test_batches_that_cannot_be_made_are_refused(tiny):
         data.Batches(train, 221, seed=0)
     with pytest.raises(UserError, match="--translate 10 would move images of 12x10 out of sight"):
         data.Batches(train, 20, seed=0, translate=10)
+
+
+def resampled(images, distortion, **draws):
+    """`images` under a distortion whose random draws, in -1 to 1, are these; the others are 0."""
+    values = np.zeros((len(images), 5 + 2 * data.KNOTS**2), np.float32)
+    for place, name in enumerate(("rotation", "height", "width", "down", "right")):
+        values[:, place] = draws.get(name, 0)
+    values[:, 5:] = draws.get("knots", 0)
+    return data._resample(
+        tf.constant(images, tf.float32), tf.constant(values), tf.constant(distortion, tf.float32)
+    ).numpy()
+
+
+@pytest.fixture
+def pictures():
+    return np.pad(np.random.default_rng(0).random((3, 9, 9)).astype(np.float32), ((0, 0), (4, 4), (4, 4)))
+
+
+def test_a_distortion_by_nothing_changes_nothing(pictures):
+    assert resampled(pictures, data.Distortion(30, 0.3, 3, 3)) == pytest.approx(pictures, abs=1e-5)
+    assert data.distort(pictures, [1, 2], data.Distortion()).numpy() == pytest.approx(pictures, abs=1e-5)
+
+
+def test_a_distortion_moves_turns_and_stretches(pictures):
+    moved = resampled(pictures, data.Distortion(translation=2), down=1, right=-0.5)
+    assert moved == pytest.approx(np.roll(pictures, (-2, 1), (1, 2)), abs=1e-5)
+    turned = resampled(pictures, data.Distortion(rotation=90), rotation=1)
+    assert turned == pytest.approx(np.rot90(pictures, 1, (1, 2)), abs=1e-4) or turned == pytest.approx(
+        np.rot90(pictures, -1, (1, 2)), abs=1e-4
+    )
+    halved = resampled(
+        pictures, data.Distortion(scaling=1.0), height=1
+    )  # every second row of pixels, from the middle on
+    assert halved[:, 4:13] == pytest.approx(pictures[:, 0::2], abs=1e-5)
+    between = resampled(pictures, data.Distortion(translation=1), right=0.25)
+    assert between == pytest.approx(0.75 * pictures + 0.25 * np.roll(pictures, -1, 2), abs=1e-5)
+
+
+def test_an_elastic_field_is_smooth_and_as_large_as_asked_for():
+    ramp = np.broadcast_to(np.arange(28, dtype=np.float32), (400, 28, 28))
+    moved = (data.distort(ramp, [1, 2], data.Distortion(elastic=1.5)).numpy() - ramp)[:, 6:-6, 6:-6]
+    assert np.sqrt(np.mean(moved**2)) == pytest.approx(1.5 / np.sqrt(3), rel=0.05)  # of a uniform draw in -1.5 to 1.5
+    assert abs(moved.mean()) < 0.05
+    assert np.sqrt(np.mean(np.diff(moved, axis=1) ** 2)) < 0.2
+
+
+def test_distortions_are_drawn_anew_and_repeat_with_their_seed(pictures):
+    same = np.repeat(pictures[:1], 4, 0)
+    for kind in (
+        data.Distortion(rotation=20),
+        data.Distortion(scaling=0.3),
+        data.Distortion(0, 0, 2),
+        data.Distortion(elastic=2),
+    ):
+        first, again, other = (data.distort(same, seed, kind).numpy() for seed in ([1, 2], [1, 2], [1, 3]))
+        assert np.array_equal(first, again)
+        assert not np.allclose(first, other)
+        assert not np.allclose(first[0], first[1])
+
+
+def test_batches_are_distorted_each_epoch_anew():
+    images = np.random.default_rng(0).integers(0, 255, (8, 12, 12)).astype(np.uint8)
+    split = data.Split(images, np.arange(8, dtype=np.int32))
+
+    def batch(number, seed=0):
+        batches = data.Batches(split, 8, seed=seed, distortion=data.Distortion(rotation=20, elastic=1))
+        indices, views = batches.epoch(number)
+        seen, labels = batches.view(*(part[0] for part in batches.collect(indices, views)))
+        return seen.numpy()[np.argsort(labels)]
+
+    assert np.array_equal(batch(1), batch(1))
+    assert not np.allclose(batch(1), batch(2)) and not np.allclose(batch(1), batch(1, seed=1))
+    assert 0 <= batch(1).min() and batch(1).max() <= 1

@@ -101,10 +101,11 @@ def test_gallery(tmp_path, number):
     drawn(tmp_path / "gallery.png", round(120 * 6.1), 1440, least=0.002 + 0.001 * number)
 
 
-def test_sweep(tmp_path):
-    errors = {alpha: np.random.default_rng(0).integers(60, 90, (4, 3)) for alpha in (0.5, 1.0)}
-    plots.sweep([1, 2, 4, 8], errors, 5000, tmp_path / "sweep.png")
-    drawn(tmp_path / "sweep.png", 552, 960)
+@pytest.mark.parametrize("log", [False, True])
+def test_spread(tmp_path, log):
+    errors = {alpha: np.random.default_rng(0).integers(60, 900, (4, 3)) for alpha in ("one", "other")}
+    plots.spread([1, 2, 4, 8], errors, tmp_path / "spread.png", log=log, xlabel="temperature", ylabel="errors")
+    drawn(tmp_path / "spread.png", 552, 960)
 
 
 @pytest.mark.parametrize(("suffix", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])

@@ -1,13 +1,17 @@
 """The README's tables say what `results/` says."""
 
 import json
-from statistics import mean, median
+from statistics import mean, median, stdev
 
 import pytest
 from conftest import ROOT
 
+import data
+import paper
+
 README = (ROOT / "README.md").read_text()
 RUNS = [json.loads((ROOT / "results" / f"main_seed_{seed}.json").read_text()) for seed in (0, 1, 2)]
+PAPER = json.loads((ROOT / "results" / "paper.json").read_text())["runs"]
 SWEEP = json.loads((ROOT / "results" / "sweep.json").read_text())
 EXPORTS = [json.loads((ROOT / "results" / f"export_seed_{seed}.json").read_text()) for seed in (0, 1, 2)]
 NETS = {
@@ -170,3 +174,78 @@ def test_readme_shows_the_goals_met_and_missed(goal):
     sign = "at least" if goal["higher_is_better"] else "at most"
     row = f"| {goal['goal']} | {sign} {goal['bound']:g} | {goal['measured']:.2f} | {'met' if goal['met'] else '**missed**'} |"
     assert row in README
+
+
+# ---- the paper -------------------------------------------------------------------------------------------------------
+
+
+def paper_runs(settings):
+    return [run for run in PAPER if run["settings"] == settings]
+
+
+def cell(errors):
+    return f"{mean(errors):,.1f} ± {stdev(errors):.1f}" if len(errors) > 1 else f"{errors[0]:,}"
+
+
+def paper_row(name, published, errors):
+    """The README's row: errors the paper states, mean and standard deviation of ours, and each seed's."""
+    return f"| {name} | {published or ''} | {cell(errors)} | {', '.join(f'{error:,}' for error in errors)} |"
+
+
+def paper_rows():
+    """The README's rows on every experiment but `temperatures`: once each, where there are runs."""
+    seen = []
+    for name, experiment in paper.EXPERIMENTS.items():
+        for row, (settings, published) in experiment().items():
+            runs = paper_runs(settings)
+            if name == "temperatures" or not runs or settings in seen:
+                continue
+            seen.append(settings)
+            if settings["held_out"]:
+                row += f", wrong of {settings['held_out']:,} held out"
+            yield paper_row(row, published, [run["errors"] for run in runs])
+            if settings.get("classes"):
+                yield from corrected_rows(row, runs, settings["classes"])
+
+
+def corrected_rows(row, runs, classes):
+    def left_out(scores):
+        return [sum(n for label, n in enumerate(score["errors_per_class"]) if label not in classes) for score in scores]
+
+    yield paper_row(f"{row}: of them on classes left out", None, left_out(runs))
+    for way in runs[0]["corrected"]:
+        scores = [run["corrected"][way] for run in runs]
+        yield paper_row(f"{row}; {way}", None, [score["errors"] for score in scores])
+        yield paper_row(f"{row}; {way}: of them on classes left out", None, left_out(scores))
+
+
+@pytest.mark.parametrize("row", paper_rows())
+def test_readme_shows_the_paper_s_experiments(row):
+    assert row in README
+
+
+def finished_widths():
+    """Those of the students in `temperatures` that were run at each temperature, and with how many seeds."""
+    rows = paper.temperatures()
+    for width in paper.WIDTHS:
+        seeds = min(len(paper_runs(rows[f"2x{width}, T {temperature:g}"][0])) for temperature in paper.TEMPERATURES)
+        if seeds:
+            yield width, seeds
+
+
+@pytest.mark.parametrize("temperature", paper.TEMPERATURES)
+def test_readme_shows_the_paper_s_temperatures(temperature):
+    assert temperature_row(temperature) in README
+
+
+def temperature_row(temperature):
+    """The README's row on a temperature: mean and standard deviation of the errors, for each width."""
+    rows = paper.temperatures()
+    runs = [paper_runs(rows[f"2x{width}, T {temperature:g}"][0]) for width, _ in finished_widths()]
+    return f"| {temperature:g} | {' | '.join(cell([run['errors'] for run in some]) for some in runs)} |"
+
+
+@pytest.mark.parametrize(("width", "seeds"), finished_widths())
+def test_readme_shows_how_sure_the_best_temperature_is(width, seeds):
+    lab = paper.Lab(data.load(validation=0), None, ROOT / "results" / "paper.json")
+    assert paper.compare_temperatures(lab, width, seeds, quick=False) in README

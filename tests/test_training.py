@@ -73,7 +73,7 @@ def test_training_learns_and_its_history_says_so(digits):
 def test_the_learning_rate_warms_up_and_ends_at_zero(digits, monkeypatch):
     made = []
     real = training.FusedAdam
-    monkeypatch.setattr(training, "FusedAdam", lambda rate: made.append(rate) or real(rate))
+    monkeypatch.setattr(training, "FusedAdam", lambda rate, **options: made.append(rate) or real(rate))
     student.train_student(digits, RECIPE | {"epochs": 20})
     rates = np.array([made[0](step) for step in range(221)])  # 220 images in batches of 20: 11 steps an epoch
     assert rates[0] == 0
@@ -82,8 +82,9 @@ def test_the_learning_rate_warms_up_and_ends_at_zero(digits, monkeypatch):
     assert rates[220] == pytest.approx(0, abs=1e-8)
 
 
+@pytest.mark.parametrize("weight_decay", [None, 0.5])
 @pytest.mark.parametrize("jit_compile", [False, True])
-def test_fused_adam_is_keras_adam(jit_compile):
+def test_fused_adam_is_keras_adam(jit_compile, weight_decay):
     start, gradients = np.random.default_rng(0).normal(size=(2, 5, 4)).astype(np.float32)
 
     def trained(optimizer):
@@ -95,8 +96,9 @@ def test_fused_adam_is_keras_adam(jit_compile):
         return weights.numpy()
 
     schedule = keras.optimizers.schedules.CosineDecay(0.1, 20)
-    fused = trained(training.FusedAdam(schedule))
-    np.testing.assert_allclose(fused, trained(keras.optimizers.Adam(schedule)), rtol=1e-5, atol=1e-6)
+    fused = trained(training.FusedAdam(schedule, weight_decay=weight_decay))
+    plain = trained(keras.optimizers.AdamW(schedule, weight_decay) if weight_decay else keras.optimizers.Adam(schedule))
+    np.testing.assert_allclose(fused, plain, rtol=1e-5, atol=1e-6)
     assert np.abs(fused - start).max() > 0.1
 
 

@@ -1,0 +1,213 @@
+"""The paper's experiments: what each trains on, what is kept of it, and biases that are chosen without test images."""
+
+import json
+import sys
+
+import common
+
+import numpy as np
+import pytest
+from conftest import make_arrays
+
+import data
+import distill
+import metrics
+import paper
+import training
+
+SMALL = {"hidden": [16, 16], "epochs": 2, "batch_size": 50}
+TENTH = np.full(10, 0.1)
+
+
+@pytest.fixture
+def digits():
+    arrays = make_arrays(600, 100, (22, 10), 10)
+    train, test = (data.Split(arrays[f"x_{part}"], arrays[f"y_{part}"].astype(np.int32)) for part in ("train", "test"))
+    return data.Dataset(train, data.Split(train.images[:0], train.labels[:0]), test, 10)
+
+
+@pytest.fixture
+def run(digits, tmp_path, monkeypatch, capsys):
+    """run(folder, *options) -> what paper.py printed; nets and data are small, results go to the folder."""
+    for name in ("TEACHER", "DISTORTED", "STUDENT"):
+        monkeypatch.setattr(paper, name, getattr(paper, name) | SMALL)
+    for name, value in (("HELD_OUT", 60), ("TEMPERATURES", (20,)), ("WIDTHS", {8: 5e-3}), ("SHARES", (0.5,))):
+        monkeypatch.setattr(paper, name, value)
+    monkeypatch.setattr(data, "load", lambda validation: digits)
+
+    def run(name, *options):
+        monkeypatch.setattr(paper, "RESULTS", tmp_path / name)
+        monkeypatch.setattr(sys, "argv", ["paper.py", "--out", str(tmp_path / name / "out"), *options])
+        (tmp_path / name).mkdir(exist_ok=True)
+        common.run(paper.main)
+        return capsys.readouterr().out
+
+    return run
+
+
+def runs(folder):
+    """What a results file holds, without what time and place decide."""
+    records = json.loads((folder / "paper.json").read_text())["runs"]
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+
+
+def test_runs_that_were_stopped_end_like_those_that_were_not(run, tmp_path, monkeypatch):
+    experiments = ("omissions", "--seeds", "1")
+    printed = run("whole", *experiments)
+    keep = paper.Lab.keep
+
+    def stop_after_the_teacher(lab, record):
+        if record["settings"]["net"] == "student":
+            raise KeyboardInterrupt
+        keep(lab, record)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+        patch.setattr(paper.Lab, "keep", stop_after_the_teacher)
+        run("stopped", *experiments)
+    assert ended.value.code == common.STOPPED
+    assert len(runs(tmp_path / "stopped")) == 1
+    assert "3 runs, 1 of them finished before" in run("stopped", *experiments)
+    assert runs(tmp_path / "stopped") == runs(tmp_path / "whole")
+
+    monkeypatch.setattr(paper, "run", None)  # nothing is left to be run: the tables come from the file
+    again = run("whole", *experiments)
+    assert again[again.index("omissions:") :] == printed[printed.index("omissions:") :]
+
+
+def test_every_experiment_runs_and_two_are_drawn(run, tmp_path):
+    printed = run("every", "--seeds", "1")
+    assert all(f"\n{name}: " in printed for name in paper.EXPERIMENTS)
+    assert "2x8: T 20 is best" in printed
+    for figure in ("temperatures", "labels"):
+        assert (tmp_path / "every" / f"paper_{figure}.png").stat().st_size > 10_000
+    for record in runs(tmp_path / "every"):
+        assert record["images"] == (record["settings"]["held_out"] or 100)
+
+
+def test_a_run_keeps_what_it_is_and_which_images_it_has_wrong(run, digits, tmp_path):
+    run("kept", "omissions", "--seeds", "1")
+    teacher, *students = runs(tmp_path / "kept")
+    assert teacher["settings"]["net"] == "teacher" and all(
+        s["settings"]["teacher"] == teacher["settings"] for s in students
+    )
+    for record in (teacher, *students):
+        assert record["images"] == 100 and record["errors"] == len(record["wrong"]) == sum(record["errors_per_class"])
+        assert np.array_equal(
+            np.bincount(digits.test.labels[record["wrong"]], minlength=10), record["errors_per_class"]
+        )
+    net = training.load(tmp_path / "kept" / "out" / "paper" / "translated_seed0" / "teacher.keras", (22, 10), 10)
+    assert training.count_errors(net, digits.test) == teacher["errors"]
+
+
+def test_other_data_are_another_run(digits, tmp_path):
+    lab = paper.Lab(digits, tmp_path, tmp_path / "paper.json")
+    lab.keep({"settings": paper.STUDENT, "seed": 0, "data": lab.data, "errors": 1})
+    assert paper.Lab(digits, tmp_path, tmp_path / "paper.json").find(paper.STUDENT, 0)["errors"] == 1
+    assert not lab.find(paper.STUDENT, 1)
+    assert not lab.find(paper.STUDENT | {"epochs": 1}, 0)
+    others = digits._replace(test=data.Split(255 - digits.test.images, digits.test.labels))
+    assert not paper.Lab(others, tmp_path, tmp_path / "paper.json").find(paper.STUDENT, 0)
+
+
+def test_a_damaged_results_file_is_refused(digits, tmp_path):
+    (tmp_path / "paper.json").write_text('{"runs": [')
+    with pytest.raises(common.UserError, match="cannot be read"):
+        paper.Lab(digits, tmp_path, tmp_path / "paper.json")
+
+
+def test_wrong_options_are_refused(refusal):
+    status, line = refusal(paper.main, "temperature")
+    assert status == 2
+    assert f"there is no experiment 'temperature': choose from {', '.join(paper.EXPERIMENTS)}" in line
+
+
+def test_the_plan_has_each_run_once_and_a_teacher_before_its_students():
+    plan = paper.plan(list(paper.EXPERIMENTS), 2, quick=False)
+    seen = []
+    for settings, seed, _ in plan:
+        assert (settings, seed) not in seen
+        assert not settings.get("teacher") or (settings["teacher"], seed) in seen
+        assert not (seed and settings["held_out"])
+        seen.append((settings, seed))
+    for rows in (run() for run in paper.EXPERIMENTS.values()):
+        assert all((settings, 0) in seen for settings, _ in rows.values())
+
+
+def test_quick_is_a_tenth_of_it():
+    for (long, *_), (short, *_) in zip(paper.plan(["students"], 1, False), paper.plan(["students"], 1, True)):
+        assert short["epochs"] == long["epochs"] // 10
+        assert short.get("teacher") is None or short["teacher"]["epochs"] == paper.TEACHER["epochs"] // 10
+
+
+# ---- transfer sets ---------------------------------------------------------------------------------------------------
+
+
+def test_a_transfer_set_has_the_classes_asked_for():
+    labels = np.arange(1000) % 10
+    chosen, kept = paper.transfer_set(labels, paper.STUDENT | {"classes": [7, 8]}, 0)
+    assert len(chosen) == 200 and set(kept) == {7, 8} and np.array_equal(labels[chosen], kept)
+
+
+def test_labels_are_hidden_or_their_images_left_out():
+    labels = np.arange(1000) % 10
+    few = paper.STUDENT | {"labelled": 0.03}
+    chosen, kept = paper.transfer_set(labels, few, 0)
+    assert len(set(chosen)) == 30 and np.array_equal(labels[chosen], kept)
+    everything, hidden = paper.transfer_set(labels, few | {"keep_unlabelled": True}, 0)
+    assert np.array_equal(everything, np.arange(1000))
+    known = np.flatnonzero(hidden >= 0)
+    assert set(known) == set(chosen) and np.array_equal(hidden[known], labels[known])
+    assert set(paper.transfer_set(labels, few, 1)[0]) != set(chosen)
+
+
+def test_an_image_without_a_label_has_the_soft_term_only():
+    random = np.random.default_rng(0)
+    teacher, student = random.normal(0, 3, (2, 2, 5)).astype(np.float32)
+    losses = paper.masked_loss(4.0, 0.9)(np.array([2, -1]), teacher, student).numpy()
+    both = distill.distillation_loss(np.array([2, 2]), teacher, student, 4.0, 0.9).numpy()
+    soft = distill.distillation_loss(np.array([2, 2]), teacher, student, 4.0, 1.0).numpy()
+    assert losses[0] == both[0]
+    assert losses[1] == pytest.approx(0.9 * soft[1], rel=1e-6)
+
+
+# ---- biases ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def unbalanced():
+    """Logits (n, 10) of a net that knows its classes but thinks too little of class 3, and the labels."""
+    random = np.random.default_rng(0)
+    labels = np.arange(4000) % 10
+    logits = random.normal(0, 1, (4000, 10)) + 6 * np.eye(10)[labels]
+    logits[:, 3] -= 5
+    return logits.astype(np.float32), labels
+
+
+def test_biases_put_each_class_into_its_share(unbalanced):
+    logits, _ = unbalanced
+    biases = paper.balancing_biases(logits, TENTH)
+    assert np.exp(metrics.log_softmax(logits + biases)).mean(0) == pytest.approx(TENTH, abs=1e-6)
+    assert biases[3] - np.delete(biases, 3).mean() == pytest.approx(5, abs=0.3)
+
+
+def test_biases_mend_what_was_left_out_and_know_no_test_label(unbalanced):
+    logits, labels = unbalanced
+    halves = logits[:2000], labels[:2000], logits[2000:]
+    ways = dict(paper.corrections(*halves, labels[2000:], [0, 1, 2, 4, 5, 6, 7, 8, 9]))
+    before = paper.score(logits[2000:], labels[2000:])["errors"]
+    for biases in ways.values():
+        assert paper.score(logits[2000:] + biases, labels[2000:])["errors"] < before / 10
+    shuffled = dict(paper.corrections(*halves, np.roll(labels[2000:], 1), [0, 1, 2, 4, 5, 6, 7, 8, 9]))
+    changed = [way for way in ways if not np.array_equal(ways[way], shuffled[way])]
+    assert changed == ["one number, chosen on the test set"]
+    # What is left: no label of an image is used either, only how many there are of each class.
+    mixed = np.random.default_rng(1).permutation(labels[:2000])
+    unlabelled = dict(paper.corrections(halves[0], mixed, halves[2], labels[2000:], [0, 1, 2, 4, 5, 6, 7, 8, 9]))
+    assert all(np.array_equal(ways[way], unlabelled[way]) for way in ways)
+
+
+def test_one_number_puts_the_known_share_into_the_classes_left_out(unbalanced):
+    logits, labels = unbalanced
+    ways = dict(paper.corrections(logits, labels, logits, labels, [7, 8]))
+    answers = (logits + ways["one number, from the classes' shares"]).argmax(-1)
+    assert np.mean(~np.isin(answers, [7, 8])) == pytest.approx(0.8, abs=1e-3)
