@@ -66,7 +66,7 @@ def test_runs_that_were_stopped_end_like_those_that_were_not(run, tmp_path, monk
         run("stopped", *experiments)
     assert ended.value.code == common.STOPPED
     assert len(runs(tmp_path / "stopped")) == 1
-    assert "3 runs, 1 of them finished before" in run("stopped", *experiments)
+    assert "5 runs, 1 of them finished before" in run("stopped", *experiments)
     assert runs(tmp_path / "stopped") == runs(tmp_path / "whole")
 
     monkeypatch.setattr(paper, "run", None)  # nothing is left to be run: the tables come from the file
@@ -168,6 +168,13 @@ def test_an_image_without_a_label_has_the_soft_term_only():
     soft = distill.distillation_loss(np.array([2, 2]), teacher, student, 4.0, 1.0).numpy()
     assert losses[0] == both[0]
     assert losses[1] == pytest.approx(0.9 * soft[1], rel=1e-6)
+
+
+def test_smoothed_labels_are_spread_over_the_classes():
+    labels, logits = np.array([2, 0]), np.random.default_rng(0).normal(0, 3, (2, 5)).astype(np.float32)
+    targets = 0.9 * np.eye(5)[labels] + 0.1 / 5
+    expected = -(targets * metrics.log_softmax(logits)).sum(-1)
+    assert paper.smoothed_cross_entropy(0.1)(labels, logits).numpy() == pytest.approx(expected, rel=1e-5)
 
 
 # ---- biases ----------------------------------------------------------------------------------------------------------

@@ -203,20 +203,23 @@ def paper_rows():
             seen.append(settings)
             if settings["held_out"]:
                 row += f", wrong of {settings['held_out']:,} held out"
-            yield paper_row(row, published, [run["errors"] for run in runs])
-            if settings.get("classes"):
-                yield from corrected_rows(row, runs, settings["classes"])
+            if name == "omissions":
+                yield omission_row(row, published, runs, settings["classes"])
+            else:
+                yield paper_row(row, published, [run["errors"] for run in runs])
 
 
-def corrected_rows(row, runs, classes):
-    def left_out(scores):
-        return [sum(n for label, n in enumerate(score["errors_per_class"]) if label not in classes) for score in scores]
-
-    yield paper_row(f"{row}: of them on classes left out", None, left_out(runs))
-    for way in runs[0]["corrected"]:
-        scores = [run["corrected"][way] for run in runs]
-        yield paper_row(f"{row}; {way}", None, [score["errors"] for score in scores])
-        yield paper_row(f"{row}; {way}: of them on classes left out", None, left_out(scores))
+def omission_row(name, published, runs, classes):
+    """The README's row on a transfer set that lacks classes: errors, and of them those on these classes, for each way."""
+    cells = []
+    for way in (None, *runs[0]["corrected"]):
+        scores = [run["corrected"][way] if way else run for run in runs]
+        left_out = [
+            sum(number for label, number in enumerate(score["errors_per_class"]) if label not in classes)
+            for score in scores
+        ]
+        cells.append(f"{cell([score['errors'] for score in scores])} ({mean(left_out):,.0f})")
+    return f"| {name} | {published:,} | {' | '.join(cells)} |"
 
 
 @pytest.mark.parametrize("row", paper_rows())
