@@ -43,7 +43,8 @@ def _import_quietly():
         with quiet():
             import keras  # noqa: F401
             import matplotlib.figure  # noqa: F401
-            import tensorflow  # noqa: F401
+            import tensorflow
+        tensorflow.get_logger().setLevel("ERROR")  # it warns of the graphs of a second net, and a third
     except KeyboardInterrupt:
         sys.exit(_stopped())
     except ModuleNotFoundError as error:

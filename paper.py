@@ -2,7 +2,7 @@
 
     python paper.py                        every experiment, 5 seeds each: about 6 hours on two cores
     python paper.py temperatures           one of them; python paper.py --list names them all
-    python paper.py --seeds 1 --quick      a small version of everything, in a few minutes, into artifacts/paper/quick/
+    python paper.py --seeds 1 --quick      a small version of everything, in 3 minutes, into artifacts/paper/quick/
 
 Trains on all 60,000 images, as the paper did, and counts test errors. A run that is finished goes into results/paper.json
 at once and is never run again, so stop it whenever you like. Teachers, and their logits, are kept in artifacts/paper/.
@@ -464,7 +464,7 @@ def draw(lab, seeds, quick, path, experiment):
         places, title = TEMPERATURES, "Distilled students of four widths"
         lines = {f"784-{width}-{width}-10": [f"2x{width}, T {place:g}" for place in places] for width in WIDTHS}
     else:
-        places, title = SHARES, "784-300-300-10, few of whose training images have a label"
+        places, title = SHARES, "784-300-300-10 with few labels"
         kinds = ("labels alone", "soft targets on these", "soft targets on all")
         lines = {kind: [f"2x300, {place:.0%}, {kind}" for place in places] for kind in kinds}
     plots.spread(
@@ -477,7 +477,7 @@ def draw(lab, seeds, quick, path, experiment):
         log=True,
         xlabel="temperature" if experiment == "temperatures" else "share of the training images that have a label",
         ylabel=f"errors in {len(lab.digits.test.labels):,} test images",
-        title=f"{title}: mean of {seeds} seeds, and their range",
+        title=f"{title}: mean and range over seeds ({seeds})",
     )
 
 
