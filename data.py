@@ -75,9 +75,13 @@ def load(path=None, validation=None):
     validation = min(5000, num_train // 12) if validation is None else validation
     if validation >= num_train:
         raise UserError(f"--validation {validation} leaves none of {num_train} training images to train on: lower it")
-    cut = num_train - validation
-    train, held_out = (Split(*(array[part] for array in train)) for part in (slice(cut), slice(cut, None)))
-    return Dataset(train, held_out, test, num_classes)
+    return Dataset(*hold_out(train, validation), test, num_classes)
+
+
+def hold_out(split, number):
+    """(the split without its last `number` images, a split of these)."""
+    cut = len(split.labels) - number
+    return tuple(Split(*(array[part] for array in split)) for part in (slice(cut), slice(cut, None)))
 
 
 def _read(name):

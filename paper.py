@@ -72,7 +72,7 @@ STUDENT = {
     "labelled": 1.0,  # the share of the transfer set whose labels are known
     "keep_unlabelled": False,  # whether the rest stays in it, for its soft targets
 }
-CHOSEN_TEMPERATURE = 4  # for 2x800, by `choices`
+CHOSEN_TEMPERATURE = 4  # for 2x800, by a trial with another teacher; `choices` has not been run yet
 
 
 def distilled(kind, temperature, **changes):
@@ -189,11 +189,8 @@ class Lab:
 
     def images(self, settings):
         """(training split, the split on which errors are counted) of a run."""
-        train, cut = self.digits.train, len(self.digits.train.labels) - settings["held_out"]
-        held_out = data.Split(train.images[cut:], train.labels[cut:])
-        return data.Split(train.images[:cut], train.labels[:cut]), held_out if settings[
-            "held_out"
-        ] else self.digits.test
+        train, held_out = data.hold_out(self.digits.train, settings["held_out"])
+        return train, held_out if settings["held_out"] else self.digits.test
 
 
 def run(lab, settings, seed, name):
