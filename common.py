@@ -145,9 +145,23 @@ def add_training_options(options, *, epochs, batch_size, learning_rate, translat
         default=learning_rate,
         help="of Adam, at the top of its cosine" + default,
     )
-    options.add_argument(
+    views = options.add_mutually_exclusive_group()
+    views.add_argument(
         "--translate", type=whole(0), default=translate, metavar="PIXELS", help="move digits by up to this" + default
     )
+    views.add_argument(
+        "--distort",
+        type=number(0, 10),
+        default=0.0,
+        action=_Distort,
+        metavar="STRENGTH",
+        help="instead, turn, scale, move and bend them: at 1 by up to 10 degrees, 10 %%, 1.5 and 2 pixels" + default,
+    )
+
+
+class _Distort(argparse.Action):
+    def __call__(self, parser, arguments, strength, option_string=None):
+        arguments.distort, arguments.translate = strength, 0
 
 
 def add_format_option(options):

@@ -148,16 +148,24 @@ class Distortion(NamedTuple):
     elastic: float = 0.0  # pixels, of a smooth random field: its amplitude
 
 
+def distortion(strength):
+    """The Distortion of `--distort STRENGTH`; None for 0."""
+    return Distortion(10 * strength, 0.1 * strength, 1.5 * strength, 2 * strength) if strength else None
+
+
+DISTORTED_AT_ONCE = 5000  # images: what is in between takes some kilobytes for each pixel of them
 KNOTS = 5  # the smooth field of an elastic distortion has so many degrees of freedom along each side
 
 
 def distort(images, seed, distortion):
-    """Images (batch, h, w) float32, each rotated, scaled, moved and bent by amounts drawn from `seed`, two integers.
+    """Images (n, h, w) uint8, each rotated, scaled, moved and bent by amounts drawn from `seed`, two integers: (n, h, w) uint8.
 
     Sampled bilinearly, zeros outside; the affine part of Simard et al. (2003), and their elastic one on a coarse grid.
     """
-    draws = tf.random.stateless_uniform((tf.shape(images)[0], 5 + 2 * KNOTS**2), seed, -1.0, 1.0)
-    return _resample(images, draws, tf.constant(distortion, tf.float32))
+    draws = tf.random.stateless_uniform((len(images), 5 + 2 * KNOTS**2), seed, -1.0, 1.0)
+    amounts = tf.constant(distortion, tf.float32)
+    parts = [slice(start, start + DISTORTED_AT_ONCE) for start in range(0, len(images), DISTORTED_AT_ONCE)]
+    return tf.concat([_resample(images[part], draws[part], amounts) for part in parts], 0)
 
 
 @tf.function(jit_compile=True)  # one loop instead of thirty passes over memory
@@ -174,7 +182,7 @@ def _resample(images, draws, amounts):
     rows = (tf.cos(angle) * y - tf.sin(angle) * x) * zoom[:, 0] + shift[:, 0] + bend[:, 0] + (height - 1) / 2
     columns = (tf.sin(angle) * y + tf.cos(angle) * x) * zoom[:, 1] + shift[:, 1] + bend[:, 1] + (width - 1) / 2
     rows, columns = tf.clip_by_value(rows, -1, height), tf.clip_by_value(columns, -1, width)
-    bordered = tf.pad(images, ((0, 0), (1, 2), (1, 2)))
+    bordered = tf.pad(tf.cast(images, tf.float32), ((0, 0), (1, 2), (1, 2)))
     bordered = tf.reshape(bordered, (-1, (height + 3) * (width + 3)))
     top, left = tf.floor(rows), tf.floor(columns)
     down, right = rows - top, columns - left
@@ -185,7 +193,7 @@ def _resample(images, draws, amounts):
 
     upper = (1 - right) * pixels(0) + right * pixels(1)
     lower = (1 - right) * pixels(width + 3) + right * pixels(width + 4)
-    return (1 - down) * upper + down * lower
+    return tf.cast(tf.round((1 - down) * upper + down * lower), tf.uint8)
 
 
 def _bumps(length):
@@ -199,9 +207,11 @@ class Batches:
     """Shuffled batches of one split: an epoch is collected as uint8 rows, each batch of it viewed inside the graph.
 
     An example is an image, its view (see `padded`) and its targets: the label, and the teacher's logits of that very view
-    where `teacher_logits` (n, num_views(translate), C) are given. Each epoch has its own order and views, drawn from `seed`
-    and the epoch's number alone; images left over after the last whole batch sit that epoch out. A `distortion` is drawn
-    anew for each image each time: there are too many such views for a teacher's logits to be listed.
+    where `teacher_logits` are given. Each epoch has its own order and views, drawn from `seed` and the epoch's number alone;
+    images left over after the last whole batch sit that epoch out.
+
+    A `distortion` is drawn anew for each image in each epoch. Such views cannot be listed, so `teacher_logits` is then no
+    array (n, num_views(translate), C) but a function: images (n, h, w) uint8 -> logits (n, C).
 
     Raises UserError as `check_batches` does.
     """
@@ -213,15 +223,15 @@ class Batches:
         self.num_steps = self.num_images // batch_size
         self._images = tf.constant(padded(split.images, translate).reshape(self.num_images, -1))
         self._labels = tf.constant(split.labels)
-        self._logits = (
-            None if teacher_logits is None else tf.constant(teacher_logits.reshape(-1, teacher_logits.shape[-1]))
-        )
+        self._logits = teacher_logits
+        if isinstance(teacher_logits, np.ndarray):
+            self._logits = tf.constant(teacher_logits.reshape(-1, teacher_logits.shape[-1]))
 
     def epoch(self, number):
         """The images' indices and views for one epoch: two int32 arrays (num_steps, batch_size)."""
         random = np.random.default_rng([self.seed, number])
         order = random.permutation(self.num_images)[: self.num_steps * self.batch_size]
-        # A distortion has no list of views: what stands here seeds it, in `view`.
+        # A distortion has no list of views: what stands here seeds it, in `collect`.
         views = random.integers(2**31 if self.distortion else num_views(self.translate), size=order.size)
         return tuple(array.astype(np.int32).reshape(self.num_steps, self.batch_size) for array in (order, views))
 
@@ -230,8 +240,15 @@ class Batches:
 
         To copy an epoch's rows at once, outside the graph, takes a tenth off an epoch of the student.
         """
-        parts = [tf.gather(self._images, indices), tf.convert_to_tensor(views), tf.gather(self._labels, indices)]
-        if self._logits is not None:
+        rows = tf.gather(self._images, indices)
+        parts = [rows, tf.convert_to_tensor(views), tf.gather(self._labels, indices)]
+        if self.distortion:
+            images = tf.reshape(rows, (-1, self.height, self.width))
+            images = distort(images, tf.reshape(views, -1)[:2], self.distortion)
+            parts[0] = tf.reshape(images, rows.shape)
+        if callable(self._logits):
+            parts.append(tf.reshape(self._logits(images.numpy()), (*rows.shape[:-1], -1)))
+        elif self._logits is not None:
             parts.append(tf.gather(self._logits, indices * num_views(self.translate) + views))
         return parts
 
@@ -239,10 +256,7 @@ class Batches:
         """A batch of the examples: (images (batch, h, w) float32 in [0, 1], labels int32[, teacher's logits float32])."""
         if self.translate:
             rows = self._crop(rows, views)
-        images = tf.cast(tf.reshape(rows, (-1, self.height, self.width)), tf.float32) / 255.0
-        if self.distortion:
-            images = distort(images, views[:2], self.distortion)
-        return images, *targets
+        return tf.cast(tf.reshape(rows, (-1, self.height, self.width)), tf.float32) / 255.0, *targets
 
     @tf.function(jit_compile=True)  # XLA makes one loop of a gather of single pixels: 2 % off the teacher's
     def _crop(self, images, views):

@@ -108,6 +108,20 @@ def _refuse_unusable(logits):
         )
 
 
+def ask(teacher, images, translate, distort, cache):
+    """The teacher's logits of images (n, h, w) uint8, for data.Batches with these views.
+
+    Views that can be listed are asked for once, see `teacher_logits`; for others, this returns a function that asks.
+
+    Raises UserError: as teacher_logits does.
+    """
+    if not distort:
+        return teacher_logits(teacher, images, translate, cache)
+    predict = training.predictor(teacher, LOGITS_AT_ONCE)
+    _refuse_unusable(predict(images[:LOGITS_AT_ONCE]))
+    return predict
+
+
 def add_teacher_option(options):
     """Add --teacher, whose file `ask_teacher` loads."""
     options.add_argument(
@@ -116,13 +130,13 @@ def add_teacher_option(options):
 
 
 def ask_teacher(arguments, digits, out):
-    """(the teacher, its logits of the training images as the student will see them); they are cached in `out`.
+    """(the teacher, its logits of the training images as the student will see them: see `ask`).
 
     Raises UserError: the options cannot be met by these images, or as training.load and teacher_logits do.
     """
     data.check_batches(digits.train.images, arguments.batch_size, arguments.translate)
     teacher = training.load(arguments.teacher or out / "teacher.keras", digits.image_shape, digits.num_classes)
-    return teacher, teacher_logits(teacher, digits.train.images, arguments.translate, cache=out)
+    return teacher, ask(teacher, digits.train.images, arguments.translate, arguments.distort, cache=out)
 
 
 def parse_arguments():
@@ -149,7 +163,7 @@ def main():
 
     recipe = student.recipe(arguments, digits)
     baseline_path = out / "student.keras"
-    if baseline_path.exists() and training.load_settings(baseline_path) == recipe:
+    if training.settings_of(baseline_path) == recipe:
         baseline = training.load(baseline_path, digits.image_shape, digits.num_classes)
         print(f"baseline: {baseline_path} was trained with these settings")
     else:

@@ -7,29 +7,22 @@
 Trains on all 60,000 images, as the paper did, and counts test errors. A run that is finished goes into results/paper.json
 at once and is never run again, so stop it whenever you like. Teachers, and their logits, are kept in artifacts/paper/.
 
-What the paper does not state stands in TEACHER, STUDENT and WIDTHS below, beside Adam, warm-up and half a cosine. Dropout, weight
-decay and 2x800's learning rate were chosen on the last 5,000 training images; alpha 0.9 and the rest are guesses, kept.
+What the paper does not state stands in TEACHER and STUDENT of experiments.py, and in WIDTHS below, beside Adam, warm-up and half
+a cosine. Dropout, weight decay and 2x800's learning rate were chosen on the last 5,000 training images; alpha 0.9 and the rest are guesses, kept.
 """
 
-import itertools
-import json
-import math
-import time
 from pathlib import Path
 
 import common  # before TensorFlow: it keeps the start-up quiet
 
-import keras
 import numpy as np
-import tensorflow as tf
 
 import data
-import distill
+import experiments
 import metrics
 import plots
-import student
-import teacher
 import training
+from experiments import DISTORTED, STUDENT, TEACHER, distilled
 
 RESULTS = Path(__file__).with_name("results")
 WIDTHS = {30: 5e-3, 100: 5e-3, 300: 2e-3, 800: 2e-3}  # units in each of a student's two hidden layers: learning rate
@@ -37,47 +30,7 @@ TEMPERATURES = (1, 2.5, 4, 8, 20, 40)
 SHARES = (0.01, 0.03, 0.1, 0.3)  # of the training images that keep their label
 HELD_OUT = 5000  # training images to choose a temperature on
 
-TEACHER = {
-    "net": "teacher",
-    "kind": "translated",
-    "hidden": [1200, 1200],
-    "dropout": 0.3,
-    "input_dropout": 0.05,
-    "translate": 2,
-    "distortion": None,
-    "smoothing": 0.0,
-    "epochs": 80,
-    "batch_size": 500,
-    "learning_rate": 2e-3,
-    "weight_decay": 0.5,
-    "held_out": 0,
-}
-DISTORTED = TEACHER | {
-    "kind": "distorted",
-    "dropout": 0.15,
-    "input_dropout": 0.0,
-    "translate": 0,
-    "distortion": {"rotation": 10.0, "scaling": 0.1, "translation": 1.5, "elastic": 2.0},
-}
-STUDENT = {
-    "net": "student",
-    "hidden": [800, 800],
-    "teacher": None,
-    "translate": 0,
-    "epochs": 40,
-    "batch_size": 250,
-    "learning_rate": 2e-3,
-    "held_out": 0,  # the last so many training images are kept out, and errors are counted on them, not on the test set
-    "classes": None,  # the transfer set has no others; None for all
-    "labelled": 1.0,  # the share of the transfer set whose labels are known
-    "keep_unlabelled": False,  # whether the rest stays in it, for its soft targets
-}
 CHOSEN_TEMPERATURE = 4  # for 2x800, by a trial with another teacher; `choices` has not been run yet
-
-
-def distilled(kind, temperature, **changes):
-    """A student's settings, taught by a teacher, at a temperature."""
-    return STUDENT | {"teacher": kind, "temperature": temperature, "alpha": 0.9} | changes
 
 
 # ---- the experiments: {row: (settings, the errors that the paper states)} ----------------------------------------------
@@ -160,158 +113,20 @@ def labels():
 EXPERIMENTS = {run.__name__: run for run in (choices, teachers, students, temperatures, omissions, smoothing, labels)}
 
 
-# ---- one run ---------------------------------------------------------------------------------------------------------
-
-
-class Lab:
-    """The digits, the folder of the teachers, and the finished runs, each kept at once."""
-
-    def __init__(self, digits, folder, results):
-        self.digits, self.folder, self.results = digits, folder, results
-        self.data = data.fingerprint(*digits.train, *digits.test)
-        try:
-            self.runs = json.loads(results.read_text())["runs"]
-        except FileNotFoundError:
-            self.runs = []
-        except (ValueError, KeyError, TypeError) as error:
-            raise common.UserError(f"{results} cannot be read ({error}): move it away, or get it anew") from error
-
-    def find(self, settings, seed):
-        """The record of a finished run, or None."""
-        key = {"settings": settings, "seed": seed, "data": self.data}
-        return next((run for run in self.runs if run | key == run), None)
-
-    def keep(self, record):
-        """Add a record to the file, a line each."""
-        self.runs.append(record)
-        with common.replacing(self.results) as scratch:
-            scratch.write_text('{"runs": [\n' + ",\n".join(map(json.dumps, self.runs)) + "\n]}\n")
-
-    def images(self, settings):
-        """(training split, the split on which errors are counted) of a run."""
-        train, held_out = data.hold_out(self.digits.train, settings["held_out"])
-        return train, held_out if settings["held_out"] else self.digits.test
-
-
-def run(lab, settings, seed, name):
-    """Train a net and count its errors: its record, a dict of plain values, which is kept."""
-    start = time.perf_counter()
-    train, scored = lab.images(settings)
-    net = (get_teacher if settings["net"] == "teacher" else train_student)(lab, settings, seed, name)
-    predict = training.predictor(net)
-    logits = predict(scored.images)
-    record = {"settings": settings, "seed": seed, "data": lab.data, "images": len(scored.labels)}
-    record |= score(logits, scored.labels)
-    if settings.get("classes"):
-        record["corrected"] = {
-            way: score(logits + biases, scored.labels) | {"biases": biases.round(3).tolist()}
-            for way, biases in corrections(
-                predict(train.images), train.labels, logits, scored.labels, settings["classes"]
-            )
-        }
-    lab.keep(record | {"seconds": round(time.perf_counter() - start, 1), "versions": common.versions()})
-
-
-def score(logits, labels):
-    """The errors of logits (n, C): how many, of each class, and which of the images."""
-    wrong = np.flatnonzero(logits.argmax(-1) != labels)
-    per_class = np.bincount(labels[wrong], minlength=logits.shape[1])
-    return {"errors": len(wrong), "errors_per_class": per_class.tolist(), "wrong": wrong.tolist()}
-
-
-def get_teacher(lab, settings, seed, name):
-    """The teacher of these settings: from its file where it was trained before."""
-    folder = teacher_folder(lab, settings, seed)
-    path = folder / "teacher.keras"
-    if path.exists() and training.load_settings(path) == settings | {"seed": seed, "data": lab.data}:
-        return training.load(path, lab.digits.image_shape, lab.digits.num_classes)
-    keras.utils.set_random_seed(seed)
-    net = teacher.build_teacher(
-        lab.digits.image_shape,
-        lab.digits.num_classes,
-        settings["hidden"],
-        settings["dropout"],
-        settings["input_dropout"],
-    )
-    batches = data.Batches(
-        lab.images(settings)[0],
-        settings["batch_size"],
-        seed=seed,
-        translate=settings["translate"],
-        distortion=settings["distortion"] and data.Distortion(**settings["distortion"]),
-    )
-    history = fit(net, batches, smoothed_cross_entropy(settings["smoothing"]), settings, name)
-    folder.mkdir(parents=True, exist_ok=True)
-    training.save(net, path, settings | {"seed": seed, "data": lab.data}, history)
-    return net
-
-
-def smoothed_cross_entropy(share):
-    """The loss on labels of whose weight this share is spread evenly over the classes (Szegedy et al. 2016)."""
-
-    def loss(labels, logits):
-        mean_over_classes = -tf.reduce_mean(tf.nn.log_softmax(logits), -1)
-        return (1 - share) * training.cross_entropy(labels, logits) + share * mean_over_classes
-
-    return loss
-
-
-def teacher_folder(lab, settings, seed):
-    """Where a teacher is kept, and its logits."""
-    return lab.folder / f"{settings['kind']}_seed{seed}{'_held_out' if settings['held_out'] else ''}"
-
-
-def train_student(lab, settings, seed, name):
-    """A student, trained on its transfer set."""
-    train = lab.images(settings)[0]
-    chosen, labels = transfer_set(train.labels, settings, seed)
-    logits, loss = None, training.cross_entropy
-    if settings["teacher"]:
-        net = get_teacher(lab, settings["teacher"], seed, name)
-        folder = teacher_folder(lab, settings["teacher"], seed)
-        logits = distill.teacher_logits(net, train.images, settings["translate"], cache=folder)[chosen]
-        loss = masked_loss(settings["temperature"], settings["alpha"])
-    recipe = settings | {"seed": seed, "batch_size": min(settings["batch_size"], len(chosen))}
-    split = data.Split(train.images[chosen], labels)
-    net, batches = student.prepare(lab.digits._replace(train=split), recipe, logits)
-    fit(net, batches, loss, settings, name)
-    return net
-
-
-def transfer_set(labels, settings, seed):
-    """The transfer set's indices into the training images, and its labels, -1 where they are not to be known."""
-    chosen = np.arange(len(labels))
-    if settings["classes"]:
-        chosen = chosen[np.isin(labels, settings["classes"])]
-    if settings["labelled"] < 1:
-        order = np.random.default_rng([seed, 1]).permutation(chosen)
-        cut = max(1, round(settings["labelled"] * len(chosen)))
-        if not settings["keep_unlabelled"]:
-            return order[:cut], labels[order[:cut]]
-        labels = labels.copy()
-        labels[order[cut:]] = -1
-    return chosen, labels[chosen]
-
-
-def masked_loss(temperature, alpha):
-    """The loss of distill.py, of whose two terms an image labelled -1 has the soft one only."""
-
-    def loss(labels, teacher_logits, student_logits):
-        logits, known = (teacher_logits, student_logits, temperature), tf.maximum(labels, 0)
-        both = distill.distillation_loss(known, *logits, alpha)
-        return tf.where(labels >= 0, both, alpha * distill.distillation_loss(known, *logits, 1.0))
-
-    return loss
-
-
-def fit(net, batches, loss, settings, name):
-    """Train a net as training.train does, but quietly; returns its history."""
-    num_steps = settings["epochs"] * batches.num_steps
-    optimizer = training.adam(settings["learning_rate"], num_steps, settings.get("weight_decay"))
-    return training.run_epochs(training.compile_epoch(net, optimizer, batches, loss), settings["epochs"], name)
-
-
 # ---- classes that a transfer set lacks -------------------------------------------------------------------------------
+
+
+def corrected(settings, net, train, logits, labels):
+    """What a record says more of a student that saw some classes only: its scores with each of the `corrections`."""
+    if not settings.get("classes"):
+        return {}
+    ways = corrections(training.predictor(net)(train.images), train.labels, logits, labels, settings["classes"])
+    return {
+        "corrected": {
+            way: experiments.score(logits + biases, labels) | {"biases": biases.round(3).tolist()}
+            for way, biases in ways
+        }
+    }
 
 
 def corrections(train_logits, train_labels, test_logits, test_labels, classes):
@@ -343,64 +158,13 @@ def balancing_biases(logits, shares):
     return biases
 
 
-# ---- all of them -----------------------------------------------------------------------------------------------------
-
-
-def plan(names, seeds, quick):
-    """The runs of these experiments, [(settings, seed, name)], each once: seed by seed, a teacher before its students."""
-    runs = {}
-    for seed in range(seeds):
-        for experiment in names:
-            for row, settings in rows(experiment, quick).items():
-                if seed and settings["held_out"]:  # choices: one seed only
-                    continue
-                if settings.get("teacher"):
-                    runs.setdefault(_key(settings["teacher"], seed), (settings["teacher"], seed, "its teacher"))
-                runs.setdefault(_key(settings, seed), (settings, seed, f"{experiment}, {row}, seed {seed}"))
-    return list(runs.values())
-
-
-def _key(settings, seed):
-    return json.dumps([settings, seed], sort_keys=True)
+# ---- tables and figures ----------------------------------------------------------------------------------------------
 
 
 def rows(experiment, quick):
-    """{row: settings} of an experiment; quick: a tenth of the epochs."""
-    return {row: _quick(settings) if quick else settings for row, (settings, _) in EXPERIMENTS[experiment]().items()}
-
-
-def _quick(settings):
-    shorter = {"epochs": max(1, settings["epochs"] // 10), "held_out": settings["held_out"] // 10}
-    return settings | shorter | ({"teacher": _quick(settings["teacher"])} if settings.get("teacher") else {})
-
-
-def run_all(lab, runs):
-    """Run those of [(settings, seed, name)] that are not finished yet."""
-    missing = [run for run in runs if not lab.find(*run[:2])]
-    print(f"{len(runs)} runs, {len(runs) - len(missing)} of them finished before")
-    left, start = sum(work(lab, settings) for settings, *_ in missing), time.perf_counter()
-    done = 0.0
-    for number, (settings, seed, name) in enumerate(missing, 1):
-        run(lab, settings, seed, f"{number}/{len(missing)} {name}")
-        record = lab.runs[-1]
-        done += work(lab, settings)
-        minutes = (time.perf_counter() - start) / 60 * (left / done - 1)
-        common.clear_progress()
-        print(
-            f"{number:3}/{len(missing)}  {name:<60} {record['errors']:5,} wrong of {record['images']:,}"
-            f"  {record['seconds']:6.1f} s  {minutes:.0f} min left",
-            flush=True,
-        )
-
-
-def work(lab, settings):
-    """What a run costs, in multiply-adds and, roughly, what passes beside them."""
-    share = len(settings.get("classes") or range(lab.digits.num_classes)) / lab.digits.num_classes
-    if not settings.get("keep_unlabelled"):
-        share *= settings.get("labelled", 1.0)
-    images = settings["epochs"] * len(lab.digits.train.labels) * share
-    sizes = [math.prod(lab.digits.image_shape), *settings["hidden"], lab.digits.num_classes]
-    return images * (sum(a * b for a, b in itertools.pairwise(sizes)) + 50_000)
+    """{row: settings} of an experiment."""
+    table = {row: settings for row, (settings, _) in EXPERIMENTS[experiment]().items()}
+    return {row: experiments.quickly(settings) for row, settings in table.items()} if quick else table
 
 
 def report(lab, experiment, seeds, quick):
@@ -506,9 +270,9 @@ def main():
         results = folder = folder / "quick"
     folder.mkdir(parents=True, exist_ok=True)
     results.mkdir(exist_ok=True)
-    lab = Lab(digits, folder, results / "paper.json")
+    lab = experiments.Lab(digits, folder, results / "paper.json")
     names = [name for name in EXPERIMENTS if name in arguments.experiments or not arguments.experiments]
-    run_all(lab, plan(names, seeds, quick))
+    experiments.run_all(lab, experiments.plan({name: rows(name, quick) for name in names}, seeds), corrected)
     for name in names:
         report(lab, name, seeds, quick)
         if name == "temperatures":

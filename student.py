@@ -17,36 +17,47 @@ import plots
 import training
 
 
-def build_student(image_shape, num_classes, hidden=(64, 64)):
+def build_student(image_shape, num_classes, hidden=(64, 64), pool=1):
     """A dense ReLU net from images (batch, *image_shape) float32 in [0, 1] to logits (batch, num_classes).
 
-    hidden: units of each layer.
+    hidden: units of each layer. pool: the net sees the means of squares of pool x pixels: of 28x28, for 2, 14x14 of them. Most
+    of a small net's parameters are in its first layer, and that takes them down to a quarter.
     """
     layers = [keras.layers.Flatten(), *(keras.layers.Dense(units, activation="relu") for units in hidden)]
+    if pool > 1:
+        layers[:0] = [keras.layers.Reshape((*image_shape, 1)), keras.layers.AveragePooling2D(pool, padding="same")]
     return keras.Sequential([keras.Input(image_shape), *layers, keras.layers.Dense(num_classes)], name="student")
 
 
 def add_student_options(options):
     """Add the options that a student's training run takes; `recipe` picks them up again."""
     options.add_argument("--hidden", type=common.whole(1), nargs="+", default=[64, 64], help="units of each layer")
+    options.add_argument(
+        "--pool",
+        type=common.whole(1, 1000),
+        default=1,
+        metavar="PIXELS",
+        help="see means of squares of so many pixels a side",
+    )
     common.add_training_options(options, epochs=60, batch_size=250, learning_rate=5e-3, translate=0)
 
 
 def recipe(arguments, digits):
     """All that decides a baseline, as a dict: equal recipes give equal weights on the same machine."""
-    names = ("hidden", "seed", "epochs", "batch_size", "learning_rate", "translate")
+    names = ("hidden", "seed", "epochs", "batch_size", "learning_rate", "translate", "distort", "pool")
     return {name: getattr(arguments, name) for name in names} | {"data": data.fingerprint(*digits.train)}
 
 
 def prepare(digits, recipe, teacher_logits=None):
     """A student with its first weights, and its batches: (model, data.Batches). The recipe alone decides both."""
     keras.utils.set_random_seed(recipe["seed"])
-    student = build_student(digits.image_shape, digits.num_classes, recipe["hidden"])
+    student = build_student(digits.image_shape, digits.num_classes, recipe["hidden"], recipe["pool"])
     batches = data.Batches(
         digits.train,
         recipe["batch_size"],
         seed=recipe["seed"],
         translate=recipe["translate"],
+        distortion=data.distortion(recipe["distort"]),
         teacher_logits=teacher_logits,
     )
     return student, batches

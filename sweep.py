@@ -56,12 +56,7 @@ def plan(arguments, digits, teacher, folder):
 
 def finished(path, settings):
     """How many validation images the student at `path` has wrong, if it was trained with these settings; None if not."""
-    if not path.exists():
-        return None
-    try:
-        found = training.load_settings(path)
-    except common.UserError:  # damaged: it is trained anew
-        return None
+    found = training.settings_of(path)
     return found.get("validation_errors") if found | settings == found else None
 
 

@@ -56,7 +56,13 @@ def main():
     print(f"teacher: {teacher.count_params():,} parameters", flush=True)
     history = training.train(
         teacher,
-        data.Batches(digits.train, arguments.batch_size, seed=arguments.seed, translate=arguments.translate),
+        data.Batches(
+            digits.train,
+            arguments.batch_size,
+            seed=arguments.seed,
+            translate=arguments.translate,
+            distortion=data.distortion(arguments.distort),
+        ),
         training.cross_entropy,
         epochs=arguments.epochs,
         learning_rate=arguments.learning_rate,

@@ -257,6 +257,14 @@ def load_settings(path):
     return _read(path, lambda archive: json.loads(archive.read(SETTINGS)) if SETTINGS in archive.namelist() else {})
 
 
+def settings_of(path):
+    """The settings in a model file as `load_settings` gives them; {} also where the file is missing or damaged."""
+    try:
+        return load_settings(path)
+    except UserError:
+        return {}
+
+
 def _read(path, read):
     """read(archive) of the .keras file at `path`, once its every member has passed its checksum."""
     try:

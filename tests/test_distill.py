@@ -14,7 +14,8 @@ import student
 import teacher
 import training
 
-RECIPE = {"hidden": [8], "seed": 0, "epochs": 2, "batch_size": 20, "learning_rate": 0.01, "translate": 0}
+RECIPE = {"hidden": [8], "seed": 0, "epochs": 2, "batch_size": 20, "learning_rate": 0.01}
+RECIPE |= {"translate": 0, "distort": 0, "pool": 1}
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,18 @@ def test_after_any_shuffle_and_translation_logits_are_the_teachers_on_that_batch
             images, labels, teacher_logits = batches.view(*batches.collect(indices, views))
             np.testing.assert_allclose(teacher_logits, net(images, training=False), rtol=1e-4, atol=1e-4)
             np.testing.assert_array_equal(labels, digits.train.labels[indices])
+
+
+def test_views_that_cannot_be_listed_are_shown_to_the_teacher_as_the_student_sees_them(digits, net):
+    asked = distill.ask(net, digits.train.images, 0, 1.0, cache=None)
+    batches = data.Batches(digits.train, 40, seed=9, distortion=data.distortion(1.0), teacher_logits=asked)
+    indices, views = batches.epoch(1)
+    examples = batches.collect(indices, views)
+    for place in (0, 3):
+        images, labels, teacher_logits = batches.view(*[part[place] for part in examples])
+        np.testing.assert_allclose(teacher_logits, net(images, training=False), rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(labels, digits.train.labels[indices[place]])
+        assert np.abs(images - digits.train.images[indices[place]] / 255).max() > 0.1
 
 
 def test_logits_are_computed_once_and_again_when_teacher_or_data_change(digits, net, tmp_path, monkeypatch):
@@ -169,6 +182,9 @@ def test_bad_options_end_with_status_2_and_a_line(refusal):
         (["--seed", "-1"], "is not from 0 to 4294967295"),
         (["--translate", "-1"], "-1 is not from 0 to"),
         (["--hidden", "9" * 20], "9 is not from 1 to 1000000"),
+        (["--pool", "0"], "--pool: 0 is not from 1 to"),
+        (["--distort", "-1"], "--distort: -1 is not from 0 to 10"),
+        (["--distort", "1", "--translate", "1"], "not allowed with argument"),
         (["--temprature", "4"], "unrecognized arguments: --temprature"),
     ]:
         status, line = refusal(distill.main, *options)
@@ -184,8 +200,9 @@ def test_what_the_user_can_mend_ends_with_status_1_and_a_line(refusal, tiny, tmp
     status, line = refusal(distill.main, *common_options)
     assert (status, "no such model file: `python teacher.py`" in line) == (1, True)
     ends_in_softmax(net).save(tmp_path / "soft.keras")
-    status, line = refusal(distill.main, *common_options, "--teacher", tmp_path / "soft.keras")
-    assert (status, "ends in a softmax" in line) == (1, True)
+    for views in ([], ["--distort", "1"]):
+        status, line = refusal(distill.main, *common_options, "--teacher", tmp_path / "soft.keras", *views)
+        assert (status, "ends in a softmax" in line) == (1, True)
     status, line = refusal(student.main, "--data", tiny, "--out", tmp_path, "--batch-size", "1000")
     assert (status, "--batch-size 1000 is larger than the 220" in line) == (1, True)
     status, line = refusal(student.main, "--data", tmp_path / "missing.npz", "--out", tmp_path)

@@ -11,6 +11,7 @@ from conftest import make_arrays
 
 import data
 import distill
+import experiments
 import metrics
 import paper
 import training
@@ -30,7 +31,8 @@ def digits():
 def run(digits, tmp_path, monkeypatch, capsys):
     """run(folder, *options) -> what paper.py printed; nets and data are small, results go to the folder."""
     for name in ("TEACHER", "DISTORTED", "STUDENT"):
-        monkeypatch.setattr(paper, name, getattr(paper, name) | SMALL)
+        for module in (paper, experiments):  # `distilled` has its own
+            monkeypatch.setattr(module, name, getattr(experiments, name) | SMALL)
     for name, value in (("HELD_OUT", 60), ("TEMPERATURES", (20,)), ("WIDTHS", {8: 5e-3}), ("SHARES", (0.5,))):
         monkeypatch.setattr(paper, name, value)
     monkeypatch.setattr(data, "load", lambda validation: digits)
@@ -52,9 +54,9 @@ def runs(folder):
 
 
 def test_runs_that_were_stopped_end_like_those_that_were_not(run, tmp_path, monkeypatch):
-    experiments = ("omissions", "--seeds", "1")
-    printed = run("whole", *experiments)
-    keep = paper.Lab.keep
+    options = ("omissions", "--seeds", "1")
+    printed = run("whole", *options)
+    keep = experiments.Lab.keep
 
     def stop_after_the_teacher(lab, record):
         if record["settings"]["net"] == "student":
@@ -62,15 +64,15 @@ def test_runs_that_were_stopped_end_like_those_that_were_not(run, tmp_path, monk
         keep(lab, record)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr(paper.Lab, "keep", stop_after_the_teacher)
-        run("stopped", *experiments)
+        patch.setattr(experiments.Lab, "keep", stop_after_the_teacher)
+        run("stopped", *options)
     assert ended.value.code == common.STOPPED
     assert len(runs(tmp_path / "stopped")) == 1
-    assert "5 runs, 1 of them finished before" in run("stopped", *experiments)
+    assert "5 runs, 1 of them finished before" in run("stopped", *options)
     assert runs(tmp_path / "stopped") == runs(tmp_path / "whole")
 
-    monkeypatch.setattr(paper, "run", None)  # nothing is left to be run: the tables come from the file
-    again = run("whole", *experiments)
+    monkeypatch.setattr(experiments, "run", None)  # nothing is left to be run: the tables come from the file
+    again = run("whole", *options)
     assert again[again.index("omissions:") :] == printed[printed.index("omissions:") :]
 
 
@@ -100,19 +102,19 @@ def test_a_run_keeps_what_it_is_and_which_images_it_has_wrong(run, digits, tmp_p
 
 
 def test_other_data_are_another_run(digits, tmp_path):
-    lab = paper.Lab(digits, tmp_path, tmp_path / "paper.json")
+    lab = experiments.Lab(digits, tmp_path, tmp_path / "paper.json")
     lab.keep({"settings": paper.STUDENT, "seed": 0, "data": lab.data, "errors": 1})
-    assert paper.Lab(digits, tmp_path, tmp_path / "paper.json").find(paper.STUDENT, 0)["errors"] == 1
+    assert experiments.Lab(digits, tmp_path, tmp_path / "paper.json").find(paper.STUDENT, 0)["errors"] == 1
     assert not lab.find(paper.STUDENT, 1)
     assert not lab.find(paper.STUDENT | {"epochs": 1}, 0)
     others = digits._replace(test=data.Split(255 - digits.test.images, digits.test.labels))
-    assert not paper.Lab(others, tmp_path, tmp_path / "paper.json").find(paper.STUDENT, 0)
+    assert not experiments.Lab(others, tmp_path, tmp_path / "paper.json").find(paper.STUDENT, 0)
 
 
 def test_a_damaged_results_file_is_refused(digits, tmp_path):
     (tmp_path / "paper.json").write_text('{"runs": [')
     with pytest.raises(common.UserError, match="cannot be read"):
-        paper.Lab(digits, tmp_path, tmp_path / "paper.json")
+        experiments.Lab(digits, tmp_path, tmp_path / "paper.json")
 
 
 def test_wrong_options_are_refused(refusal):
@@ -121,10 +123,13 @@ def test_wrong_options_are_refused(refusal):
     assert f"there is no experiment 'temperature': choose from {', '.join(paper.EXPERIMENTS)}" in line
 
 
+def plan(names, seeds, quick=False):
+    return experiments.plan({name: paper.rows(name, quick) for name in names}, seeds)
+
+
 def test_the_plan_has_each_run_once_and_a_teacher_before_its_students():
-    plan = paper.plan(list(paper.EXPERIMENTS), 2, quick=False)
     seen = []
-    for settings, seed, _ in plan:
+    for settings, seed, _ in plan(paper.EXPERIMENTS, 2):
         assert (settings, seed) not in seen
         assert not settings.get("teacher") or (settings["teacher"], seed) in seen
         assert not (seed and settings["held_out"])
@@ -134,7 +139,7 @@ def test_the_plan_has_each_run_once_and_a_teacher_before_its_students():
 
 
 def test_quick_is_a_tenth_of_it():
-    for (long, *_), (short, *_) in zip(paper.plan(["students"], 1, False), paper.plan(["students"], 1, True)):
+    for (long, *_), (short, *_) in zip(plan(["students"], 1), plan(["students"], 1, quick=True)):
         assert short["epochs"] == long["epochs"] // 10
         assert short.get("teacher") is None or short["teacher"]["epochs"] == paper.TEACHER["epochs"] // 10
 
@@ -144,26 +149,26 @@ def test_quick_is_a_tenth_of_it():
 
 def test_a_transfer_set_has_the_classes_asked_for():
     labels = np.arange(1000) % 10
-    chosen, kept = paper.transfer_set(labels, paper.STUDENT | {"classes": [7, 8]}, 0)
+    chosen, kept = experiments.transfer_set(labels, paper.STUDENT | {"classes": [7, 8]}, 0)
     assert len(chosen) == 200 and set(kept) == {7, 8} and np.array_equal(labels[chosen], kept)
 
 
 def test_labels_are_hidden_or_their_images_left_out():
     labels = np.arange(1000) % 10
     few = paper.STUDENT | {"labelled": 0.03}
-    chosen, kept = paper.transfer_set(labels, few, 0)
+    chosen, kept = experiments.transfer_set(labels, few, 0)
     assert len(set(chosen)) == 30 and np.array_equal(labels[chosen], kept)
-    everything, hidden = paper.transfer_set(labels, few | {"keep_unlabelled": True}, 0)
+    everything, hidden = experiments.transfer_set(labels, few | {"keep_unlabelled": True}, 0)
     assert np.array_equal(everything, np.arange(1000))
     known = np.flatnonzero(hidden >= 0)
     assert set(known) == set(chosen) and np.array_equal(hidden[known], labels[known])
-    assert set(paper.transfer_set(labels, few, 1)[0]) != set(chosen)
+    assert set(experiments.transfer_set(labels, few, 1)[0]) != set(chosen)
 
 
 def test_an_image_without_a_label_has_the_soft_term_only():
     random = np.random.default_rng(0)
     teacher, student = random.normal(0, 3, (2, 2, 5)).astype(np.float32)
-    losses = paper.masked_loss(4.0, 0.9)(np.array([2, -1]), teacher, student).numpy()
+    losses = experiments.masked_loss(4.0, 0.9)(np.array([2, -1]), teacher, student).numpy()
     both = distill.distillation_loss(np.array([2, 2]), teacher, student, 4.0, 0.9).numpy()
     soft = distill.distillation_loss(np.array([2, 2]), teacher, student, 4.0, 1.0).numpy()
     assert losses[0] == both[0]
@@ -174,7 +179,7 @@ def test_smoothed_labels_are_spread_over_the_classes():
     labels, logits = np.array([2, 0]), np.random.default_rng(0).normal(0, 3, (2, 5)).astype(np.float32)
     targets = 0.9 * np.eye(5)[labels] + 0.1 / 5
     expected = -(targets * metrics.log_softmax(logits)).sum(-1)
-    assert paper.smoothed_cross_entropy(0.1)(labels, logits).numpy() == pytest.approx(expected, rel=1e-5)
+    assert experiments.smoothed_cross_entropy(0.1)(labels, logits).numpy() == pytest.approx(expected, rel=1e-5)
 
 
 # ---- biases ----------------------------------------------------------------------------------------------------------
@@ -201,9 +206,9 @@ def test_biases_mend_what_was_left_out_and_know_no_test_label(unbalanced):
     logits, labels = unbalanced
     halves = logits[:2000], labels[:2000], logits[2000:]
     ways = dict(paper.corrections(*halves, labels[2000:], [0, 1, 2, 4, 5, 6, 7, 8, 9]))
-    before = paper.score(logits[2000:], labels[2000:])["errors"]
+    before = experiments.score(logits[2000:], labels[2000:])["errors"]
     for biases in ways.values():
-        assert paper.score(logits[2000:] + biases, labels[2000:])["errors"] < before / 10
+        assert experiments.score(logits[2000:] + biases, labels[2000:])["errors"] < before / 10
     shuffled = dict(paper.corrections(*halves, np.roll(labels[2000:], 1), [0, 1, 2, 4, 5, 6, 7, 8, 9]))
     changed = [way for way in ways if not np.array_equal(ways[way], shuffled[way])]
     assert changed == ["one number, chosen on the test set"]

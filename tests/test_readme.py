@@ -7,6 +7,7 @@ import pytest
 from conftest import ROOT
 
 import data
+import experiments
 import paper
 
 README = (ROOT / "README.md").read_text()
@@ -250,5 +251,5 @@ def temperature_row(temperature):
 
 @pytest.mark.parametrize(("width", "seeds"), finished_widths())
 def test_readme_shows_how_sure_the_best_temperature_is(width, seeds):
-    lab = paper.Lab(data.load(validation=0), None, ROOT / "results" / "paper.json")
+    lab = experiments.Lab(data.load(validation=0), None, ROOT / "results" / "paper.json")
     assert paper.compare_temperatures(lab, width, seeds, quick=False) in README

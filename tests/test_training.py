@@ -16,7 +16,8 @@ import student
 import teacher
 import training
 
-RECIPE = {"hidden": [8], "seed": 0, "epochs": 3, "batch_size": 20, "learning_rate": 0.01, "translate": 1}
+RECIPE = {"hidden": [8], "seed": 0, "epochs": 3, "batch_size": 20, "learning_rate": 0.01}
+RECIPE |= {"translate": 1, "distort": 0, "pool": 1}
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,21 @@ def test_nets_have_the_documented_shapes():
     assert len(rates) == 3
     assert all(0 < rate < 1 for rate in rates)
     assert teacher.build_teacher((28, 28), 10).layers[-1].activation is keras.activations.linear  # logits
+
+
+@pytest.mark.parametrize(("shape", "pool", "num_inputs"), [((28, 28), 2, 196), ((12, 10), 3, 16), ((12, 10), 99, 1)])
+def test_a_pooled_student_sees_means_of_squares(shape, pool, num_inputs):
+    net = student.build_student(shape, 3, hidden=(5,), pool=pool)
+    assert net.input_shape == (None, *shape)
+    assert net.count_params() == num_inputs * 5 + 5 + 5 * 3 + 3
+    images = np.random.default_rng(0).random((2, *shape), np.float32)
+    # Squares that stick out do so at all four sides, and are means of what is in the image.
+    out = [(-side % pool // 2, -side % pool - -side % pool // 2) for side in shape]
+    padded = np.pad(images, [(0, 0), *out], constant_values=np.nan)
+    squares = padded.reshape(2, padded.shape[1] // pool, pool, padded.shape[2] // pool, pool)
+    means = np.nanmean(squares, axis=(2, 4)).reshape(2, num_inputs)
+    hidden, output = net.layers[-2:]
+    np.testing.assert_allclose(net(images), output(hidden(means)), rtol=1e-4, atol=1e-5)
 
 
 def test_training_learns_and_its_history_says_so(digits):
