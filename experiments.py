@@ -8,6 +8,7 @@ are, seconds, versions.
 import itertools
 import json
 import math
+import statistics
 import time
 
 import common  # before TensorFlow: it keeps the start-up quiet
@@ -42,7 +43,8 @@ DISTORTED = TEACHER | {
     "dropout": 0.05,
     "input_dropout": 0.0,
     "translate": 0,
-    "distort": 1.5,
+    "distort": 1.3,
+    "epochs": 100,
 }
 STUDENT = {
     "net": "student",
@@ -98,6 +100,42 @@ class Lab:
         return self.folder / f"{settings['kind']}_seed{seed}{'_held_out' if settings['held_out'] else ''}"
 
 
+# ---- the scripts -----------------------------------------------------------------------------------------------------
+
+
+def parse_arguments(description, functions):
+    """The options of a script of {experiment: function}: which of them, how many seeds, in full or quickly."""
+    options = common.plain_parser(description)
+    options.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="some of those of --list (default: all)")
+    options.add_argument("--list", action="store_true", help="say what there is, and stop")
+    options.add_argument("--seeds", type=common.whole(1), default=5, help="so many, from 0 on (default: %(default)s)")
+    options.add_argument("--quick", action="store_true", help="10,000 images and a tenth of the epochs, kept apart")
+    arguments = options.parse_args()
+    for name in arguments.experiments:
+        if name not in functions:
+            options.error(f"there is no experiment {name!r}: choose from {', '.join(functions)}")
+    if arguments.list:
+        for name, function in functions.items():
+            print(f"{name:<14}{function.__doc__}")
+        options.exit()
+    arguments.experiments = [name for name in functions if name in arguments.experiments or not arguments.experiments]
+    common.print_settings(arguments)
+    return arguments
+
+
+def open_lab(arguments, results):
+    """The Lab on MNIST for these arguments; with --quick its results are not the file `results` but in the folder --out."""
+    digits = data.load(validation=0)
+    folder = common.make_folder(arguments.out) / "paper"
+    if arguments.quick:
+        digits = digits._replace(train=data.Split(*(array[:10_000] for array in digits.train)))
+        folder = folder / "quick"
+        results = folder / results.name
+    folder.mkdir(parents=True, exist_ok=True)
+    results.parent.mkdir(exist_ok=True)
+    return Lab(digits, folder, results)
+
+
 # ---- one run ---------------------------------------------------------------------------------------------------------
 
 
@@ -105,10 +143,12 @@ def run(lab, settings, seed, name, more):
     """Train a net and count its errors; keep the record. more(settings, net, train split, logits, labels) adds to it."""
     start = time.perf_counter()
     train, scored = lab.images(settings)
-    net = (get_teacher if settings["net"] == "teacher" else train_student)(lab, settings, seed, name)
+    net, history = (get_teacher if settings["net"] == "teacher" else train_student)(lab, settings, seed, name)
     logits = training.predictor(net)(scored.images)
     record = {"settings": settings, "seed": seed, "data": lab.data, "images": len(scored.labels)}
     record |= score(logits, scored.labels) | more(settings, net, train, logits, scored.labels)
+    if history:
+        record["seconds_an_epoch"] = round(statistics.median(row.seconds for row in history), 3)
     lab.keep(record | {"seconds": round(time.perf_counter() - start, 1), "versions": common.versions()})
 
 
@@ -120,10 +160,10 @@ def score(logits, labels):
 
 
 def get_teacher(lab, settings, seed, name):
-    """The teacher of these settings: from its file where it was trained before."""
+    """(the teacher of these settings, its history): from their files where it was trained before."""
     path = lab.teacher_folder(settings, seed) / "teacher.keras"
     if training.settings_of(path) == settings | {"seed": seed, "data": lab.data}:
-        return training.load(path, lab.digits.image_shape, lab.digits.num_classes)
+        return training.load(path, lab.digits.image_shape, lab.digits.num_classes), training.load_history(path)
     keras.utils.set_random_seed(seed)
     net = teacher.build_teacher(
         lab.digits.image_shape,
@@ -142,7 +182,7 @@ def get_teacher(lab, settings, seed, name):
     history = fit(net, batches, smoothed_cross_entropy(settings["smoothing"]), settings, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     training.save(net, path, settings | {"seed": seed, "data": lab.data}, history)
-    return net
+    return net, history
 
 
 def smoothed_cross_entropy(share):
@@ -156,14 +196,14 @@ def smoothed_cross_entropy(share):
 
 
 def train_student(lab, settings, seed, name):
-    """A student, trained on its transfer set: as distill.py trains it, where that is all images and labels."""
+    """(a student, its history), trained on its transfer set: as by distill.py, where that is all images and labels."""
     recipe = {"distort": 0, "pool": 1} | settings | {"seed": seed}
     train = lab.images(settings)[0]
     chosen, labels = transfer_set(train.labels, settings, seed)
     recipe["batch_size"] = min(settings["batch_size"], len(chosen))
     logits, loss = None, training.cross_entropy
     if settings["teacher"]:
-        net = get_teacher(lab, settings["teacher"], seed, name)
+        net, _ = get_teacher(lab, settings["teacher"], seed, name)
         folder = lab.teacher_folder(settings["teacher"], seed)
         logits = distill.ask(net, train.images, recipe["translate"], recipe["distort"], cache=folder)
         if not callable(logits):
@@ -171,8 +211,7 @@ def train_student(lab, settings, seed, name):
         loss = masked_loss(settings["temperature"], settings["alpha"])
     split = data.Split(train.images[chosen], labels)
     net, batches = student.prepare(lab.digits._replace(train=split), recipe, logits)
-    fit(net, batches, loss, settings, name)
-    return net
+    return net, fit(net, batches, loss, settings, name)
 
 
 def transfer_set(labels, settings, seed):
@@ -255,6 +294,14 @@ def run_all(lab, runs, more=lambda *run: {}):
             f"  {record['seconds']:6.1f} s  {minutes:.0f} min left",
             flush=True,
         )
+
+
+def print_row(name, published, errors):
+    """Print a table's row: the errors that were published, mean and standard deviation of ours, and each seed's."""
+    spread = f"{np.std(errors, ddof=1):8.1f}" if len(errors) > 1 else f"{'':>8}"
+    print(
+        f"{name:<64}{published or '':>8}{np.mean(errors):>10,.1f}{spread}  {' '.join(f'{error:,}' for error in errors)}"
+    )
 
 
 def work(lab, settings):

@@ -17,7 +17,6 @@ import common  # before TensorFlow: it keeps the start-up quiet
 
 import numpy as np
 
-import data
 import experiments
 import metrics
 import plots
@@ -175,28 +174,21 @@ def report(lab, experiment, seeds, quick):
     print(f"{f'errors, {where}':<64}{'paper':>8}{'mean':>10}{'sd':>8}  each seed")
     for row, settings in rows(experiment, quick).items():
         records = [record for seed in range(seeds) if (record := lab.find(settings, seed))]
-        _line(row, published[row], [record["errors"] for record in records])
+        experiments.print_row(row, published[row], [record["errors"] for record in records])
         if settings.get("classes"):
             unseen = [label for label in range(lab.digits.num_classes) if label not in settings["classes"]]
             _report_corrections(records, unseen)
-
-
-def _line(row, published, errors):
-    spread = f"{np.std(errors, ddof=1):8.1f}" if len(errors) > 1 else f"{'':>8}"
-    print(
-        f"{row:<64}{published or '':>8}{np.mean(errors):>10,.1f}{spread}  {' '.join(f'{error:,}' for error in errors)}"
-    )
 
 
 def _report_corrections(records, unseen):
     def on_unseen(scores):
         return [sum(score["errors_per_class"][label] for label in unseen) for score in scores]
 
-    _line("    on the classes left out", None, on_unseen(records))
+    experiments.print_row("    on the classes left out", None, on_unseen(records))
     for way in records[0]["corrected"]:
         scores = [record["corrected"][way] for record in records]
-        _line(f"  biases: {way}", None, [score["errors"] for score in scores])
-        _line("    on the classes left out", None, on_unseen(scores))
+        experiments.print_row(f"  biases: {way}", None, [score["errors"] for score in scores])
+        experiments.print_row("    on the classes left out", None, on_unseen(scores))
 
 
 def compare_temperatures(lab, width, seeds, quick):
@@ -242,36 +234,10 @@ def draw(lab, seeds, quick, path, experiment):
     )
 
 
-def parse_arguments():
-    options = common.plain_parser(__doc__)
-    options.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="some of those of --list (default: all)")
-    options.add_argument("--list", action="store_true", help="say what there is, and stop")
-    options.add_argument("--seeds", type=common.whole(1), default=5, help="so many, from 0 on (default: %(default)s)")
-    options.add_argument("--quick", action="store_true", help="10,000 images and a tenth of the epochs, kept apart")
-    arguments = options.parse_args()
-    for name in arguments.experiments:
-        if name not in EXPERIMENTS:
-            options.error(f"there is no experiment {name!r}: choose from {', '.join(EXPERIMENTS)}")
-    return arguments
-
-
 def main():
-    arguments = parse_arguments()
-    if arguments.list:
-        for name, experiment in EXPERIMENTS.items():
-            print(f"{name:<14}{experiment.__doc__}")
-        return
-    common.print_settings(arguments)
-    digits, seeds, quick = data.load(validation=0), arguments.seeds, arguments.quick
-    folder = common.make_folder(arguments.out) / "paper"
-    results = RESULTS
-    if quick:
-        digits = digits._replace(train=data.Split(*(array[:10_000] for array in digits.train)))
-        results = folder = folder / "quick"
-    folder.mkdir(parents=True, exist_ok=True)
-    results.mkdir(exist_ok=True)
-    lab = experiments.Lab(digits, folder, results / "paper.json")
-    names = [name for name in EXPERIMENTS if name in arguments.experiments or not arguments.experiments]
+    arguments = experiments.parse_arguments(__doc__, EXPERIMENTS)
+    lab, seeds, quick = experiments.open_lab(arguments, RESULTS / "paper.json"), arguments.seeds, arguments.quick
+    names = arguments.experiments
     experiments.run_all(lab, experiments.plan({name: rows(name, quick) for name in names}, seeds), corrected)
     for name in names:
         report(lab, name, seeds, quick)
@@ -280,7 +246,7 @@ def main():
             for width in WIDTHS:
                 print(compare_temperatures(lab, width, seeds, quick))
         if name in ("temperatures", "labels"):
-            draw(lab, seeds, quick, results / f"paper_{name}.png", name)
+            draw(lab, seeds, quick, lab.results.with_name(f"paper_{name}.png"), name)
     print(f"\nevery run is in {lab.results}")
 
 

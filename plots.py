@@ -187,18 +187,22 @@ def gallery(groups, path):
     _save(figure, path)
 
 
-def spread(places, lines, path, *, log=False, **labels):
+def spread(places, lines, path, *, log=False, points=(), **labels):
     """Mean of the seeds and their range, a line for each name. lines: {name: (places, seeds) wrong}; both axes log if `log`.
 
-    labels: what matplotlib's Axes.set takes. The horizontal axis is logarithmic.
+    points: (name, place, wrong) of others' results. labels: what matplotlib's Axes.set takes. The horizontal axis is
+    logarithmic.
     """
     figure = Figure(figsize=(8, 4.6), layout="constrained")
     axes = figure.subplots()
     for (name, wrong), shade, marker in zip(lines.items(), itertools.cycle(OTHERS), itertools.cycle("os^Dv")):
         axes.plot(places, wrong.mean(-1), marker=marker, color=shade, label=name)
         axes.fill_between(places, wrong.min(-1), wrong.max(-1), color=shade, alpha=0.15, linewidth=0)
+    for name, place, wrong in points:
+        axes.plot(place, wrong, "k*", markersize=9)
+        axes.annotate(name, (place, wrong), xytext=(6, 6), textcoords="offset points", fontsize=8)
     axes.set(xscale="log", yscale="log" if log else "linear", **labels)
-    axes.set_xticks(places, [f"{place:g}" for place in places])
+    axes.set_xticks(places, [f"{place:,.10g}" for place in places])
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
     axes.xaxis.set_minor_locator(NullLocator())

@@ -38,7 +38,16 @@ def parse_arguments():
     options.add_argument("--hidden", type=common.whole(1), nargs="+", default=[1200, 1200], help="units of each layer")
     options.add_argument("--dropout", type=common.dropout_rate, default=0.4, help="of hidden units")
     options.add_argument("--input-dropout", type=common.dropout_rate, default=0.1, help="of pixels")
+    options.add_argument(
+        "--weight-decay",
+        type=common.number(0, 1e3),
+        default=0.5,
+        help="each step takes off this share, times the learning rate, of each weight (default: %(default)s)",
+    )
     common.add_training_options(options, epochs=30, batch_size=500, learning_rate=2e-3, translate=2)
+    options.add_argument(
+        "--resume", action="store_true", help="go on from the last finished epoch of a run that was stopped"
+    )
     return options.parse_args()
 
 
@@ -54,6 +63,9 @@ def main():
         digits.image_shape, digits.num_classes, arguments.hidden, arguments.dropout, arguments.input_dropout
     )
     print(f"teacher: {teacher.count_params():,} parameters", flush=True)
+    names = set(vars(arguments)) - {"data", "out", "resume"}
+    settings = {name: getattr(arguments, name) for name in sorted(names)} | {"data": data.fingerprint(*digits.train)}
+    checkpoint = training.Checkpoint(out / "teacher_checkpoint.npz", settings, arguments.resume)
     history = training.train(
         teacher,
         data.Batches(
@@ -67,9 +79,11 @@ def main():
         epochs=arguments.epochs,
         learning_rate=arguments.learning_rate,
         validation=digits.validation,
+        weight_decay=arguments.weight_decay,
+        checkpoint=checkpoint,
     )
-    settings = {name: value for name, value in vars(arguments).items() if name not in ("data", "out")}
-    training.save(teacher, out / "teacher.keras", settings | {"data": data.fingerprint(*digits.train)}, history)
+    training.save(teacher, out / "teacher.keras", settings, history)
+    checkpoint.path.unlink(missing_ok=True)
     plots.learning_curves({"teacher": history}, out / "plots" / "learning_curves_teacher.png")
     print(f"saved {out / 'teacher.keras'}")
     print(f"teacher: {training.report(training.count_errors(teacher, digits.test), digits.test)}")

@@ -5,6 +5,7 @@ import json
 import math
 import time
 import zipfile
+from pathlib import Path
 from typing import NamedTuple
 
 from common import UserError, clear_progress, progress, replacing
@@ -62,21 +63,24 @@ def adam(learning_rate, num_steps, weight_decay=None):
     return FusedAdam(schedule, weight_decay=weight_decay)
 
 
-def train(model, batches, loss, *, epochs, learning_rate, validation):
+def train(model, batches, loss, *, epochs, learning_rate, validation, weight_decay=None, checkpoint=None):
     """Train with `adam`.
 
     batches: data.Batches. loss(*targets, logits) -> (batch,), targets being what `batches` give beside the images.
-    validation: data.Split, maybe empty. Returns the history, a list of Epoch.
+    validation: data.Split, maybe empty. checkpoint: a Checkpoint, to go on from and to keep each epoch in. Returns the
+    history, a list of Epoch.
 
-    Raises UserError: as compile_epoch's run_epoch does.
+    Raises UserError: as compile_epoch's run_epoch and Checkpoint.restore do.
     """
     clock = time.perf_counter()
     progress("compiling")
-    run_epoch = compile_epoch(model, adam(learning_rate, epochs * batches.num_steps), batches, loss)
+    optimizer = adam(learning_rate, epochs * batches.num_steps, weight_decay)
+    run_epoch = compile_epoch(model, optimizer, batches, loss)
     predict = predictor(model)
     seconds = {"compiling": time.perf_counter() - clock, "training": 0.0, "validating": 0.0}
-    history = []
-    for number in range(1, epochs + 1):
+    state = [*model.variables, *optimizer.variables]
+    history = checkpoint.restore(state) if checkpoint else []
+    for number in range(len(history) + 1, epochs + 1):
         clock = time.perf_counter()
         mean_loss, accuracy = run_epoch(number)
         trained = time.perf_counter()
@@ -86,10 +90,53 @@ def train(model, batches, loss, *, epochs, learning_rate, validation):
         history.append(Epoch(number, mean_loss, accuracy, validation_accuracy, trained - clock))
         seconds["training"] += trained - clock
         seconds["validating"] += time.perf_counter() - trained
+        if checkpoint:
+            checkpoint.keep(state, history)
         clear_progress()
         print(_line(history[-1], epochs), flush=True)
     print(", ".join(f"{name} {value:.1f} s" for name, value in seconds.items()), flush=True)
     return history
+
+
+class Checkpoint(NamedTuple):
+    """Where a training run keeps its state after each epoch, so that one that was stopped can go on, bit for bit.
+
+    Noise and order are drawn from the seed and the number of the step or epoch: weights, optimizer and history are all there is.
+    """
+
+    path: Path  # .npz
+    settings: dict  # of plain values: all that decides the run
+    resume: bool  # whether to go on from it
+
+    def restore(self, state):
+        """Assign the state (a list of variables) that was kept; returns its history, [] where there is none to go on from.
+
+        Raises UserError: the file is damaged, or of a run with other settings.
+        """
+        if not self.resume or not self.path.exists():
+            return []
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                settings = json.loads(str(file["settings"]))
+                values = [file[f"variable_{place}"] for place in range(len(state))]
+                history = [Epoch(int(number), *rest) for number, *rest in file["history"].tolist()]
+        except Exception as error:  # NumPy, zipfile and zlib each have their own for a damaged file
+            raise UserError(f"{self.path} is damaged ({error}): leave --resume out to start anew") from error
+        other = [name for name in self.settings if settings.get(name) != self.settings[name]]
+        if other:
+            raise UserError(
+                f"{self.path} is of a run with other settings ({', '.join(other)}): leave --resume out to start anew"
+            )
+        for variable, value in zip(state, values, strict=True):
+            variable.assign(value)
+        print(f"going on after epoch {len(history)}", flush=True)
+        return history
+
+    def keep(self, state, history):
+        """Write the state and the history, in place of what was there."""
+        arrays = {f"variable_{place}": variable.numpy() for place, variable in enumerate(state)}
+        with replacing(self.path) as scratch:
+            np.savez(scratch, settings=json.dumps(self.settings), history=np.array(history), **arrays)
 
 
 def _line(row, epochs):

@@ -48,6 +48,42 @@ def test_the_same_seed_gives_the_same_bits_and_another_gives_others(digits):
     assert not same(first, student.train_student(digits, RECIPE | {"seed": 1})[0])
 
 
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(digits, tmp_path):
+    path = tmp_path / "checkpoint.npz"
+
+    def run(checkpoint, epochs=4, validation=digits.validation):
+        keras.utils.set_random_seed(1)
+        net = teacher.build_teacher(digits.image_shape, digits.num_classes, hidden=(16, 16))
+        batches = data.Batches(digits.train, 20, seed=1, translate=2)
+        options = {"epochs": epochs, "learning_rate": 0.01, "validation": validation, "weight_decay": 0.1}
+        return net, training.train(net, batches, training.cross_entropy, checkpoint=checkpoint, **options)
+
+    class Stopped(Exception):
+        pass
+
+    class Stopping(training.Checkpoint):
+        def keep(self, state, history):
+            super().keep(state, history)
+            if len(history) == 3:
+                raise Stopped
+
+    whole, whole_history = run(None)
+    with pytest.raises(Stopped):
+        run(Stopping(path, {"seed": 1}, False))
+    rested, history = run(training.Checkpoint(path, {"seed": 1}, True))
+    assert same(whole, rested)
+    # A mean loss is summed up in parts, whose number depends on the clock.
+    np.testing.assert_allclose([row[:4] for row in history], [row[:4] for row in whole_history], rtol=1e-5)
+    with pytest.raises(UserError, match=r"other settings \(seed\): leave --resume out"):
+        run(training.Checkpoint(path, {"seed": 2}, True))
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(UserError, match="damaged"):
+        run(training.Checkpoint(path, {"seed": 1}, True))
+    assert len(run(training.Checkpoint(path, {"seed": 1}, False))[1]) == 4  # without --resume it starts anew
+    path.unlink()
+    assert len(run(training.Checkpoint(path, {"seed": 1}, True))[1]) == 4  # there is nothing to go on from
+
+
 def test_nets_have_the_documented_shapes():
     assert teacher.build_teacher((28, 28), 10).count_params() == 2_395_210  # the paper's
     assert student.build_student((28, 28), 10).count_params() == 55_050
