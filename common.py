@@ -7,12 +7,18 @@ is what keeps them quiet.
 
 import argparse
 import contextlib
+import hashlib
 import os
 import platform
 import shutil
 import sys
 import tempfile
 from pathlib import Path
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows: there, two runs into one folder are the user's to avoid
+    fcntl = None
 
 STOPPED = 130  # the shell's exit status for "ended by Ctrl-C"
 
@@ -60,7 +66,8 @@ def run(main):
     from tensorflow.errors import ResourceExhaustedError
 
     try:
-        main()
+        with _claims:
+            main()
         sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(_stopped())
@@ -250,7 +257,66 @@ def make_folder(path):
             tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise UserError(f"cannot write to {path} ({error.strerror}): choose another folder with --out") from error
+    claim(Path(path))
     return Path(path)
+
+
+def fingerprint(*arrays):
+    """SHA-256, in hexadecimal, of the arrays' dtypes, shapes and bytes: the same only for the same contents."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
+
+
+def save_arrays(path, **arrays):
+    """Write arrays to `path` (.npz), whole or not at all, for `load_arrays`."""
+    arrays = {name: np.asarray(array) for name, array in arrays.items()}
+    with replacing(path) as scratch:
+        np.savez(scratch, sha256=fingerprint(*arrays.values()), **arrays)
+
+
+def load_arrays(path):
+    """{name: array} of what `save_arrays` wrote. Raises UserError: the file is missing, damaged or from elsewhere."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        if arrays.pop("sha256") == fingerprint(*arrays.values()):
+            return arrays
+        problem = "its contents have changed"
+    except Exception as error:  # noqa: BLE001 - NumPy, zipfile and zlib each have their own for a damaged file
+        problem = str(error) or type(error).__name__
+    raise UserError(f"{path} is damaged ({problem}): remove it")
+
+
+_claims = contextlib.ExitStack()
+
+
+def claim(path):
+    """Keep other runs off the folder or file `path` until this one ends, in whatever way, and remove what a killed one left.
+
+    Raises UserError: another run has it.
+    """
+    lock, leftovers = path.with_name(f".{path.name}.lock"), path.parent.glob(f".{path.stem}.partial-*")
+    if path.is_dir():
+        lock, leftovers = path / ".lock", path.rglob(".*.partial-*")
+    file = _claims.enter_context(open(lock, "a+"))  # noqa: SIM115 - open until the run ends
+    try:
+        if fcntl:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.seek(0)
+        raise UserError(
+            f"{path} is in use by {file.read() or 'another run'}: wait until it ends, or choose another folder with --out"
+        ) from None
+    except OSError:  # a file system that knows no locks
+        pass
+    file.truncate(0)
+    file.write(f"{Path(sys.argv[0]).name}, process {os.getpid()}")
+    file.flush()
+    for leftover in leftovers:
+        leftover.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -273,3 +339,5 @@ def replacing(path):
 
 
 _import_quietly()
+
+import numpy as np

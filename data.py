@@ -1,6 +1,7 @@
 """Digits in: load, verify, split, translate, and serve as shuffled batches from inside the graph."""
 
 import hashlib
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from common import UserError
 import numpy as np
 import tensorflow as tf
 
+MOST_BYTES = 2**30  # of a data file, unpacked: a small file may unpack to more than there is memory
 SHIPPED = Path(__file__).with_name("mnist.npz")
 SHA256 = {  # of each shipped array's bytes in C order: LeCun and Cortes's four files
     "x_train": "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
@@ -86,8 +88,18 @@ def hold_out(split, number):
 
 def _read(name):
     try:
+        with zipfile.ZipFile(name) as archive:
+            num_bytes = sum(member.file_size for member in archive.infolist())
+        if num_bytes > MOST_BYTES:
+            raise UserError(f"{name} would unpack to {num_bytes:,} bytes, more than {MOST_BYTES:,}: make it smaller")
         with np.load(name, allow_pickle=False) as file:
-            return {key: file[key] for key in SHA256}
+            arrays = {key: file[key] for key in SHA256}
+        for key, array in arrays.items():
+            if not isinstance(array, np.ndarray):  # a member without an array's head is given as its bytes
+                raise UserError(f"{name}: its {key} is no array: get it anew")
+        return arrays
+    except UserError:
+        raise
     except FileNotFoundError:
         raise UserError(f"{name}: there is no such data file") from None
     except KeyError:
@@ -109,15 +121,6 @@ def _checked(name, arrays, part):
     if labels.min() < 0 or labels.max() > np.iinfo(np.int32).max:
         raise UserError(f"{name}: y_{part} has labels from {labels.min()} to {labels.max()}: they must be 0...C-1")
     return Split(images, labels.astype(np.int32))
-
-
-def fingerprint(*arrays):
-    """SHA-256, in hexadecimal, of the arrays' dtypes, shapes and bytes: the same only for the same contents."""
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array))
-    return digest.hexdigest()
 
 
 def num_views(pixels):

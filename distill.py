@@ -57,24 +57,23 @@ def teacher_logits(teacher, images, translate=0, cache=None):
 
     Raises UserError: the teacher ends in a softmax, or its outputs are not finite.
     """
-    key = data.fingerprint(images, np.frombuffer(teacher.to_json().encode(), np.uint8), *teacher.get_weights())
+    key = common.fingerprint(images, np.frombuffer(teacher.to_json().encode(), np.uint8), *teacher.get_weights())
     path = cache and cache / f"teacher_logits_{translate}px.npz"
     logits = _cached(path, key)
     if logits is None:
         logits = _compute(teacher, images, translate)
         if path:
-            with common.replacing(path) as scratch:
-                np.savez(scratch, key=key, logits=logits)
+            common.save_arrays(path, key=key, logits=logits)
     return logits
 
 
 def _cached(path, key):
     """The logits at `path` if they were computed under `key`; None if not, or if the file is missing or damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return file["logits"] if file["key"] == key else None
-    except Exception:  # noqa: BLE001 - NumPy, zipfile and zlib each have their own; what is lost can be computed again
+        kept = common.load_arrays(path)
+    except common.UserError:  # what is lost can be computed again
         return None
+    return kept["logits"] if kept["key"] == key else None
 
 
 def _compute(teacher, images, translate):
@@ -181,7 +180,7 @@ def main():
     settings = recipe | {
         "temperature": arguments.temperature,
         "alpha": arguments.alpha,
-        "teacher": data.fingerprint(*teacher.get_weights()),
+        "teacher": common.fingerprint(*teacher.get_weights()),
     }
     training.save(distilled, out / "distilled.keras", settings, history)
     plots.learning_curves(

@@ -328,7 +328,7 @@ def main():
     teacher_path = arguments.teacher or out / "teacher.keras"
     has_teacher = arguments.teacher is not None or teacher_path.exists()
     paths = {*found.values(), teacher_path} if has_teacher else {*found.values()}
-    asked, known = {}, data.fingerprint(*digits.train)
+    asked, known = {}, common.fingerprint(*digits.train)
     for path in sorted(paths):  # the teacher, listed or not, once
         common.progress(f"asking {path}")
         asked[path] = ask(path, digits)
@@ -347,7 +347,7 @@ def main():
     }
 
     with common.replacing(out / "metrics.json") as scratch:
-        about = {"test_sha256": data.fingerprint(*digits.test), "image_shape": list(digits.image_shape)}
+        about = {"test_sha256": common.fingerprint(*digits.test), "image_shape": list(digits.image_shape)}
         report = {
             "models": rows,
             "comparisons": comparisons,

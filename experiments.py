@@ -71,7 +71,7 @@ class Lab:
 
     def __init__(self, digits, folder, results):
         self.digits, self.folder, self.results = digits, folder, results
-        self.data = data.fingerprint(*digits.train, *digits.test)
+        self.data = common.fingerprint(*digits.train, *digits.test)
         try:
             self.runs = json.loads(results.read_text())["runs"]
         except FileNotFoundError:
@@ -133,6 +133,7 @@ def open_lab(arguments, results):
         results = folder / results.name
     folder.mkdir(parents=True, exist_ok=True)
     results.parent.mkdir(exist_ok=True)
+    common.claim(results)
     return Lab(digits, folder, results)
 
 

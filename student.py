@@ -45,7 +45,7 @@ def add_student_options(options):
 def recipe(arguments, digits):
     """All that decides a baseline, as a dict: equal recipes give equal weights on the same machine."""
     names = ("hidden", "seed", "epochs", "batch_size", "learning_rate", "translate", "distort", "pool")
-    return {name: getattr(arguments, name) for name in names} | {"data": data.fingerprint(*digits.train)}
+    return {name: getattr(arguments, name) for name in names} | {"data": common.fingerprint(*digits.train)}
 
 
 def prepare(digits, recipe, teacher_logits=None):

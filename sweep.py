@@ -123,7 +123,7 @@ def main():
     teacher, logits = distill.ask_teacher(arguments, digits, out)
     folder = out / "sweep"
     folder.mkdir(exist_ok=True)
-    wanted = plan(arguments, digits, data.fingerprint(*teacher.get_weights()), folder)
+    wanted = plan(arguments, digits, common.fingerprint(*teacher.get_weights()), folder)
     errors = run_grid(digits, logits, wanted)
 
     temperatures, alphas = arguments.temperatures, arguments.alphas

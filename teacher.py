@@ -64,7 +64,7 @@ def main():
     )
     print(f"teacher: {teacher.count_params():,} parameters", flush=True)
     names = set(vars(arguments)) - {"data", "out", "resume"}
-    settings = {name: getattr(arguments, name) for name in sorted(names)} | {"data": data.fingerprint(*digits.train)}
+    settings = {name: getattr(arguments, name) for name in sorted(names)} | {"data": common.fingerprint(*digits.train)}
     checkpoint = training.Checkpoint(out / "teacher_checkpoint.npz", settings, arguments.resume)
     history = training.train(
         teacher,

@@ -1,6 +1,8 @@
 """One training run: schedule, the loop over an epoch, progress, history; and models saved and loaded safely."""
 
 import csv
+import hashlib
+import io
 import json
 import math
 import time
@@ -8,13 +10,19 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-from common import UserError, clear_progress, progress, replacing
+from common import UserError, clear_progress, load_arrays, progress, replacing, save_arrays
 
+import h5py
 import keras
 import numpy as np
 import tensorflow as tf
 
 SETTINGS = "settings.json"  # the member of a .keras archive that says how the model was trained
+HISTORY = "history.csv"  # and the one that says what came of each epoch
+DIGESTS = (
+    "sha256.json"  # and the one that says what each of the others holds: a zip file's own checksums are of 32 bits
+)
+MOST_BYTES = 2**30  # of a model file, unpacked: a small file may unpack to more than there is memory
 CALL_SECONDS = 0.3  # after about so long an epoch comes up for air: to show its progress and to hear Ctrl-C
 
 
@@ -115,28 +123,23 @@ class Checkpoint(NamedTuple):
         """
         if not self.resume or not self.path.exists():
             return []
-        try:
-            with np.load(self.path, allow_pickle=False) as file:
-                settings = json.loads(str(file["settings"]))
-                values = [file[f"variable_{place}"] for place in range(len(state))]
-                history = [Epoch(int(number), *rest) for number, *rest in file["history"].tolist()]
-        except Exception as error:  # NumPy, zipfile and zlib each have their own for a damaged file
-            raise UserError(f"{self.path} is damaged ({error}): leave --resume out to start anew") from error
+        kept = load_arrays(self.path)
+        settings = json.loads(str(kept["settings"]))
         other = [name for name in self.settings if settings.get(name) != self.settings[name]]
         if other:
             raise UserError(
                 f"{self.path} is of a run with other settings ({', '.join(other)}): leave --resume out to start anew"
             )
-        for variable, value in zip(state, values, strict=True):
-            variable.assign(value)
+        for place, variable in enumerate(state):
+            variable.assign(kept[f"variable_{place}"])
+        history = [Epoch(int(number), *rest) for number, *rest in kept["history"].tolist()]
         print(f"going on after epoch {len(history)}", flush=True)
         return history
 
     def keep(self, state, history):
         """Write the state and the history, in place of what was there."""
         arrays = {f"variable_{place}": variable.numpy() for place, variable in enumerate(state)}
-        with replacing(self.path) as scratch:
-            np.savez(scratch, settings=json.dumps(self.settings), history=np.array(history), **arrays)
+        save_arrays(self.path, settings=json.dumps(self.settings), history=history, **arrays)
 
 
 def _line(row, epochs):
@@ -273,15 +276,19 @@ def report(errors, split):
 def save(model, path, settings, history):
     """Save the model at `path` (.keras) and its history beside it (.csv), each whole or not at all.
 
-    settings: a dict of plain values; it goes into the .keras archive, so that a model says how it was made.
+    settings: a dict of plain values. They and the history go into the .keras archive too, so that a model says how it was
+    made; the .csv is for people, and is never read again.
     """
+    table = io.StringIO()
+    csv.writer(table).writerows([Epoch._fields, *history])
     with replacing(path) as scratch:
         model.save(scratch)
         with zipfile.ZipFile(scratch, "a") as archive:
             archive.writestr(SETTINGS, json.dumps(settings))
-        # The history goes first: whoever finds these settings in the model finds their history beside it.
-        with replacing(path.with_suffix(".csv")) as table, open(table, "w", newline="") as file:
-            csv.writer(file).writerows([Epoch._fields, *history])
+            archive.writestr(HISTORY, table.getvalue())
+            archive.writestr(DIGESTS, json.dumps(_digests(archive)))
+        with replacing(path.with_suffix(".csv")) as beside, open(beside, "w", newline="") as file:
+            file.write(table.getvalue())
 
 
 def load(path, image_shape, num_classes):
@@ -289,7 +296,12 @@ def load(path, image_shape, num_classes):
 
     Raises UserError: it is missing, damaged, no Keras model, or does not map image_shape to num_classes.
     """
-    model = _read(path, lambda archive: keras.models.load_model(path, compile=False, safe_mode=True))
+
+    def read(archive):
+        _refuse_large(_unpacked_bytes(archive))
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+
+    model = _read(path, read)
     for what, needed in (("input_shape", (None, *image_shape)), ("output_shape", (None, num_classes))):
         found = getattr(model, what, None)  # a model that was never built has none
         if found != needed:
@@ -297,6 +309,31 @@ def load(path, image_shape, num_classes):
                 f"{path}: {what} is {found} where the data need {needed}: use the --data and the shapes that fit"
             )
     return model
+
+
+def _digests(archive):
+    return {name: hashlib.sha256(archive.read(name)).hexdigest() for name in archive.namelist()}
+
+
+def _refuse_large(num_bytes):
+    if num_bytes > MOST_BYTES:
+        raise ValueError(f"it would unpack to {num_bytes:,} bytes, more than {MOST_BYTES:,}")
+
+
+def _unpacked_bytes(archive):
+    """What a model's weights will take: of the file's, which may be compressed, and of the net, before it has any."""
+    sizes = []
+    with h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as file:
+        file.visititems(lambda name, item: sizes.append(getattr(item, "nbytes", 0)))
+    declared = math.inf
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            variables = keras.models.model_from_json(archive.read("config.json")).variables
+            declared = 4 * sum(math.prod(variable.shape) for variable in variables)
+    finally:
+        if declared > MOST_BYTES:
+            keras.utils.clear_session()  # else Keras would make those weights the next time that it makes any
+    return max(sum(sizes), declared)
 
 
 def load_settings(path):
@@ -316,10 +353,16 @@ def _read(path, read):
     """read(archive) of the .keras file at `path`, once its every member has passed its checksum."""
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-            if damaged is None and "config.json" in archive.namelist():
-                return read(archive)
-        problem = f"its {damaged} is damaged" if damaged else "it has no config.json"
+            _refuse_large(sum(member.file_size for member in archive.infolist()))
+            if "config.json" not in archive.namelist():
+                raise ValueError("it has no config.json")
+            found = _digests(archive)  # this reads every member, and zipfile checks its checksum
+            if DIGESTS in found:
+                expected = json.loads(archive.read(DIGESTS))
+                changed = [name for name in found.keys() | expected if found.get(name) != expected.get(name)]
+                if changed != [DIGESTS]:
+                    raise ValueError(f"changed since it was saved: {', '.join({*changed} - {DIGESTS})}")
+            return read(archive)
     except FileNotFoundError:
         raise UserError(
             f"{path}: there is no such model file: `python teacher.py` and `python distill.py` make them"
@@ -330,12 +373,14 @@ def _read(path, read):
 
 
 def load_history(path):
-    """The history that `save` put beside the model at `path`; [] where there is none that can be read."""
-    try:
-        with open(path.with_suffix(".csv"), newline="") as file:
-            header, *rows = csv.reader(file)
-        if tuple(header) != Epoch._fields:  # somebody else's: Keras' CSVLogger has as many columns
+    """The history that `save` put into the model file at `path`; [] for a model from elsewhere. Raises UserError as `load`."""
+
+    def parse(archive):
+        if HISTORY not in archive.namelist():
+            return []
+        header, *rows = csv.reader(io.StringIO(archive.read(HISTORY).decode(), newline=""))
+        if tuple(header) != Epoch._fields:  # of another version
             return []
         return [Epoch(int(number), *map(float, rest)) for number, *rest in rows]
-    except (OSError, ValueError, TypeError):
-        return []
+
+    return _read(path, parse)

@@ -77,7 +77,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(digits, tmp_path):
     with pytest.raises(UserError, match=r"other settings \(seed\): leave --resume out"):
         run(training.Checkpoint(path, {"seed": 2}, True))
     path.write_bytes(path.read_bytes()[:-50])
-    with pytest.raises(UserError, match="damaged"):
+    with pytest.raises(UserError, match="damaged .* remove it"):
         run(training.Checkpoint(path, {"seed": 1}, True))
     assert len(run(training.Checkpoint(path, {"seed": 1}, False))[1]) == 4  # without --resume it starts anew
     path.unlink()
@@ -244,13 +244,14 @@ def test_an_interrupted_save_leaves_the_last_file_whole(saved, digits, monkeypat
     assert sorted(os.listdir(path.parent)) == ["net.csv", "net.keras"]
 
 
-def test_a_missing_or_damaged_history_is_no_obstacle(saved):
-    _, _, path = saved
-    for text in ("", "epoch,loss\nx", "epoch,accuracy,loss,val_accuracy,val_loss\n0,0.9,0.1,0.9,0.1\n"):
-        path.with_suffix(".csv").write_text(text)
-        assert training.load_history(path) == []
-    path.with_suffix(".csv").unlink()
+def test_the_history_comes_with_the_model_whatever_became_of_the_table(saved):
+    net, history, path = saved
+    assert path.with_suffix(".csv").read_text().count("\n") == len(history) + 1
+    path.with_suffix(".csv").write_text("epoch,loss\nx")
+    assert training.load_history(path) == history
+    net.save(path)  # by Keras alone
     assert training.load_history(path) == []
+    assert training.load_settings(path) == {}
 
 
 def truncate(path):

@@ -1,0 +1,643 @@
+"""Faults: damaged and hostile files, odd data and options, diverging runs, two runs in one folder, runs killed at any moment.
+
+The last of these take minutes and run with `pytest -m kills` alone.
+"""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+
+import common
+from common import UserError
+
+import keras
+import numpy as np
+import pytest
+from conftest import ROOT, make_arrays, run_script
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import data
+import distill
+import evaluate
+import student
+import teacher
+import training
+
+RECIPE = {"hidden": [8], "seed": 0, "epochs": 2, "batch_size": 20, "learning_rate": 0.01}
+RECIPE |= {"translate": 0, "distort": 0, "pool": 1}
+MUTATIONS = 200
+
+
+@pytest.fixture(scope="module")
+def digits(tiny):
+    return data.load(tiny)
+
+
+@pytest.fixture(scope="module")
+def whole(digits, tmp_path_factory):
+    """A folder with a saved model, its history, a data file and cached logits, to be damaged in copies."""
+    folder = tmp_path_factory.mktemp("whole")
+    net, history = student.train_student(digits, RECIPE)
+    training.save(net, folder / "net.keras", RECIPE, history)
+    distill.teacher_logits(net, digits.train.images, cache=folder)
+    np.savez_compressed(folder / "data.npz", **make_arrays())
+    training.Checkpoint(folder / "checkpoint.npz", RECIPE, True).keep(net.variables, history)
+    return folder
+
+
+# ---- damaged files ---------------------------------------------------------------------------------------------------
+
+
+def mutated(content, number):
+    """The bytes of a zip file, damaged in a way that `number` decides."""
+    random = np.random.default_rng(number)
+    damaged = bytearray(content)
+    place = int(random.integers(len(content)))
+    kind = number % 5
+    if kind == 0:  # cut short, by a byte or by nearly all
+        return content[: -max(1, int(len(content) ** random.random()))]
+    if kind == 1:
+        damaged[place] ^= 1 << int(random.integers(8))
+    elif kind == 2:
+        stop = min(len(content), place + int(random.integers(1, 600)))
+        damaged[place:stop] = bytes(stop - place)
+    elif kind == 3:
+        damaged[place:place] = random.bytes(int(random.integers(1, 50)))
+    else:
+        return with_other_members(content, random)
+    return bytes(damaged)
+
+
+def with_other_members(content, random):
+    """The archive, whole as such, but for a member that is gone, empty, another's, or one that has a byte changed."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    names = sorted(members)
+    name, other = random.choice(names, 2, replace=False)
+    what = int(random.integers(4))
+    if what == 0:
+        del members[name]
+    elif what == 1:
+        members[name] = b""
+    elif what == 2:
+        members[name], members[other] = members[other], members[name]
+    else:
+        text = bytearray(members[name])
+        text[int(random.integers(len(text)))] ^= 1 << int(random.integers(8))
+        members[name] = bytes(text)
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, member in members.items():
+            archive.writestr(name, member)
+    return file.getvalue()
+
+
+def outcomes(path, read, expected, rezipped=True):
+    """How often a mutated file at `path` was refused, and how often it gave what the whole one gives; nothing else may be."""
+    content, counts = path.read_bytes(), {"refused": 0, "alike": 0}
+    unlike = []
+    for number in range(MUTATIONS):
+        if not rezipped and number % 5 == 4:
+            number += 10_000 - 4  # one of another kind
+        path.write_bytes(mutated(content, number))
+        try:
+            found = read()
+        except UserError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            counts["refused"] += 1
+            continue
+        if all(np.array_equal(one, other) for one, other in zip(found, expected, strict=True)):
+            counts["alike"] += 1
+        else:
+            unlike.append(number)
+    path.write_bytes(content)
+    assert not unlike
+    return counts
+
+
+def test_a_damaged_model_file_is_refused_or_harmless(whole, digits, tmp_path):
+    path = tmp_path / "net.keras"
+    shutil.copy(whole / "net.keras", path)
+
+    def read():
+        model = training.load(path, digits.image_shape, digits.num_classes)
+        return training.predictor(model)(digits.test.images), np.array(training.load_history(path))
+
+    assert outcomes(path, read, read())["refused"] > MUTATIONS / 2
+
+
+def test_the_shipped_data_file_is_refused_when_it_is_damaged(whole, tmp_path, monkeypatch):
+    path = tmp_path / "data.npz"
+    shutil.copy(whole / "data.npz", path)
+    with np.load(path) as file:
+        digests = {key: hashlib.sha256(file[key]).hexdigest() for key in data.SHA256}
+    monkeypatch.setattr(data, "SHA256", digests)
+    monkeypatch.setattr(data, "SHIPPED", path)
+
+    def read():
+        return [array for split in data.load()[:3] for array in split]
+
+    assert outcomes(path, read, read())["refused"] > MUTATIONS / 2
+
+
+def test_a_damaged_data_file_of_ones_own_is_refused_or_is_another_whole_one(whole, tmp_path):
+    """Such a file has no other checksums than zip's, so an archive that is put together anew may well be other data."""
+    path = tmp_path / "data.npz"
+    shutil.copy(whole / "data.npz", path)
+
+    def read():
+        return [array for split in data.load(path)[:3] for array in split]
+
+    assert outcomes(path, read, read(), rezipped=False)["refused"] > MUTATIONS / 2
+    content = path.read_bytes()
+    for number in range(4, 5 * MUTATIONS, 5):
+        path.write_bytes(mutated(content, number))
+        with contextlib.suppress(UserError):
+            read()
+
+
+@pytest.mark.parametrize("name", ["teacher_logits_0px.npz", "checkpoint.npz"])
+def test_damaged_arrays_are_refused_or_harmless(whole, tmp_path, name):
+    """Of the two that read them, cached logits are computed again, and --resume says what to do."""
+    shutil.copy(whole / name, tmp_path)
+
+    def read():
+        return [array for _, array in sorted(common.load_arrays(tmp_path / name).items())]
+
+    assert outcomes(tmp_path / name, read, read())["refused"] > MUTATIONS / 2
+
+
+def test_damaged_logits_are_computed_again(whole, digits, tmp_path):
+    net = training.load(whole / "net.keras", digits.image_shape, digits.num_classes)
+    path = tmp_path / "teacher_logits_0px.npz"
+    expected = distill.teacher_logits(net, digits.train.images, cache=tmp_path)
+    content = path.read_bytes()
+    for number in range(20):
+        path.write_bytes(mutated(content, number))
+        assert np.array_equal(distill.teacher_logits(net, digits.train.images, cache=tmp_path), expected)
+
+
+def test_tables_for_people_are_never_read_again(whole, digits, tmp_path, tiny):
+    """The histories beside the models, and metrics.json: whatever becomes of them, the next run does not see it."""
+    for name in ("net.keras", "net.csv"):
+        shutil.copy(whole / name, tmp_path)
+    first = run_script("evaluate.py", "--data", tiny, "--out", tmp_path)
+    report = json.loads((tmp_path / "metrics.json").read_text())
+    for name in ("net.csv", "metrics.json"):
+        (tmp_path / name).write_bytes(np.random.default_rng(0).bytes(500))
+    again = run_script("evaluate.py", "--data", tiny, "--out", tmp_path)
+    assert (first.returncode, again.returncode, again.stderr) == (0, 0, "")
+    assert json.loads((tmp_path / "metrics.json").read_text())["models"]["net"]["nll"] == report["models"]["net"]["nll"]
+
+
+# ---- hostile files ---------------------------------------------------------------------------------------------------
+
+
+def rewritten(path, changes):
+    """The archive at `path` with {name: content} in place of these members, or beside the others."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()} | changes
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+
+
+def with_last_layer(path, **changes):
+    with zipfile.ZipFile(path) as archive:
+        config = json.loads(archive.read("config.json"))
+    layer = config["config"]["layers"][-1]
+    layer["config"].update(changes.pop("config", {}))
+    layer.update(changes)
+    rewritten(path, {"config.json": json.dumps(config)})
+
+
+def lambda_layer(path):
+    """As an attacker saves it: the function's code is in the file."""
+    out = str(path.parent / "owned")
+    net = keras.Sequential([keras.Input((12, 10)), keras.layers.Flatten(), keras.layers.Dense(3)])
+    net.add(keras.layers.Lambda(lambda x, out=out: __import__("os").mkdir(out) or x, output_shape=(3,)))
+    shutil.rmtree(out, ignore_errors=True)  # Keras may have called it
+    net.save(path)
+
+
+def foreign_function(path):
+    with_last_layer(path, module="os", class_name="system", config={"command": f"mkdir {path.parent / 'owned'}"})
+
+
+def climbing_member(path):
+    rewritten(path, {"../owned": b"here", "/tmp/owned_by_a_test": b"here"})
+
+
+def weights_that_unpack(path):
+    """HDF5 has compression of its own: 4 GB of zeros in some kilobytes."""
+    import h5py
+
+    file = io.BytesIO()
+    with h5py.File(file, "w") as weights:
+        weights.create_dataset("layers/dense/vars/0", shape=(2**30,), dtype="f4", chunks=(2**20,), compression="gzip")
+    rewritten(path, {"model.weights.h5": file.getvalue()})
+
+
+def large_net(path):
+    with_last_layer(path, config={"units": 10**9})
+
+
+def bomb(path):
+    """A member that says of itself that it unpacks to 8 GB."""
+    rewritten(path, {"assets.bin": bytes(1000)})
+    content = bytearray(path.read_bytes())
+    entry = content.rindex(b"assets.bin") - 46  # of the central directory: sizes at 20 and 24
+    content[entry + 24 : entry + 28] = (2**32 - 2).to_bytes(4, "little")
+    path.write_bytes(content)
+
+
+ATTACKS = (lambda_layer, foreign_function, climbing_member, weights_that_unpack, large_net, bomb)
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
+def test_a_hostile_model_runs_nothing_and_stays_small(whole, tiny, tmp_path, attack):
+    path = tmp_path / "net.keras"
+    digits = data.load(tiny)
+    keras.Sequential([keras.Input((12, 10)), keras.layers.Flatten(), keras.layers.Dense(3)]).save(path)
+    attack(path)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if attack is climbing_member:
+        training.load(path, digits.image_shape, digits.num_classes)  # what nobody asks for is not unpacked
+    else:
+        with pytest.raises(UserError, match="no .keras file that can be loaded") as refused:
+            training.load(path, digits.image_shape, digits.num_classes)
+        assert "\n" not in str(refused.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kilobytes
+    assert sorted(os.listdir(tmp_path)) == ["net.keras"]
+    assert not os.path.exists("/tmp/owned_by_a_test")
+
+
+class Pickled:
+    def __reduce__(self):
+        return (os.mkdir, ("owned",))
+
+
+def head_of(shape):
+    """An .npy file of that shape, of which only the head is there."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return file.getvalue() + bytes(1000)
+
+
+def pickled(path):
+    np.savez(path, **make_arrays() | {"x_train": np.array([Pickled()] * 3, dtype=object)})
+
+
+def huge_shape(path):
+    np.savez(path, **make_arrays())
+    rewritten(path, {"x_train.npy": head_of((10**6, 10**4, 10**3))})
+
+
+def data_bomb(path):
+    np.savez(path, **make_arrays())
+    bomb(path)
+
+
+@pytest.mark.parametrize("attack", [pickled, huge_shape, data_bomb], ids=lambda attack: attack.__name__)
+def test_hostile_data_run_nothing_and_stay_small(tmp_path, monkeypatch, attack):
+    monkeypatch.chdir(tmp_path)
+    attack(tmp_path / "data.npz")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError) as refused:
+        data.load(tmp_path / "data.npz")
+    assert "\n" not in str(refused.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+    assert sorted(os.listdir(tmp_path)) == ["data.npz"]
+
+
+# ---- odd data and options --------------------------------------------------------------------------------------------
+
+
+@given(st.data())
+@settings(max_examples=MUTATIONS, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_arrays_are_a_data_set_or_refused_in_a_sentence(tmp_path, drawn):
+    def array(name):
+        shape = tuple(drawn.draw(st.lists(st.integers(0, 4), max_size=4), label=f"{name} shape"))
+        kind = drawn.draw(
+            st.sampled_from(["u1", "i4", "i8", "u8", "f4", "f8", "c8", "?", "U3", "S2", "M8[s]"]), label=name
+        )
+        return np.random.default_rng(0).integers(0, 3, shape).astype("i8").astype(kind)
+
+    arrays = {
+        name: array(name) for name in data.SHA256 if drawn.draw(st.booleans() | st.just(True), label=f"has {name}")
+    }
+    plain = make_arrays(4, 3, (6, 2), 2)
+    arrays = {name: drawn.draw(st.sampled_from([found, plain[name]])) for name, found in arrays.items()}
+    np.savez(tmp_path / "any.npz", **arrays)
+    try:
+        digits = data.load(tmp_path / "any.npz")
+    except UserError as error:
+        assert "\n" not in str(error) and len(str(error).split()) > 3
+    else:
+        assert digits.train.images.dtype == np.uint8 and digits.train.labels.dtype == np.int32
+        assert 0 <= digits.train.labels.min() and digits.train.labels.max() < digits.num_classes
+
+
+def odd(**changes):
+    return make_arrays() | changes
+
+
+FEW = make_arrays(1200, 600, (604, 2), 300)
+ODD = {
+    "constant images": odd(x_train=np.full((240, 12, 10), 7, np.uint8), x_test=np.full((60, 12, 10), 7, np.uint8)),
+    "a class that is missing from train": odd(
+        y_train=np.where(make_arrays()["y_train"] == 1, 2, make_arrays()["y_train"])
+    ),
+    "images of a pixel": odd(x_train=make_arrays()["x_train"][:, :1, :1], x_test=make_arrays()["x_test"][:, :1, :1]),
+    "300 classes": FEW
+    | {name: FEW[name][:, :8] for name in ("x_train", "x_test")}
+    | {"y_train": np.arange(1200) % 300, "y_test": np.arange(600) % 300},
+    "one test image": odd(x_test=make_arrays()["x_test"][:1], y_test=make_arrays()["y_test"][:1]),
+}
+
+
+def ended(capsys, monkeypatch, main, *options):
+    """(exit status, stderr) of a script that is run in this process."""
+    monkeypatch.setattr(sys, "argv", [f"{main.__module__}.py", *map(str, options)])
+    status = 0
+    try:
+        common.run(main)
+    except SystemExit as end:
+        status = end.code
+        if isinstance(status, str):
+            print(status, file=sys.stderr)
+            status = 1
+    return status, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_data_go_all_the_way(name, tmp_path, monkeypatch, capsys):
+    np.savez(tmp_path / "odd.npz", **ODD[name])
+    shared = ["--data", tmp_path / "odd.npz", "--out", tmp_path / "out"]
+    short = ["--epochs", 1, "--batch-size", 20, "--hidden", 4, "--translate", 0]
+    for main, options in ((teacher.main, short), (distill.main, short), (evaluate.main, [])):
+        assert ended(capsys, monkeypatch, main, *shared, *options) == (0, ""), main.__module__
+    report = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert list(report["models"]) == ["teacher", "student", "distilled"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"y_train": np.zeros(240, int)}, "cannot have 1 classes"),
+        ({"y_train": make_arrays()["y_train"].astype(float)}, "must be integers"),
+        ({"y_train": make_arrays()["y_train"].astype(str)}, "must be integers"),
+        ({"x_train": np.where(make_arrays()["x_train"] > 250, np.nan, 0.5)}, "must be uint8"),
+    ],
+)
+def test_data_that_cannot_be_learnt_are_refused(tmp_path, changes, message):
+    np.savez(tmp_path / "odd.npz", **odd(**changes))
+    with pytest.raises(UserError, match=message):
+        data.load(tmp_path / "odd.npz")
+
+
+OPTIONS = {
+    "--epochs": ["0", "1", "2", "x", "-1"],
+    "--batch-size": ["1", "7", "220", "221", "0"],
+    "--learning-rate": ["1e-12", "0.01", "1", "1e6", "inf", "nan"],
+    "--translate": ["0", "1", "9", "10", "-1"],
+    "--distort": ["0", "1", "10", "11"],
+    "--hidden": ["1", "5", "0", "3.5"],
+    "--seed": ["0", "4294967295", "4294967296"],
+    "--pool": ["1", "2", "12", "1000", "0"],
+    "--temperature": ["1e-3", "1", "1e6", "0", "1e7"],
+    "--alpha": ["0", "0.5", "1", "1.1"],
+    "--validation": ["0", "1", "239", "240", "-1"],
+    "--out": ["here"],
+}
+
+
+@given(st.dictionaries(st.sampled_from(sorted(OPTIONS)), st.integers(0, 5), max_size=5))
+@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_options_train_or_are_refused_in_a_sentence(whole, tiny, tmp_path, monkeypatch, capsys, chosen):
+    monkeypatch.chdir(tmp_path)
+    options = ["--data", tiny, "--teacher", whole / "net.keras", "--epochs", "1", "--batch-size", "20"]
+    for name, place in chosen.items():
+        options += [name, OPTIONS[name][place % len(OPTIONS[name])]]
+    status, stderr = ended(capsys, monkeypatch, distill.main, *options)
+    assert status in (0, 1, 2)
+    assert stderr.count("\n") == (status > 0), stderr
+    assert not stderr or stderr.startswith("distill.py: error: ")
+
+
+# ---- numbers ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("temperature", [1e-3, 1.0, 1e3, 1e6])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e3, 1e6])
+def test_loss_and_gradient_stay_finite(temperature, alpha, scale):
+    import tensorflow as tf
+
+    labels = np.arange(40) % 10
+    first, second = (scale * np.random.default_rng(seed).normal(size=(40, 10)).astype(np.float32) for seed in (0, 1))
+    with tf.GradientTape() as tape:
+        logits = tf.constant(second)
+        tape.watch(logits)
+        loss = distill.distillation_loss(labels, tf.constant(first), logits, temperature, alpha)
+    assert np.isfinite(loss).all()
+    assert np.isfinite(tape.gradient(loss, logits)).all()
+
+
+def test_a_run_that_diverges_leaves_the_last_good_model(tiny, tmp_path, monkeypatch, capsys):
+    shared = ["--data", tiny, "--out", tmp_path, "--batch-size", 20, "--epochs", 5]
+    assert ended(capsys, monkeypatch, teacher.main, *shared, "--hidden", 8)[0] == 0
+    before = (tmp_path / "teacher.keras").read_bytes()
+    status, stderr = ended(capsys, monkeypatch, teacher.main, *shared, "--hidden", 8, 8, 8, 8, "--learning-rate", 1e6)
+    assert (status, "training diverged in epoch" in stderr, "lower --learning-rate" in stderr) == (1, True, True)
+    assert (tmp_path / "teacher.keras").read_bytes() == before
+
+
+# ---- folders ---------------------------------------------------------------------------------------------------------
+
+
+def test_two_runs_never_share_a_folder(tiny, tmp_path):
+    shared = ["--data", tiny, "--out", tmp_path, "--batch-size", "20"]
+    first = start("teacher.py", *shared, "--epochs", "100000", "--hidden", "8")
+    try:
+        next(line for line in first.stdout if line.startswith("epoch"))
+        second = run_script("student.py", *shared)
+        assert second.returncode == 1
+        assert second.stderr == (
+            f"student.py: error: {tmp_path} is in use by teacher.py, process {first.pid}:"
+            " wait until it ends, or choose another folder with --out\n"
+        )
+    finally:
+        first.kill()
+        first.wait()
+    (tmp_path / ".teacher.partial-1.keras").touch()  # as of a run that was killed while it saved
+    assert run_script("student.py", *shared, "--epochs", "1").returncode == 0
+    assert not list(tmp_path.rglob(".*.partial-*"))
+
+
+def start(script, *options):
+    """A script as a process, its output to be read line by line; like a script at a terminal, it hears Ctrl-C."""
+    ours = signal.signal(signal.SIGINT, signal.default_int_handler)
+    command = [sys.executable, "-u", ROOT / script, *options]
+    process = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, ours)
+    return process
+
+
+@pytest.mark.parametrize("main", [teacher.main, student.main, evaluate.main], ids=lambda main: main.__module__)
+def test_a_full_disk_is_an_error_of_a_line(main, whole, tiny, tmp_path, monkeypatch, capsys):
+    shutil.copy(whole / "net.keras", tmp_path / "student.keras")
+    before = (tmp_path / "student.keras").read_bytes()
+    real = common.replacing
+
+    @contextlib.contextmanager
+    def full(path):
+        with real(path) as scratch:
+            yield scratch
+            raise OSError(28, "No space left on device", str(path))
+
+    for module in (common, training):
+        monkeypatch.setattr(module, "replacing", full)
+    options = [] if main is evaluate.main else ["--epochs", 1, "--batch-size", 20]
+    status, stderr = ended(capsys, monkeypatch, main, "--data", tiny, "--out", tmp_path, *options)
+    assert (status, stderr.count("\n"), "No space left on device" in stderr) == (1, 1, True)
+    assert (tmp_path / "student.keras").read_bytes() == before
+    assert not list(tmp_path.rglob(".*.partial-*"))
+
+
+# ---- killed ----------------------------------------------------------------------------------------------------------
+
+MOMENTS = 20
+RUNS = {  # script: options, beside --data and --out, with which it runs for some seconds
+    "teacher.py": ["--epochs", "400", "--batch-size", "20", "--hidden", "8"],
+    "student.py": ["--epochs", "400", "--batch-size", "20"],
+    "distill.py": ["--epochs", "200", "--batch-size", "20", "--translate", "1"],
+    "sweep.py": ["--epochs", "20", "--batch-size", "20", "--temperatures", "2", "4", "--alphas", "0.9"],
+    "evaluate.py": [],
+    "export.py": [],
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory):
+    """A folder in which teacher, student and distilled student are whole."""
+    out = tmp_path_factory.mktemp("finished")
+    for script in ("teacher.py", "distill.py"):
+        done = run_script(script, "--data", tiny, "--out", out, "--epochs", "5", "--batch-size", "20", "--hidden", "8")
+        assert done.returncode == 0
+    return out
+
+
+def look(out, digits):
+    """Load everything in the folder that is not hidden; fails where a file is not whole. Returns how many there are."""
+    found = [path for path in out.rglob("*") if path.is_file() and not path.name.startswith(".")]
+    for path in found:
+        if path.suffix == ".keras":
+            training.load(path, digits.image_shape, digits.num_classes)
+            assert training.load_history(path)
+        elif path.suffix == ".npz":
+            assert common.load_arrays(path)
+        elif path.suffix == ".json":
+            assert json.loads(path.read_text())
+        elif path.suffix == ".png":
+            assert path.read_bytes().endswith(b"IEND\xaeB`\x82")
+        elif path.suffix == ".csv":
+            assert path.read_text().endswith("\n")
+        else:
+            assert path.stat().st_size, path
+    return len(found)
+
+
+@pytest.mark.kills
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("script", RUNS)
+def test_a_script_that_is_ended_at_any_moment_leaves_whole_files(script, ending, finished, tiny, digits, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    options = ["--data", tiny, "--out", out, *RUNS[script]]
+    clock = time.perf_counter()
+    whole_run = start(script, *options)
+    next(iter(whole_run.stdout))
+    first_line = time.perf_counter() - clock
+    assert whole_run.communicate(timeout=300) and whole_run.returncode == 0
+    lasts = time.perf_counter() - clock - first_line
+    for moment in range(MOMENTS):
+        process = start(script, *options)
+        next(iter(process.stdout))
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=lasts * (moment + 0.5) / MOMENTS)
+        process.send_signal(ending)
+        _, stderr = process.communicate(timeout=60)
+        assert process.returncode in (0, -ending, common.STOPPED)
+        assert "Traceback" not in stderr
+        assert look(out, digits) >= 8
+    last = run_script(script, *options)
+    assert (last.returncode, last.stderr) == (0, "")
+    assert not list(out.rglob(".*.partial-*"))
+
+
+KILL_AT = """
+import os, runpy, signal, sys
+left, script, name = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+sys.argv = sys.argv[2:3] + sys.argv[4:]
+real = getattr(os, name)
+def deadly(*arguments, **options):
+    global left
+    left -= 1
+    if left < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments, **options)
+setattr(os, name, deadly)
+runpy.run_path(script, run_name="__main__")
+"""
+
+
+@pytest.mark.kills
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize("script", RUNS)
+def test_a_script_that_is_killed_while_it_saves_leaves_whole_files(script, call, finished, tiny, digits, tmp_path):
+    """Between a file's last byte and its move into place, for each of the first 20 files that the script writes."""
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    options = ["--data", tiny, "--out", out, *RUNS[script]]
+    for number in range(MOMENTS):
+        command = [sys.executable, "-c", KILL_AT, number, ROOT / script, call, *options]
+        process = subprocess.run(
+            [*map(str, command)], capture_output=True, text=True, check=False, cwd=ROOT, timeout=120
+        )
+        assert look(out, digits) >= 8
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL, process.stderr
+    last = run_script(script, *options)
+    assert (last.returncode, last.stderr) == (0, "")
+    assert not list(out.rglob(".*.partial-*"))
+
+
+@pytest.mark.kills
+def test_a_teacher_that_is_killed_again_and_again_ends_with_the_same_bits(tiny, digits, tmp_path):
+    options = ["--data", tiny, "--epochs", "300", "--batch-size", "20", "--hidden", "16", "16"]
+    assert run_script("teacher.py", *options, "--out", tmp_path / "whole").returncode == 0
+    for moment in range(MOMENTS):
+        process = start("teacher.py", *options, "--out", tmp_path / "killed", "--resume")
+        for line in process.stdout:
+            if line.startswith("epoch"):
+                break
+        time.sleep(0.01 * moment)
+        process.kill()
+        process.communicate()
+    last = run_script("teacher.py", *options, "--out", tmp_path / "killed", "--resume")
+    assert last.returncode == 0 and "going on after epoch" in last.stdout
+    one, other = (training.load(tmp_path / name / "teacher.keras", (12, 10), 3) for name in ("whole", "killed"))
+    for weight, again in zip(one.get_weights(), other.get_weights(), strict=True):
+        assert np.array_equal(weight, again)
