@@ -49,9 +49,10 @@ UNITS = {
 
 
 class Answers(NamedTuple):
-    """A model's cost, a dict of plain values, and its logits (n, C) float32 of two splits."""
+    """A model's cost, a dict of plain values, its weights' fingerprint, and its logits (n, C) float32 of two splits."""
 
     cost: dict
+    weights: str
     test: np.ndarray
     validation: np.ndarray
 
@@ -89,7 +90,7 @@ def ask(path, digits):
         "bytes": path.stat().st_size,
         **time_of(predict, digits.test.images[:10_000]),
     }
-    return Answers(cost, *np.split(outputs, [len(digits.test.labels)]))
+    return Answers(cost, common.fingerprint(*model.get_weights()), *np.split(outputs, [len(digits.test.labels)]))
 
 
 def multiply_adds(model):
@@ -332,13 +333,16 @@ def main():
     for path in sorted(paths):  # the teacher, listed or not, once
         common.progress(f"asking {path}")
         asked[path] = ask(path, digits)
-        if training.load_settings(path).get("data", known) != known:
-            common.clear_progress()
+    common.clear_progress()
+    teacher = asked[teacher_path] if has_teacher else None
+    for path in sorted(paths):
+        made = training.load_settings(path)
+        if made.get("data", known) != known:
             print(
                 f"{path} was trained on other images than these: maybe on those that its best temperature is fitted on"
             )
-    common.clear_progress()
-    teacher = asked[teacher_path] if has_teacher else None
+        if teacher and made.get("teacher", teacher.weights) != teacher.weights:
+            print(f"{path} had another teacher than {teacher_path}: python distill.py teaches it anew")
     rows = {name: measure(asked[path], digits, teacher) for name, path in found.items()}
     comparisons = {
         f"{first} -> {second}": {"first": first, "second": second}

@@ -209,7 +209,7 @@ def train_student(lab, settings, seed, name):
         logits = distill.ask(net, train.images, recipe["translate"], recipe["distort"], cache=folder)
         if not callable(logits):
             logits = logits[chosen]
-        loss = masked_loss(settings["temperature"], settings["alpha"])
+        loss = combined_loss(settings["temperature"], settings["alpha"], settings["keep_unlabelled"])
     split = data.Split(train.images[chosen], labels)
     net, batches = student.prepare(lab.digits._replace(train=split), recipe, logits)
     return net, fit(net, batches, loss, settings, name)
@@ -230,15 +230,17 @@ def transfer_set(labels, settings, seed):
     return chosen, labels[chosen]
 
 
-def masked_loss(temperature, alpha):
-    """The loss of distill.py, of whose two terms an image labelled -1 has the soft one only."""
+def combined_loss(temperature, alpha, some_unlabelled=False):
+    """The loss of distill.py, of whose two terms an image labelled -1, if there are some, has the soft one only."""
 
     def loss(labels, teacher_logits, student_logits):
-        logits, known = (teacher_logits, student_logits, temperature), tf.maximum(labels, 0)
-        both = distill.distillation_loss(known, *logits, alpha)
-        return tf.where(labels >= 0, both, alpha * distill.distillation_loss(known, *logits, 1.0))
+        return distill.distillation_loss(labels, teacher_logits, student_logits, temperature, alpha)
 
-    return loss
+    def masked_loss(labels, teacher_logits, student_logits):
+        soft = distill.distillation_loss(tf.zeros_like(labels), teacher_logits, student_logits, temperature, 1.0)
+        return tf.where(labels >= 0, loss(tf.maximum(labels, 0), teacher_logits, student_logits), alpha * soft)
+
+    return masked_loss if some_unlabelled else loss
 
 
 def fit(net, batches, loss, settings, name):

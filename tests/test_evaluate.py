@@ -27,8 +27,8 @@ def small_set(labels):
 def test_measure_counts_errors_per_class_and_agreement():
     digits = small_set([0, 0, 1, 2])
     logits = np.eye(3, dtype=np.float32)[[0, 1, 1, 0]] * 5
-    answers = evaluate.Answers({"parameters": 7}, logits, logits)
-    teacher = evaluate.Answers({}, np.eye(3, dtype=np.float32)[[0, 1, 2, 2]], logits)
+    answers = evaluate.Answers({"parameters": 7}, "", logits, logits)
+    teacher = evaluate.Answers({}, "", np.eye(3, dtype=np.float32)[[0, 1, 2, 2]], logits)
     row = evaluate.measure(answers, digits, teacher)
     assert row["parameters"] == 7
     assert row["test_errors"] == 2
@@ -48,8 +48,8 @@ def test_temperature_is_fitted_on_validation_and_tried_on_test():
     labels, gaps = np.array([0, 0, 0, 1], np.int32), np.array([[4.0, 0.0]] * 4, np.float32)
     images = np.zeros((4, 2, 2), np.uint8)
     digits = data.Dataset(None, data.Split(images, labels), data.Split(images, 0 * labels), 2)
-    teacher = evaluate.Answers({}, np.log(np.array([[0.5, 0.5]] * 4, np.float32)), gaps)
-    row = evaluate.measure(evaluate.Answers({}, gaps, gaps), digits, teacher)
+    teacher = evaluate.Answers({}, "", np.log(np.array([[0.5, 0.5]] * 4, np.float32)), gaps)
+    row = evaluate.measure(evaluate.Answers({}, "", gaps, gaps), digits, teacher)
     assert row["best_temperature"] == pytest.approx(4 / np.log(3), rel=1e-3)
     assert row["nll_at_best_temperature"] == pytest.approx(np.log(4 / 3), rel=1e-3)
     assert row["ece_at_best_temperature"] == pytest.approx(0.25, rel=1e-3)

@@ -168,7 +168,7 @@ def test_labels_are_hidden_or_their_images_left_out():
 def test_an_image_without_a_label_has_the_soft_term_only():
     random = np.random.default_rng(0)
     teacher, student = random.normal(0, 3, (2, 2, 5)).astype(np.float32)
-    losses = experiments.masked_loss(4.0, 0.9)(np.array([2, -1]), teacher, student).numpy()
+    losses = experiments.combined_loss(4.0, 0.9, True)(np.array([2, -1]), teacher, student).numpy()
     both = distill.distillation_loss(np.array([2, 2]), teacher, student, 4.0, 0.9).numpy()
     soft = distill.distillation_loss(np.array([2, 2]), teacher, student, 4.0, 1.0).numpy()
     assert losses[0] == both[0]

@@ -2,15 +2,19 @@
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
+
+import common
 
 import numpy as np
 import pytest
 from conftest import ROOT, run_script
 
 import data
+import evaluate
 import training
 
 QUICK = ["--epochs", "30", "--batch-size", "20"]
@@ -37,6 +41,7 @@ def test_each_script_leaves_its_files_and_no_others(folder):
     assert found == {
         *(f"{name}{suffix}" for name in ("teacher", "student", "distilled") for suffix in (".keras", ".csv")),
         "teacher_logits_1px.npz",
+        ".lock",
         "metrics.json",
         *(f"plots/learning_curves_{name}.png" for name in ("teacher", "student", "distilled")),
         *(
@@ -106,6 +111,21 @@ def test_distilling_again_reuses_logits_and_baseline_but_not_another_baseline(fo
     assert "computed the teacher's logits" not in lines
 
 
+def test_a_student_of_another_teacher_or_of_other_images_is_pointed_out(folder, tiny, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "artifacts"
+    shutil.copytree(folder[0], out)
+    taught = training.load(out / "teacher.keras", (12, 10), 3)
+    taught.layers[-1].bias.assign_add([0.1, 0.0, 0.0])
+    training.save(taught, out / "teacher.keras", training.load_settings(out / "teacher.keras") | {"data": "others"}, [])
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "--data", str(tiny), "--out", str(out)])
+    common.run(evaluate.main)
+    printed = capsys.readouterr().out
+    assert f"{out / 'teacher.keras'} was trained on other images than these" in printed
+    assert f"{out / 'distilled.keras'} had another teacher than {out / 'teacher.keras'}" in printed
+    assert f"{out / 'student.keras'} had" not in printed
+    assert not any("had another" in line for line in folder[1]["evaluate.py"])
+
+
 def test_a_gate_refuses_the_poor_and_the_impossible(folder, tiny, tmp_path):
     out, _ = folder
     shared = ["--data", tiny, "--out", out, out / "student.keras"]
@@ -148,4 +168,4 @@ def test_ctrl_c_in_the_middle_ends_in_a_line_and_130(tiny, tmp_path):
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert stderr == "student.py: stopped; every file is whole, the one from before or the new one\n"
-    assert [path.name for path in tmp_path.rglob("*")] == ["plots"]
+    assert {path.name for path in tmp_path.rglob("*")} == {"plots", ".lock"}
