@@ -8,6 +8,7 @@ from conftest import ROOT
 
 import data
 import experiments
+import frontier
 import paper
 
 README = (ROOT / "README.md").read_text()
@@ -253,3 +254,25 @@ def temperature_row(temperature):
 def test_readme_shows_how_sure_the_best_temperature_is(width, seeds):
     lab = experiments.Lab(data.load(validation=0), None, ROOT / "results" / "paper.json")
     assert paper.compare_temperatures(lab, width, seeds, quick=False) in README
+
+
+# ---- the frontier ----------------------------------------------------------------------------------------------------
+
+FRONTIER = json.loads((ROOT / "results" / "frontier.json").read_text())["runs"]
+
+
+def frontier_row(hidden):
+    """The README's row on a net of these hidden units: the errors of each kind that was run; None where none was."""
+    table = frontier.rows_of([hidden])
+    found = [[run["errors"] for run in FRONTIER if run["settings"] == settings] for settings in table.values()]
+    if not any(found):
+        return None
+    pool = frontier.SIZES[hidden]["pool"]
+    inputs = f"{(28 + pool - 1) // pool}x{(28 + pool - 1) // pool}" if pool > 1 else "784"
+    cells = [f"{cell(errors)} ({', '.join(map(str, errors))})" if errors else "" for errors in found]
+    return f"| {'-'.join(map(str, [inputs, *hidden, 10]))} | {frontier.parameters(hidden):,} | {' | '.join(cells)} |"
+
+
+@pytest.mark.parametrize("row", [row for hidden in frontier.SIZES if (row := frontier_row(hidden))])
+def test_readme_shows_the_frontier(row):
+    assert row in README
