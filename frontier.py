@@ -28,11 +28,11 @@ SIZES = {  # units of the hidden layers: what else such a net is trained with
     (76, 64, 64): {"pool": 2},
     (64, 64): {"pool": 1},
     (200, 160, 128): {"pool": 2},
-    (300, 300): {"pool": 1, "epochs": 100, "batch_size": 250, "learning_rate": 2e-3},
-    (800, 800): {"pool": 1, "epochs": 40, "batch_size": 250, "learning_rate": 2e-3},
-    (1200, 1200): {"pool": 1, "epochs": 40, "batch_size": 250, "learning_rate": 2e-3},
+    (300, 300): {"pool": 1, "epochs": 100, "learning_rate": 2e-3},
+    (800, 800): {"pool": 1, "epochs": 40, "learning_rate": 2e-3},
+    (1200, 1200): {"pool": 1, "epochs": 40, "learning_rate": 2e-3},
 }
-RECIPE = {"translate": 1, "epochs": 300, "batch_size": 100, "learning_rate": 3e-3}
+RECIPE = {"translate": 1, "epochs": 300, "learning_rate": 5e-3}
 TEMPERATURE, ALPHA = 6, 0.9
 PUBLISHED = [  # (net, parameters, test errors), by others
     ("BitNetMCU", 25_216, 100),

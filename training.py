@@ -121,7 +121,10 @@ class Checkpoint(NamedTuple):
 
         Raises UserError: the file is damaged, or of a run with other settings.
         """
-        if not self.resume or not self.path.exists():
+        if not self.resume:
+            return []
+        if not self.path.exists():
+            print(f"there is no {self.path} to go on from: this starts anew", flush=True)
             return []
         kept = load_arrays(self.path)
         settings = json.loads(str(kept["settings"]))
