@@ -68,7 +68,7 @@ def adam(learning_rate, num_steps, weight_decay=None):
         warmup_target=learning_rate if warmup else None,
         warmup_steps=warmup,
     )
-    return FusedAdam(schedule, weight_decay=weight_decay)
+    return FusedAdam(schedule, weight_decay=weight_decay or None)  # 0 would cost a pass over memory
 
 
 def train(model, batches, loss, *, epochs, learning_rate, validation, weight_decay=None, checkpoint=None):
