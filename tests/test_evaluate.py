@@ -118,6 +118,7 @@ def test_multiply_adds_are_those_of_the_layers():
 
 
 def test_a_model_that_ends_in_softmax_is_recognised_and_gives_the_same_metrics(digits, tmp_path, capsys):
+    keras.utils.set_random_seed(0)
     net = student.build_student(digits.image_shape, digits.num_classes)
     net.save(tmp_path / "net.keras")
     keras.Sequential([net, keras.layers.Softmax()]).save(tmp_path / "soft.keras")

@@ -278,7 +278,7 @@ def no_keras(path):
     [
         (lambda path: path.unlink(), "no such model file"),
         (truncate, "not a zip file"),
-        (flip, "damaged"),
+        (flip, "Bad CRC-32 for file"),
         (lambda path: path.write_text("hello"), "not a zip file"),
         (no_keras, "no config.json"),
         (lambda path: keras.Sequential([keras.layers.Flatten()]).save(path), "input_shape is None"),
