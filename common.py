@@ -162,7 +162,8 @@ def add_training_options(options, *, epochs, batch_size, learning_rate, translat
         default=0.0,
         action=_Distort,
         metavar="STRENGTH",
-        help="instead, turn, scale, move and bend them: at 1 by up to 10 degrees, 10 %%, 1.5 and 2 pixels" + default,
+        help="instead, turn, scale, move and bend them: at 1 by up to 10 degrees, 10 %%, 1.5 pixels, and 1.2 pixels rms"
+        + default,
     )
 
 
@@ -247,9 +248,9 @@ def clear_progress():
 
 
 def make_folder(path):
-    """Make the folder and its plots/, and see that files can be written there, before anybody waits for a training run.
+    """Make the folder and its plots/, see that files can be written there, before anybody waits for a training run, and claim it.
 
-    Raises UserError: the folder cannot be made or written.
+    Raises UserError: the folder cannot be made or written, or another run has it.
     """
     try:
         for folder in (Path(path), Path(path) / "plots"):
@@ -298,9 +299,12 @@ def claim(path):
 
     Raises UserError: another run has it.
     """
-    lock, leftovers = path.with_name(f".{path.name}.lock"), path.parent.glob(f".{path.stem}.partial-*")
-    if path.is_dir():
-        lock, leftovers = path / ".lock", path.rglob(".*.partial-*")
+    lock, leftovers = path.with_name(f".{path.name}.lock"), [*path.parent.glob(f".{path.stem}.partial-*")]
+    if path.is_dir():  # only where this project writes: folders below it may be another run's
+        lock = path / ".lock"
+        leftovers = [
+            found for folder in (path, path / "plots", path / "sweep") for found in folder.glob(".*.partial-*")
+        ]
     file = _claims.enter_context(open(lock, "a+"))  # noqa: SIM115 - open until the run ends
     try:
         if fcntl:
@@ -308,7 +312,7 @@ def claim(path):
     except BlockingIOError:
         file.seek(0)
         raise UserError(
-            f"{path} is in use by {file.read() or 'another run'}: wait until it ends, or choose another folder with --out"
+            f"{path} is in use by {file.read() or 'another run'}: wait until it ends, or write elsewhere with --out"
         ) from None
     except OSError:  # a file system that knows no locks
         pass

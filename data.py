@@ -143,12 +143,12 @@ def check_batches(images, batch_size, translate):
 
 
 class Distortion(NamedTuple):
-    """How far images are distorted at most, each by amounts of its own."""
+    """How far images are distorted, each by amounts of its own, drawn from minus to plus these."""
 
     rotation: float = 0.0  # degrees, to either side
     scaling: float = 0.0  # a fraction, up or down, of height and of width
     translation: float = 0.0  # pixels, to the four sides
-    elastic: float = 0.0  # pixels, of a smooth random field: its amplitude
+    elastic: float = 0.0  # pixels, of a smooth random field, whose root mean square is 0.58 of this
 
 
 def distortion(strength):
@@ -156,7 +156,7 @@ def distortion(strength):
     return Distortion(10 * strength, 0.1 * strength, 1.5 * strength, 2 * strength) if strength else None
 
 
-DISTORTED_AT_ONCE = 5000  # images: what is in between takes some kilobytes for each pixel of them
+DISTORTED_AT_ONCE = 5000  # images: what is in between takes some 50 bytes for each pixel of theirs
 KNOTS = 5  # the smooth field of an elastic distortion has so many degrees of freedom along each side
 
 
@@ -221,6 +221,8 @@ class Batches:
 
     def __init__(self, split, batch_size, *, seed, translate=0, teacher_logits=None, distortion=None):
         check_batches(split.images, batch_size, translate)
+        if translate and distortion:
+            raise ValueError("a distortion moves images too: translate must be 0 with it")
         self.num_images, self.height, self.width = split.images.shape
         self.batch_size, self.seed, self.translate, self.distortion = batch_size, seed, translate, distortion
         self.num_steps = self.num_images // batch_size
@@ -247,7 +249,7 @@ class Batches:
         parts = [rows, tf.convert_to_tensor(views), tf.gather(self._labels, indices)]
         if self.distortion:
             images = tf.reshape(rows, (-1, self.height, self.width))
-            images = distort(images, tf.reshape(views, -1)[:2], self.distortion)
+            images = distort(images, [self.seed % 2**31, np.ravel(views)[0]], self.distortion)
             parts[0] = tf.reshape(images, rows.shape)
         if callable(self._logits):
             parts.append(tf.reshape(self._logits(images.numpy()), (*rows.shape[:-1], -1)))

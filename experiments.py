@@ -10,6 +10,7 @@ import json
 import math
 import statistics
 import time
+from pathlib import Path
 
 import common  # before TensorFlow: it keeps the start-up quiet
 
@@ -58,7 +59,7 @@ STUDENT = {
     "classes": None,  # the transfer set has no others; None for all
     "labelled": 1.0,  # the share of the transfer set whose labels are known
     "keep_unlabelled": False,  # whether the rest stays in it, for its soft targets
-}  # and, where they are not 0 and 1, "distort" and "pool"
+}  # and "distort" and "pool", if not 0 and 1
 
 
 def distilled(taught_by, temperature, alpha=0.9, **changes):
@@ -126,7 +127,7 @@ def parse_arguments(description, functions):
 def open_lab(arguments, results):
     """The Lab on MNIST for these arguments; with --quick its results are not the file `results` but in the folder --out."""
     digits = data.load(validation=0)
-    folder = common.make_folder(arguments.out) / "paper"
+    folder = common.make_folder(Path(arguments.out) / "paper")
     if arguments.quick:
         digits = digits._replace(train=data.Split(*(array[:10_000] for array in digits.train)))
         folder = folder / "quick"

@@ -64,7 +64,7 @@ def main():
         digits.image_shape, digits.num_classes, arguments.hidden, arguments.dropout, arguments.input_dropout
     )
     print(f"teacher: {teacher.count_params():,} parameters", flush=True)
-    names = set(vars(arguments)) - {"data", "out", "resume"}
+    names = set(vars(arguments)) - {"data", "out", "resume", "validation"}
     settings = {name: getattr(arguments, name) for name in sorted(names)} | {"data": common.fingerprint(*digits.train)}
     checkpoint = training.Checkpoint(out / "teacher_checkpoint.npz", settings, arguments.resume)
     history = training.train(
@@ -84,9 +84,9 @@ def main():
         checkpoint=checkpoint,
     )
     training.save(teacher, out / "teacher.keras", settings, history)
-    checkpoint.path.unlink(missing_ok=True)
     plots.learning_curves({"teacher": history}, out / "plots" / "learning_curves_teacher.png")
     print(f"saved {out / 'teacher.keras'}")
+    checkpoint.path.unlink(missing_ok=True)
     print(f"teacher: {training.report(training.count_errors(teacher, digits.test), digits.test)}")
 
 

@@ -87,6 +87,7 @@ def train(model, batches, loss, *, epochs, learning_rate, validation, weight_dec
     predict = predictor(model)
     seconds = {"compiling": time.perf_counter() - clock, "training": 0.0, "validating": 0.0}
     state = [*model.variables, *optimizer.variables]
+    clear_progress()
     history = checkpoint.restore(state) if checkpoint else []
     for number in range(len(history) + 1, epochs + 1):
         clock = time.perf_counter()
@@ -341,7 +342,14 @@ def _unpacked_bytes(archive):
 
 def load_settings(path):
     """The settings that `save` put into a model file; {} for a model from elsewhere. Raises UserError as `load` does."""
-    return _read(path, lambda archive: json.loads(archive.read(SETTINGS)) if SETTINGS in archive.namelist() else {})
+
+    def parse(archive):
+        settings = json.loads(archive.read(SETTINGS)) if SETTINGS in archive.namelist() else {}
+        if not isinstance(settings, dict):
+            raise ValueError(f"its {SETTINGS} holds no settings")  # noqa: TRY004 - it is the file that is wrong
+        return settings
+
+    return _read(path, parse)
 
 
 def settings_of(path):
@@ -357,6 +365,9 @@ def _read(path, read):
     try:
         with zipfile.ZipFile(path) as archive:
             _refuse_large(sum(member.file_size for member in archive.infolist()))
+            climbing = [name for name in archive.namelist() if name.startswith("/") or ".." in name.split("/")]
+            if climbing:
+                raise ValueError(f"its {climbing[0]} would be written outside of it")
             if "config.json" not in archive.namelist():
                 raise ValueError("it has no config.json")
             found = _digests(archive)  # this reads every member, and zipfile checks its checksum
