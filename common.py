@@ -20,6 +20,7 @@ try:
 except ModuleNotFoundError:  # Windows: there, two runs into one folder are the user's to avoid
     fcntl = None
 
+MOST_BYTES = 2**30  # of any file that is read, unpacked: a small file may unpack to more than there is memory
 STOPPED = 130  # the shell's exit status for "ended by Ctrl-C"
 
 
@@ -269,6 +270,11 @@ def fingerprint(*arrays):
         digest.update(f"{array.dtype}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()
+
+
+def unpacked_bytes(archive):
+    """How many bytes the members of a zipfile.ZipFile say that they unpack to; zipfile reads no more of them than that."""
+    return sum(member.file_size for member in archive.infolist())
 
 
 def save_arrays(path, **arrays):

@@ -5,12 +5,11 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-from common import UserError
+from common import MOST_BYTES, UserError, unpacked_bytes
 
 import numpy as np
 import tensorflow as tf
 
-MOST_BYTES = 2**30  # of a data file, unpacked: a small file may unpack to more than there is memory
 SHIPPED = Path(__file__).with_name("mnist.npz")
 SHA256 = {  # of each shipped array's bytes in C order: LeCun and Cortes's four files
     "x_train": "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
@@ -89,7 +88,7 @@ def hold_out(split, number):
 def _read(name):
     try:
         with zipfile.ZipFile(name) as archive:
-            num_bytes = sum(member.file_size for member in archive.infolist())
+            num_bytes = unpacked_bytes(archive)
         if num_bytes > MOST_BYTES:
             raise UserError(f"{name} would unpack to {num_bytes:,} bytes, more than {MOST_BYTES:,}: make it smaller")
         with np.load(name, allow_pickle=False) as file:
@@ -246,13 +245,13 @@ class Batches:
         To copy an epoch's rows at once, outside the graph, takes a tenth off an epoch of the student.
         """
         rows = tf.gather(self._images, indices)
-        parts = [rows, tf.convert_to_tensor(views), tf.gather(self._labels, indices)]
         if self.distortion:
             images = tf.reshape(rows, (-1, self.height, self.width))
-            images = distort(images, [self.seed % 2**31, np.ravel(views)[0]], self.distortion)
-            parts[0] = tf.reshape(images, rows.shape)
+            rows = tf.reshape(distort(images, [self.seed % 2**31, np.ravel(views)[0]], self.distortion), rows.shape)
+        parts = [rows, tf.convert_to_tensor(views), tf.gather(self._labels, indices)]
         if callable(self._logits):
-            parts.append(tf.reshape(self._logits(images.numpy()), (*rows.shape[:-1], -1)))
+            images = tf.reshape(rows, (-1, self.height, self.width)).numpy()
+            parts.append(tf.reshape(self._logits(images), (*rows.shape[:-1], -1)))
         elif self._logits is not None:
             parts.append(tf.gather(self._logits, indices * num_views(self.translate) + views))
         return parts

@@ -49,6 +49,15 @@ def distillation_loss(labels, teacher_logits, student_logits, temperature, alpha
     return alpha * temperature**2 * kl + (1 - alpha) * training.cross_entropy(labels, student_logits)
 
 
+def loss_at(temperature, alpha):
+    """The distillation_loss at these, as training.train calls it: loss(labels, teacher_logits, student_logits)."""
+
+    def loss(labels, teacher_logits, student_logits):
+        return distillation_loss(labels, teacher_logits, student_logits, temperature, alpha)
+
+    return loss
+
+
 def teacher_logits(teacher, images, translate=0, cache=None):
     """The teacher's logits of every view (see data.padded) of images (n, h, w) uint8: (n, views, C) float32.
 
@@ -172,10 +181,7 @@ def main():
     print(
         f"distilled: the same student with the teacher, T {arguments.temperature:g}, soft term's weight {arguments.alpha:g}"
     )
-
-    def loss(labels, teacher_logits, student_logits):
-        return distillation_loss(labels, teacher_logits, student_logits, arguments.temperature, arguments.alpha)
-
+    loss = loss_at(arguments.temperature, arguments.alpha)
     distilled, history = student.train_student(digits, recipe, loss, logits)
     settings = recipe | {
         "temperature": arguments.temperature,

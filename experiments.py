@@ -233,9 +233,7 @@ def transfer_set(labels, settings, seed):
 
 def combined_loss(temperature, alpha, some_unlabelled=False):
     """The loss of distill.py, of whose two terms an image labelled -1, if there are some, has the soft one only."""
-
-    def loss(labels, teacher_logits, student_logits):
-        return distill.distillation_loss(labels, teacher_logits, student_logits, temperature, alpha)
+    loss = distill.loss_at(temperature, alpha)
 
     def masked_loss(labels, teacher_logits, student_logits):
         soft = distill.distillation_loss(tf.zeros_like(labels), teacher_logits, student_logits, temperature, 1.0)

@@ -8,7 +8,8 @@ Trains on all 60,000 images, as the paper did, and counts test errors. A run tha
 at once and is never run again, so stop it whenever you like. Teachers, and their logits, are kept in artifacts/paper/.
 
 What the paper does not state stands in TEACHER and STUDENT of experiments.py, and in WIDTHS below, beside Adam, warm-up and half
-a cosine. Dropout, weight decay and 2x800's learning rate were chosen on the last 5,000 training images; alpha 0.9 and the rest are guesses, kept.
+a cosine. Dropout, weight decay and 2x800's learning rate were chosen on the last 5,000 training images; alpha 0.9 and the
+rest are guesses, kept.
 """
 
 from pathlib import Path

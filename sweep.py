@@ -69,12 +69,8 @@ def distil_all(digits, logits, wanted, report):
     net, batches = student.prepare(digits, recipe, logits)
     first_weights = net.get_weights()
     temperature, alpha = tf.Variable(1.0), tf.Variable(1.0)
-
-    def loss(labels, teacher_logits, student_logits):
-        return distill.distillation_loss(labels, teacher_logits, student_logits, temperature, alpha)
-
     optimizer = training.adam(recipe["learning_rate"], recipe["epochs"] * batches.num_steps)
-    run_epoch = training.compile_epoch(net, optimizer, batches, loss)
+    run_epoch = training.compile_epoch(net, optimizer, batches, distill.loss_at(temperature, alpha))
     predict = training.predictor(net)
     for path, settings in wanted.items():
         net.set_weights(first_weights)

@@ -10,7 +10,16 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-from common import UserError, clear_progress, load_arrays, progress, replacing, save_arrays
+from common import (
+    MOST_BYTES,
+    UserError,
+    clear_progress,
+    load_arrays,
+    progress,
+    replacing,
+    save_arrays,
+    unpacked_bytes,
+)
 
 import h5py
 import keras
@@ -19,10 +28,7 @@ import tensorflow as tf
 
 SETTINGS = "settings.json"  # the member of a .keras archive that says how the model was trained
 HISTORY = "history.csv"  # and the one that says what came of each epoch
-DIGESTS = (
-    "sha256.json"  # and the one that says what each of the others holds: a zip file's own checksums are of 32 bits
-)
-MOST_BYTES = 2**30  # of a model file, unpacked: a small file may unpack to more than there is memory
+DIGESTS = "sha256.json"  # and the one that holds the others' SHA-256: a zip file's own checksums are of 32 bits
 CALL_SECONDS = 0.3  # after about so long an epoch comes up for air: to show its progress and to hear Ctrl-C
 
 
@@ -302,7 +308,7 @@ def load(path, image_shape, num_classes):
     """
 
     def read(archive):
-        _refuse_large(_unpacked_bytes(archive))
+        _refuse_large(_weight_bytes(archive))
         return keras.models.load_model(path, compile=False, safe_mode=True)
 
     model = _read(path, read)
@@ -324,7 +330,7 @@ def _refuse_large(num_bytes):
         raise ValueError(f"it would unpack to {num_bytes:,} bytes, more than {MOST_BYTES:,}")
 
 
-def _unpacked_bytes(archive):
+def _weight_bytes(archive):
     """What a model's weights will take: of the file's, which may be compressed, and of the net, before it has any."""
     sizes = []
     with h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as file:
@@ -364,18 +370,18 @@ def _read(path, read):
     """read(archive) of the .keras file at `path`, once its every member has passed its checksum."""
     try:
         with zipfile.ZipFile(path) as archive:
-            _refuse_large(sum(member.file_size for member in archive.infolist()))
+            _refuse_large(unpacked_bytes(archive))
             climbing = [name for name in archive.namelist() if name.startswith("/") or ".." in name.split("/")]
             if climbing:
                 raise ValueError(f"its {climbing[0]} would be written outside of it")
             if "config.json" not in archive.namelist():
                 raise ValueError("it has no config.json")
             found = _digests(archive)  # this reads every member, and zipfile checks its checksum
-            if DIGESTS in found:
+            if found.pop(DIGESTS, None):
                 expected = json.loads(archive.read(DIGESTS))
                 changed = [name for name in found.keys() | expected if found.get(name) != expected.get(name)]
-                if changed != [DIGESTS]:
-                    raise ValueError(f"changed since it was saved: {', '.join({*changed} - {DIGESTS})}")
+                if changed:
+                    raise ValueError(f"changed since it was saved: {', '.join(changed)}")
             return read(archive)
     except FileNotFoundError:
         raise UserError(

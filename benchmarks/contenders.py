@@ -54,7 +54,7 @@ def ours(path, translate=0, repeat=1):
     images, labels, logits = (np.resize(part, (number, *part.shape[1:])) for part in parts)
     model = student.build_student(DIGITS.image_shape, DIGITS.num_classes)
     batches = data.Batches(data.Split(images, labels), DISTIL_BATCH, seed=0, translate=translate, teacher_logits=logits)
-    loss = lambda y, t, s: distill.distillation_loss(y, t, s, T, ALPHA)
+    loss = distill.loss_at(T, ALPHA)
     run_epoch = training.compile_epoch(model, training.FusedAdam(RATE), batches, loss)
     numbers = iter(range(1, 1000))
     return lambda: run_epoch(next(numbers)), lambda: training.count_errors(model, DIGITS.test)

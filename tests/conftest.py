@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).parent.parent
+RECIPE = {"hidden": [8], "seed": 0, "epochs": 2, "batch_size": 20, "learning_rate": 0.01}  # of a small student
+RECIPE |= {"translate": 0, "distort": 0, "pool": 1}
 
 
 def make_arrays(num_train=240, num_test=60, shape=(12, 10), num_classes=3, seed=0):
@@ -34,18 +36,30 @@ def tiny(tmp_path_factory):
 
 
 @pytest.fixture
-def refusal(monkeypatch, capsys):
-    """refusal(main, *options) -> (status, the line on stderr) of a script that ends in an error, run in this process."""
+def ended(monkeypatch, capsys):
+    """ended(main, *options) -> (exit status, stderr) of a script that is run in this process."""
 
     def run(main, *options):
         monkeypatch.setattr(sys, "argv", [f"{main.__module__}.py", *map(str, options)])
-        with pytest.raises(SystemExit) as ended:
+        status, said = 0, ""
+        try:
             common.run(main)
-        stderr = capsys.readouterr().err
-        if isinstance(ended.value.code, str):  # what Python prints to stderr, and exits with 1
-            status, stderr = 1, stderr + ended.value.code + "\n"
-        else:
-            status = ended.value.code
+        except SystemExit as end:
+            status = end.code
+            if isinstance(status, str):  # what Python prints to stderr, and exits with 1
+                status, said = 1, status + "\n"
+        return status, capsys.readouterr().err + said
+
+    return run
+
+
+@pytest.fixture
+def refusal(ended):
+    """refusal(main, *options) -> (status, the line on stderr) of a script that ends in an error, run in this process."""
+
+    def run(main, *options):
+        status, stderr = ended(main, *options)
+        assert status != 0
         assert stderr.count("\n") == 1, stderr
         assert stderr.startswith(f"{main.__module__}.py: error: "), stderr
         return status, stderr

@@ -7,15 +7,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import RECIPE
 
 import data
 import distill
 import student
 import teacher
 import training
-
-RECIPE = {"hidden": [8], "seed": 0, "epochs": 2, "batch_size": 20, "learning_rate": 0.01}
-RECIPE |= {"translate": 0, "distort": 0, "pool": 1}
 
 
 @pytest.fixture(scope="module")

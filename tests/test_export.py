@@ -5,6 +5,7 @@ import sys
 
 import common
 
+import conftest
 import keras
 import numpy as np
 import pytest
@@ -19,8 +20,7 @@ import training
 def real(tmp_path_factory):
     """The real digits and a student that one epoch has taught some of them."""
     digits = data.load()
-    recipe = {"hidden": [64, 64], "seed": 0, "epochs": 1, "batch_size": 250, "learning_rate": 5e-3}
-    recipe |= {"translate": 0, "distort": 0, "pool": 1}
+    recipe = conftest.RECIPE | {"hidden": [64, 64], "epochs": 1, "batch_size": 250, "learning_rate": 5e-3}
     net, history = student.train_student(digits, recipe)
     folder = tmp_path_factory.mktemp("export")
     training.save(net, folder / "distilled.keras", recipe, history)

@@ -22,7 +22,7 @@ from common import UserError
 import keras
 import numpy as np
 import pytest
-from conftest import ROOT, make_arrays, run_script
+from conftest import RECIPE, ROOT, make_arrays, run_script
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -33,8 +33,6 @@ import student
 import teacher
 import training
 
-RECIPE = {"hidden": [8], "seed": 0, "epochs": 2, "batch_size": 20, "learning_rate": 0.01}
-RECIPE |= {"translate": 0, "distort": 0, "pool": 1}
 MUTATIONS = 200
 
 
@@ -373,27 +371,13 @@ ODD = {
 }
 
 
-def ended(capsys, monkeypatch, main, *options):
-    """(exit status, stderr) of a script that is run in this process."""
-    monkeypatch.setattr(sys, "argv", [f"{main.__module__}.py", *map(str, options)])
-    status = 0
-    try:
-        common.run(main)
-    except SystemExit as end:
-        status = end.code
-        if isinstance(status, str):
-            print(status, file=sys.stderr)
-            status = 1
-    return status, capsys.readouterr().err
-
-
 @pytest.mark.parametrize("name", ODD)
-def test_odd_data_go_all_the_way(name, tmp_path, monkeypatch, capsys):
+def test_odd_data_go_all_the_way(name, tmp_path, ended):
     np.savez(tmp_path / "odd.npz", **ODD[name])
     shared = ["--data", tmp_path / "odd.npz", "--out", tmp_path / "out"]
     short = ["--epochs", 1, "--batch-size", 20, "--hidden", 4, "--translate", 0]
     for main, options in ((teacher.main, short), (distill.main, short), (evaluate.main, [])):
-        assert ended(capsys, monkeypatch, main, *shared, *options) == (0, ""), main.__module__
+        assert ended(main, *shared, *options) == (0, ""), main.__module__
     report = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert list(report["models"]) == ["teacher", "student", "distilled"]
 
@@ -431,12 +415,12 @@ OPTIONS = {
 
 @given(st.dictionaries(st.sampled_from(sorted(OPTIONS)), st.integers(0, 5), max_size=5))
 @settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_options_train_or_are_refused_in_a_sentence(whole, tiny, tmp_path, monkeypatch, capsys, chosen):
+def test_any_options_train_or_are_refused_in_a_sentence(whole, tiny, tmp_path, monkeypatch, ended, chosen):
     monkeypatch.chdir(tmp_path)
     options = ["--data", tiny, "--teacher", whole / "net.keras", "--epochs", "1", "--batch-size", "20"]
     for name, place in chosen.items():
         options += [name, OPTIONS[name][place % len(OPTIONS[name])]]
-    status, stderr = ended(capsys, monkeypatch, distill.main, *options)
+    status, stderr = ended(distill.main, *options)
     assert status in (0, 1, 2)
     assert stderr.count("\n") == (status > 0), stderr
     assert not stderr or stderr.startswith("distill.py: error: ")
@@ -461,11 +445,11 @@ def test_loss_and_gradient_stay_finite(temperature, alpha, scale):
     assert np.isfinite(tape.gradient(loss, logits)).all()
 
 
-def test_a_run_that_diverges_leaves_the_last_good_model(tiny, tmp_path, monkeypatch, capsys):
+def test_a_run_that_diverges_leaves_the_last_good_model(tiny, tmp_path, ended):
     shared = ["--data", tiny, "--out", tmp_path, "--batch-size", 20, "--epochs", 5]
-    assert ended(capsys, monkeypatch, teacher.main, *shared, "--hidden", 8)[0] == 0
+    assert ended(teacher.main, *shared, "--hidden", 8)[0] == 0
     before = (tmp_path / "teacher.keras").read_bytes()
-    status, stderr = ended(capsys, monkeypatch, teacher.main, *shared, "--hidden", 8, 8, 8, 8, "--learning-rate", 1e6)
+    status, stderr = ended(teacher.main, *shared, "--hidden", 8, 8, 8, 8, "--learning-rate", 1e6)
     assert (status, "training diverged in epoch" in stderr, "lower --learning-rate" in stderr) == (1, True, True)
     assert (tmp_path / "teacher.keras").read_bytes() == before
 
@@ -502,7 +486,7 @@ def start(script, *options):
 
 
 @pytest.mark.parametrize("main", [teacher.main, student.main, evaluate.main], ids=lambda main: main.__module__)
-def test_a_full_disk_is_an_error_of_a_line(main, whole, tiny, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_is_an_error_of_a_line(main, whole, tiny, tmp_path, monkeypatch, ended):
     shutil.copy(whole / "net.keras", tmp_path / "student.keras")
     before = (tmp_path / "student.keras").read_bytes()
     real = common.replacing
@@ -516,7 +500,7 @@ def test_a_full_disk_is_an_error_of_a_line(main, whole, tiny, tmp_path, monkeypa
     for module in (common, training):
         monkeypatch.setattr(module, "replacing", full)
     options = [] if main is evaluate.main else ["--epochs", 1, "--batch-size", 20]
-    status, stderr = ended(capsys, monkeypatch, main, "--data", tiny, "--out", tmp_path, *options)
+    status, stderr = ended(main, "--data", tiny, "--out", tmp_path, *options)
     assert (status, stderr.count("\n"), "No space left on device" in stderr) == (1, 1, True)
     assert (tmp_path / "student.keras").read_bytes() == before
     assert not list(tmp_path.rglob(".*.partial-*"))

@@ -6,6 +6,7 @@ import zipfile
 import common
 from common import UserError
 
+import conftest
 import keras
 import numpy as np
 import pytest
@@ -16,8 +17,7 @@ import student
 import teacher
 import training
 
-RECIPE = {"hidden": [8], "seed": 0, "epochs": 3, "batch_size": 20, "learning_rate": 0.01}
-RECIPE |= {"translate": 1, "distort": 0, "pool": 1}
+RECIPE = conftest.RECIPE | {"epochs": 3, "translate": 1}
 
 
 @pytest.fixture(scope="module")
