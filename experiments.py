@@ -126,8 +126,8 @@ def parse_arguments(description, functions):
 
 def open_lab(arguments, results):
     """The Lab on MNIST for these arguments; with --quick its results are not the file `results` but in the folder --out."""
-    digits = data.load(validation=0)
     folder = common.make_folder(Path(arguments.out) / "paper")
+    digits = data.load(validation=0)
     if arguments.quick:
         digits = digits._replace(train=data.Split(*(array[:10_000] for array in digits.train)))
         folder = folder / "quick"

@@ -63,7 +63,7 @@ def main():
     teacher = build_teacher(
         digits.image_shape, digits.num_classes, arguments.hidden, arguments.dropout, arguments.input_dropout
     )
-    print(f"teacher: {teacher.count_params():,} parameters", flush=True)
+    print(f"teacher: {teacher.count_params():,} parameters; stopped, it goes on from its last epoch with --resume")
     names = set(vars(arguments)) - {"data", "out", "resume", "validation"}
     settings = {name: getattr(arguments, name) for name in sorted(names)} | {"data": common.fingerprint(*digits.train)}
     checkpoint = training.Checkpoint(out / "teacher_checkpoint.npz", settings, arguments.resume)

@@ -129,6 +129,10 @@ class Checkpoint(NamedTuple):
         Raises UserError: the file is damaged, or of a run with other settings.
         """
         if not self.resume:
+            if self.path.exists():
+                print(
+                    f"{self.path} is of a run that was stopped: this one starts anew and writes over it (see --resume)"
+                )
             return []
         if not self.path.exists():
             print(f"there is no {self.path} to go on from: this starts anew", flush=True)
@@ -206,7 +210,7 @@ def compile_epoch(model, optimizer, batches, loss):
         mean_loss, accuracy = (totals / batches.num_steps).tolist()
         if not math.isfinite(mean_loss):
             raise UserError(
-                f"training diverged in epoch {number} (loss {mean_loss}), nothing saved: lower --learning-rate"
+                f"training diverged in epoch {number} (loss {mean_loss}), no model saved: lower --learning-rate"
             )
         return mean_loss, accuracy
 
@@ -333,8 +337,15 @@ def _refuse_large(num_bytes):
 def _weight_bytes(archive):
     """What a model's weights will take: of the file's, which may be compressed, and of the net, before it has any."""
     sizes = []
+
+    def add_size(_, item):
+        if isinstance(
+            item, h5py.Dataset
+        ):  # it is read a chunk at a time, which may be larger than what is wanted of it
+            sizes.append(max(item.nbytes, math.prod(item.chunks or ()) * item.dtype.itemsize))
+
     with h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as file:
-        file.visititems(lambda name, item: sizes.append(getattr(item, "nbytes", 0)))
+        file.visititems(add_size)
     declared = math.inf
     try:
         with keras.StatelessScope(initialize_variables=False):

@@ -224,7 +224,7 @@ def omission_row(name, published, runs, classes):
     return f"| {name} | {published:,} | {' | '.join(cells)} |"
 
 
-@pytest.mark.parametrize("row", paper_rows())
+@pytest.mark.parametrize("row", list(paper_rows()))
 def test_readme_shows_the_paper_s_experiments(row):
     assert row in README
 
@@ -250,7 +250,7 @@ def temperature_row(temperature):
     return f"| {temperature:g} | {' | '.join(cell([run['errors'] for run in some]) for some in runs)} |"
 
 
-@pytest.mark.parametrize(("width", "seeds"), finished_widths())
+@pytest.mark.parametrize(("width", "seeds"), list(finished_widths()))
 def test_readme_shows_how_sure_the_best_temperature_is(width, seeds):
     lab = experiments.Lab(data.load(validation=0), None, ROOT / "results" / "paper.json")
     assert paper.compare_temperatures(lab, width, seeds, quick=False) in README
@@ -273,7 +273,7 @@ def frontier_row(hidden):
     return f"| {'-'.join(map(str, [inputs, *hidden, 10]))} | {frontier.parameters(hidden):,} | {' | '.join(cells)} |"
 
 
-@pytest.mark.parametrize("line", filter(None, map(frontier_row, frontier.SIZES)))
+@pytest.mark.parametrize("line", list(filter(None, map(frontier_row, frontier.SIZES))))
 def test_readme_shows_the_frontier(line):
     assert line in README
 

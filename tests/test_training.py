@@ -48,7 +48,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_gives_others(digits):
     assert not same(first, student.train_student(digits, RECIPE | {"seed": 1})[0])
 
 
-def test_a_run_that_was_stopped_goes_on_bit_for_bit(digits, tmp_path):
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(digits, tmp_path, capsys):
     path = tmp_path / "checkpoint.npz"
 
     def run(checkpoint, epochs=4, validation=digits.validation):
@@ -79,7 +79,9 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(digits, tmp_path):
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(UserError, match="damaged .* remove it"):
         run(training.Checkpoint(path, {"seed": 1}, True))
-    assert len(run(training.Checkpoint(path, {"seed": 1}, False))[1]) == 4  # without --resume it starts anew
+    capsys.readouterr()
+    assert len(run(training.Checkpoint(path, {"seed": 1}, False))[1]) == 4
+    assert f"{path} is of a run that was stopped: this one starts anew" in capsys.readouterr().out
     path.unlink()
     assert len(run(training.Checkpoint(path, {"seed": 1}, True))[1]) == 4  # there is nothing to go on from
 
