@@ -66,6 +66,7 @@ def run(main):
     """Call `main()` as a script: what the user can mend ends in one line on stderr and status 1, Ctrl-C in status 130."""
     from tensorflow.errors import ResourceExhaustedError
 
+    sys.unraisablehook = _end_if_stopped
     try:
         with _claims:
             main()
@@ -92,6 +93,14 @@ def _stopped():
         f"{Path(sys.argv[0]).name}: stopped; every file is whole, the one from before or the new one", file=sys.stderr
     )
     return STOPPED
+
+
+def _end_if_stopped(unraisable):
+    """Python prints an exception that comes up in a weak reference's callback, and goes on: not after Ctrl-C."""
+    if unraisable.exc_type is KeyboardInterrupt:
+        sys.stdout.flush()
+        os._exit(_stopped())  # this is no place to raise anything; what is left half written, the next run removes
+    sys.__unraisablehook__(unraisable)
 
 
 def versions():

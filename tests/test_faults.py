@@ -447,17 +447,22 @@ OPTIONS = {
 }
 
 
-@given(st.dictionaries(st.sampled_from(sorted(OPTIONS)), st.integers(0, 5), max_size=5))
-@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_options_train_or_are_refused_in_a_sentence(whole, tiny, tmp_path, monkeypatch, ended, chosen):
+@pytest.mark.parametrize("number", [8, pytest.param(MUTATIONS, marks=pytest.mark.kills)])
+def test_any_options_train_or_are_refused_in_a_sentence(whole, tiny, tmp_path, monkeypatch, ended, number):
     monkeypatch.chdir(tmp_path)
-    options = ["--data", tiny, "--teacher", whole / "net.keras", "--epochs", "1", "--batch-size", "20"]
-    for name, place in chosen.items():
-        options += [name, OPTIONS[name][place % len(OPTIONS[name])]]
-    status, stderr = ended(distill.main, *options)
-    assert status in (0, 1, 2)
-    assert stderr.count("\n") == (status > 0), stderr
-    assert not stderr or stderr.startswith("distill.py: error: ")
+
+    @given(st.dictionaries(st.sampled_from(sorted(OPTIONS)), st.integers(0, 5), max_size=5))
+    @settings(max_examples=number, deadline=None, derandomize=True, database=None)
+    def check(chosen):
+        options = ["--data", tiny, "--teacher", whole / "net.keras", "--epochs", "1", "--batch-size", "20"]
+        for name, place in chosen.items():
+            options += [name, OPTIONS[name][place % len(OPTIONS[name])]]
+        status, stderr = ended(distill.main, *options)
+        assert status in (0, 1, 2)
+        assert stderr.count("\n") == (status > 0), stderr
+        assert not stderr or stderr.startswith("distill.py: error: ")
+
+    check()
 
 
 # ---- numbers ---------------------------------------------------------------------------------------------------------
@@ -637,6 +642,23 @@ def test_a_script_that_is_ended_at_any_moment_leaves_whole_files(script, ending,
     last = run_script(script, *options)
     assert (last.returncode, last.stderr) == (0, "")
     assert not list(out.rglob(".*.partial-*"))
+
+
+def test_ctrl_c_is_heard_where_python_ignores_exceptions():
+    code = """
+import weakref, common
+def interrupt(reference):
+    raise KeyboardInterrupt
+def main():
+    thing = type("Thing", (), {})()
+    reference = weakref.ref(thing, interrupt)
+    del thing
+    print("went on")
+common.run(main)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (common.STOPPED, "", 1)
+    assert "stopped; every file is whole" in done.stderr
 
 
 KILL_AT = """

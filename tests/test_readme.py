@@ -182,7 +182,7 @@ def test_readme_shows_the_goals_met_and_missed(goal):
 
 
 def paper_runs(settings):
-    return [run for run in PAPER if run["settings"] == settings]
+    return sorted((run for run in PAPER if run["settings"] == settings), key=lambda run: run["seed"])
 
 
 def cell(errors):
