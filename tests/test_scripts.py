@@ -126,22 +126,20 @@ def test_a_student_of_another_teacher_or_of_other_images_is_pointed_out(folder, 
     assert not any("had another" in line for line in folder[1]["evaluate.py"])
 
 
-def test_a_gate_refuses_the_poor_and_the_impossible(folder, tiny, tmp_path):
+def test_a_gate_refuses_the_poor_and_the_impossible(folder, tiny, tmp_path, ended, refusal):
     out, _ = folder
     shared = ["--data", tiny, "--out", out, out / "student.keras"]
-    assert run_script("evaluate.py", *shared, "--min-accuracy", "0.2").returncode == 0
-    refused = run_script("evaluate.py", *shared, "--min-accuracy", "0.999")
-    assert (refused.returncode, refused.stderr.count("\n")) == (1, 1)
-    assert "student: accuracy below --min-accuracy 0.999" in refused.stderr
+    assert ended(evaluate.main, *shared, "--min-accuracy", "0.2") == (0, "")
+    status, line = refusal(evaluate.main, *shared, "--min-accuracy", "0.999")
+    assert (status, "student: accuracy below --min-accuracy 0.999" in line) == (1, True)
     digits = data.load(tiny)
     model = training.load(out / "student.keras", digits.image_shape, digits.num_classes)
     right = training.predictor(model)(digits.train.images).argmax(-1) == digits.train.labels
     with np.load(tiny) as file:
         arrays = dict(file) | {"x_test": digits.train.images[right], "y_test": digits.train.labels[right]}
     np.savez(tmp_path / "easy.npz", **arrays)
-    perfect = run_script("evaluate.py", "--data", tmp_path / "easy.npz", *shared[2:], "--min-accuracy", "0.2")
-    assert perfect.returncode == 1
-    assert "exactly 100 %" in perfect.stderr
+    status, line = refusal(evaluate.main, "--data", tmp_path / "easy.npz", *shared[2:], "--min-accuracy", "0.2")
+    assert (status, "exactly 100 %" in line) == (1, True)
 
 
 def test_ctrl_c_in_the_middle_ends_in_a_line_and_130(tiny, tmp_path):
