@@ -11,6 +11,7 @@ import hashlib
 import os
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -53,7 +54,7 @@ def _import_quietly():
             import tensorflow
         tensorflow.get_logger().setLevel("ERROR")  # it warns of the graphs of a second net, and a third
     except KeyboardInterrupt:
-        sys.exit(_stopped())
+        _stop()
     except ModuleNotFoundError as error:
         sys.exit(f"{error}: activate the environment (. .venv/bin/activate), or pip install -r requirements.txt")
 
@@ -66,13 +67,12 @@ def run(main):
     """Call `main()` as a script: what the user can mend ends in one line on stderr and status 1, Ctrl-C in status 130."""
     from tensorflow.errors import ResourceExhaustedError
 
-    sys.unraisablehook = _end_if_stopped
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nohup's is another
+        signal.signal(signal.SIGINT, _stop)
     try:
         with _claims:
             main()
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        sys.exit(_stopped())
     except BrokenPipeError:  # `python evaluate.py | head`: the reader has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
@@ -87,20 +87,18 @@ def _error(message):
     return f"{Path(sys.argv[0]).name}: error: {' '.join(message.split())}"
 
 
-def _stopped():
-    clear_progress()
+def _stop(*_):
+    """End the script here and now. KeyboardInterrupt would be lost where it comes up in a callback of HDF5's or Python's own."""
+    for scratch in list(_scratches):
+        scratch.unlink(missing_ok=True)
+    with contextlib.suppress(OSError, RuntimeError):  # nobody reads it any more; Ctrl-C came in the middle of a print
+        clear_progress()
+        sys.stdout.flush()
     print(
         f"{Path(sys.argv[0]).name}: stopped; every file is whole, the one from before or the new one", file=sys.stderr
     )
-    return STOPPED
-
-
-def _end_if_stopped(unraisable):
-    """Python prints an exception that comes up in a weak reference's callback, and goes on: not after Ctrl-C."""
-    if unraisable.exc_type is KeyboardInterrupt:
-        sys.stdout.flush()
-        os._exit(_stopped())  # this is no place to raise anything; what is left half written, the next run removes
-    sys.__unraisablehook__(unraisable)
+    sys.stderr.flush()
+    os._exit(STOPPED)
 
 
 def versions():
@@ -307,6 +305,7 @@ def load_arrays(path):
 
 
 _claims = contextlib.ExitStack()
+_scratches = set()  # what `replacing` has not moved into place yet
 
 
 def claim(path):
@@ -347,14 +346,15 @@ def replacing(path):
     path = Path(path)
     # A dot keeps it from being taken for a result, the process number from being shared; Keras wants the suffix.
     scratch = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
+    _scratches.add(scratch)
     try:
         yield scratch
         with open(scratch, "r+b") as file:
             os.fsync(file.fileno())
         os.replace(scratch, path)
-    except BaseException:
+    finally:
         scratch.unlink(missing_ok=True)
-        raise
+        _scratches.discard(scratch)
 
 
 _import_quietly()

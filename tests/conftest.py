@@ -1,5 +1,6 @@
 """What the tests share: a tiny data set that can be learnt in a second, and two ways of running a script."""
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -33,6 +34,14 @@ def tiny(tmp_path_factory):
     path = tmp_path_factory.mktemp("data") / "tiny.npz"
     np.savez(path, **make_arrays())
     return path
+
+
+@pytest.fixture(autouse=True)
+def ctrl_c():
+    """A script that a test runs in this process sets what Ctrl-C does, and leaves it so."""
+    ours = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, ours)
 
 
 @pytest.fixture

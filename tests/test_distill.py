@@ -205,19 +205,3 @@ def test_what_the_user_can_mend_ends_with_status_1_and_a_line(refusal, tiny, tmp
     assert (status, "--batch-size 1000 is larger than the 220" in line) == (1, True)
     status, line = refusal(student.main, "--data", tmp_path / "missing.npz", "--out", tmp_path)
     assert (status, "no such data file" in line) == (1, True)
-
-
-def test_ctrl_c_ends_with_status_130_and_leaves_files_as_they_were(tiny, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["student.py", "--data", str(tiny), "--out", str(tmp_path), "--batch-size", "20"])
-    common.run(student.main)
-    before = (tmp_path / "student.keras").read_bytes()
-
-    def interrupt(*args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(training, "save", interrupt)
-    with pytest.raises(SystemExit) as ended:
-        common.run(student.main)
-    assert ended.value.code == 130
-    assert capsys.readouterr().err.count("\n") == 1
-    assert (tmp_path / "student.keras").read_bytes() == before
