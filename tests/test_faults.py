@@ -624,20 +624,22 @@ def test_a_script_that_is_ended_at_any_moment_leaves_whole_files(script, ending,
     assert whole_run.communicate(timeout=300) and whole_run.returncode == 0
     lasts = time.perf_counter() - clock - first_line
     num_ended = 0
-    for moment in range(MOMENTS):
+    while num_ended < MOMENTS:
         shutil.rmtree(out)
         shutil.copytree(finished, out)  # else the next run would find this one's work done
         process = start(script, *options)
         next(iter(process.stdout))
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.communicate(timeout=lasts * (moment + 0.5) / MOMENTS)
+            process.communicate(timeout=lasts * (num_ended + 0.5) / MOMENTS)
         process.send_signal(ending)
         _, stderr = process.communicate(timeout=60)
         assert process.returncode in (0, -ending, common.STOPPED), stderr
-        num_ended += process.returncode != 0
         assert "Traceback" not in stderr
         assert look(out, digits) >= 8
-    assert num_ended > MOMENTS / 2
+        if process.returncode:
+            num_ended += 1
+        else:  # the machine has become faster, or the moment is among the last: an earlier one
+            lasts *= 0.95
     last = run_script(script, *options)
     assert (last.returncode, last.stderr) == (0, "")
     assert not list(out.rglob(".*.partial-*"))
