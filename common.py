@@ -14,6 +14,7 @@ import shutil
 import signal
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 
 try:
@@ -23,6 +24,7 @@ except ModuleNotFoundError:  # Windows: there, two runs into one folder are the 
 
 MOST_BYTES = 2**30  # of any file that is read, unpacked: a small file may unpack to more than there is memory
 STOPPED = 130  # the shell's exit status for "ended by Ctrl-C"
+_screens = []  # what `quiet` has turned stderr away from
 
 
 @contextlib.contextmanager
@@ -33,13 +35,14 @@ def quiet():
     """
     sys.stderr.flush()
     screen = os.dup(2)
+    _screens.append(screen)
     try:
         with open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), 2)
         yield
     finally:
         sys.stderr.flush()
-        os.dup2(screen, 2)
+        os.dup2(_screens.pop(), 2)
         os.close(screen)
 
 
@@ -67,6 +70,7 @@ def run(main):
     """Call `main()` as a script: what the user can mend ends in one line on stderr and status 1, Ctrl-C in status 130."""
     from tensorflow.errors import ResourceExhaustedError
 
+    sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold what the terminal cannot show
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nohup's is another
         signal.signal(signal.SIGINT, _stop)
     try:
@@ -89,16 +93,16 @@ def _error(message):
 
 def _stop(*_):
     """End the script here and now. KeyboardInterrupt would be lost where it comes up in a callback of HDF5's or Python's own."""
-    for scratch in list(_scratches):
-        scratch.unlink(missing_ok=True)
-    with contextlib.suppress(OSError, RuntimeError):  # nobody reads it any more; Ctrl-C came in the middle of a print
-        clear_progress()
-        sys.stdout.flush()
-    print(
-        f"{Path(sys.argv[0]).name}: stopped; every file is whole, the one from before or the new one", file=sys.stderr
-    )
-    sys.stderr.flush()
-    os._exit(STOPPED)
+    message = f"{Path(sys.argv[0]).name}: stopped; every file is whole, the one from before or the new one\n"
+    try:
+        for scratch in list(_scratches):
+            scratch.unlink(missing_ok=True)
+        with contextlib.suppress(OSError, RuntimeError):  # nobody reads it; Ctrl-C came in the middle of a print
+            clear_progress()
+            sys.stdout.flush()
+        os.write(_screens[0] if _screens else 2, message.encode())
+    finally:
+        os._exit(STOPPED)
 
 
 def versions():
@@ -279,26 +283,35 @@ def fingerprint(*arrays):
     return digest.hexdigest()
 
 
-def unpacked_bytes(archive):
-    """How many bytes the members of a zipfile.ZipFile say that they unpack to; zipfile reads no more of them than that."""
-    return sum(member.file_size for member in archive.infolist())
+def refuse_large(archive):
+    """Raise ValueError: a zipfile.ZipFile's members say that they unpack to too much. zipfile reads no more than they say."""
+    num_bytes = sum(member.file_size for member in archive.infolist())
+    if num_bytes > MOST_BYTES:
+        raise ValueError(f"it would unpack to {num_bytes:,} bytes, more than {MOST_BYTES:,}")
 
 
 def save_arrays(path, **arrays):
     """Write arrays to `path` (.npz), whole or not at all, for `load_arrays`."""
     arrays = {name: np.asarray(array) for name, array in arrays.items()}
     with replacing(path) as scratch:
-        np.savez(scratch, sha256=fingerprint(*arrays.values()), **arrays)
+        np.savez(scratch, sha256=fingerprint(np.array([*arrays]), *arrays.values()), **arrays)
 
 
 def load_arrays(path):
-    """{name: array} of what `save_arrays` wrote. Raises UserError: the file is missing, damaged or from elsewhere."""
+    """{name: array} of what `save_arrays` wrote.
+
+    Raises UserError: the file is missing, damaged or from elsewhere; PermissionError.
+    """
     try:
+        with zipfile.ZipFile(path) as archive:
+            refuse_large(archive)
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
-        if arrays.pop("sha256") == fingerprint(*arrays.values()):
+        if arrays.pop("sha256") == fingerprint(np.array([*arrays]), *arrays.values()):
             return arrays
         problem = "its contents have changed"
+    except PermissionError:  # it may well be whole
+        raise
     except Exception as error:  # noqa: BLE001 - NumPy, zipfile and zlib each have their own for a damaged file
         problem = str(error) or type(error).__name__
     raise UserError(f"{path} is damaged ({problem}): remove it")
@@ -314,11 +327,9 @@ def claim(path):
     Raises UserError: another run has it.
     """
     lock, leftovers = path.with_name(f".{path.name}.lock"), [*path.parent.glob(f".{path.stem}.partial-*")]
-    if path.is_dir():  # only where this project writes: folders below it may be another run's
+    if path.is_dir():  # not in all folders below it: they may be another run's
         lock = path / ".lock"
-        leftovers = [
-            found for folder in (path, path / "plots", path / "sweep") for found in folder.glob(".*.partial-*")
-        ]
+        leftovers = [found for folder in (path, path / "plots") for found in folder.glob(".*.partial-*")]
     file = _claims.enter_context(open(lock, "a+"))  # noqa: SIM115 - open until the run ends
     try:
         if fcntl:

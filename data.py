@@ -5,7 +5,7 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-from common import MOST_BYTES, UserError, unpacked_bytes
+from common import UserError, refuse_large
 
 import numpy as np
 import tensorflow as tf
@@ -88,9 +88,7 @@ def hold_out(split, number):
 def _read(name):
     try:
         with zipfile.ZipFile(name) as archive:
-            num_bytes = unpacked_bytes(archive)
-        if num_bytes > MOST_BYTES:
-            raise UserError(f"{name} would unpack to {num_bytes:,} bytes, more than {MOST_BYTES:,}: make it smaller")
+            refuse_large(archive)
         with np.load(name, allow_pickle=False) as file:
             arrays = {key: file[key] for key in SHA256}
         for key, array in arrays.items():

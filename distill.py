@@ -66,7 +66,8 @@ def teacher_logits(teacher, images, translate=0, cache=None):
 
     Raises UserError: the teacher ends in a softmax, or its outputs are not finite.
     """
-    key = common.fingerprint(images, np.frombuffer(teacher.to_json().encode(), np.uint8), *teacher.get_weights())
+    asked = np.frombuffer(f"{translate} {teacher.to_json()}".encode(), np.uint8)
+    key = common.fingerprint(images, asked, *teacher.get_weights())
     path = cache and cache / f"teacher_logits_{translate}px.npz"
     logits = _cached(path, key)
     if logits is None:

@@ -298,11 +298,19 @@ def print_report(rows, comparisons):
             "to": ("accuracy_high", ".2%"),
         },
     )
-    if {"student", "distilled"} <= rows.keys():
-        before, after = (rows[name]["test_errors"] for name in ("student", "distilled"))
-        change = f"{abs(before - after):,} {'fewer' if after <= before else 'more'}"
-        share = f" ({abs(before - after) / before:.1%})" if before else ""
-        print(f"distilled, the student makes {change} errors{share} than on labels alone")
+
+
+def print_gain(before, after, made_before, made_after):
+    """Print what distilling saved: from the two students' test errors, and their settings as model files hold them."""
+    unlike = [name for name in made_before if made_after.get(name, made_before[name]) != made_before[name]]
+    if unlike:
+        print(
+            f"student and distilled differ in more than a teacher ({', '.join(unlike)}): python distill.py trains both"
+        )
+        return
+    change = f"{abs(before - after):,} {'fewer' if after <= before else 'more'}"
+    share = f" ({abs(before - after) / before:.1%})" if before else ""
+    print(f"distilled, the student makes {change} errors{share} than on labels alone")
 
 
 def parse_arguments():
@@ -377,6 +385,10 @@ def main():
     print(f"saved {out / 'metrics.json'} and figures in {out / 'plots'}\n")
 
     print_report(rows, comparisons)
+    if {"student", "distilled"} <= rows.keys():
+        pair = [found[name] for name in ("student", "distilled")]
+        errors = [rows[name]["test_errors"] for name in ("student", "distilled")]
+        print_gain(*errors, *map(training.load_settings, pair))
     if arguments.min_accuracy is not None:
         refused = [name for name, row in rows.items() if not arguments.min_accuracy <= row["accuracy"] < 1]
         if refused:

@@ -74,7 +74,7 @@ class Lab:
         self.digits, self.folder, self.results = digits, folder, results
         self.data = common.fingerprint(*digits.train, *digits.test)
         try:
-            self.runs = json.loads(results.read_text())["runs"]
+            self.runs = [dict(run) for run in json.loads(results.read_text())["runs"]]
         except FileNotFoundError:
             self.runs = []
         except (ValueError, KeyError, TypeError) as error:
@@ -135,6 +135,8 @@ def open_lab(arguments, results):
     folder.mkdir(parents=True, exist_ok=True)
     results.parent.mkdir(exist_ok=True)
     common.claim(results)
+    for leftover in folder.glob("*_seed*/.*.partial-*"):  # of a run that was killed
+        leftover.unlink()
     return Lab(digits, folder, results)
 
 

@@ -119,6 +119,7 @@ def main():
     teacher, logits = distill.ask_teacher(arguments, digits, out)
     folder = out / "sweep"
     folder.mkdir(exist_ok=True)
+    common.claim(folder)
     wanted = plan(arguments, digits, common.fingerprint(*teacher.get_weights()), folder)
     errors = run_grid(digits, logits, wanted)
 

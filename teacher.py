@@ -66,7 +66,9 @@ def main():
     print(f"teacher: {teacher.count_params():,} parameters; stopped, it goes on from its last epoch with --resume")
     names = set(vars(arguments)) - {"data", "out", "resume", "validation"}
     settings = {name: getattr(arguments, name) for name in sorted(names)} | {"data": common.fingerprint(*digits.train)}
-    checkpoint = training.Checkpoint(out / "teacher_checkpoint.npz", settings, arguments.resume)
+    # Another version's optimizer may have its variables in another order.
+    versions = {name: common.versions()[name] for name in ("tensorflow", "keras")}
+    checkpoint = training.Checkpoint(out / "teacher_checkpoint.npz", settings | versions, arguments.resume)
     history = training.train(
         teacher,
         data.Batches(

@@ -16,9 +16,9 @@ from common import (
     clear_progress,
     load_arrays,
     progress,
+    refuse_large,
     replacing,
     save_arrays,
-    unpacked_bytes,
 )
 
 import h5py
@@ -138,7 +138,7 @@ class Checkpoint(NamedTuple):
             print(f"there is no {self.path} to go on from: this starts anew", flush=True)
             return []
         kept = load_arrays(self.path)
-        settings = json.loads(str(kept["settings"]))
+        settings = json.loads(str(kept.get("settings", "{}")))
         other = [name for name in self.settings if settings.get(name) != self.settings[name]]
         if other:
             raise UserError(
@@ -312,7 +312,9 @@ def load(path, image_shape, num_classes):
     """
 
     def read(archive):
-        _refuse_large(_weight_bytes(archive))
+        num_bytes = _weight_bytes(archive)
+        if num_bytes > MOST_BYTES:
+            raise ValueError(f"its weights take {num_bytes:,} bytes, more than {MOST_BYTES:,}")
         return keras.models.load_model(path, compile=False, safe_mode=True)
 
     model = _read(path, read)
@@ -326,12 +328,11 @@ def load(path, image_shape, num_classes):
 
 
 def _digests(archive):
-    return {name: hashlib.sha256(archive.read(name)).hexdigest() for name in archive.namelist()}
-
-
-def _refuse_large(num_bytes):
-    if num_bytes > MOST_BYTES:
-        raise ValueError(f"it would unpack to {num_bytes:,} bytes, more than {MOST_BYTES:,}")
+    digests = {}
+    for name in archive.namelist():
+        with archive.open(name) as member:
+            digests[name] = hashlib.file_digest(member, "sha256").hexdigest()
+    return digests
 
 
 def _weight_bytes(archive):
@@ -346,10 +347,15 @@ def _weight_bytes(archive):
 
     with h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as file:
         file.visititems(add_size)
+    # An optimizer cannot be made in a StatelessScope, and its like in another model is not loaded either.
+    config = json.loads(
+        archive.read("config.json"),
+        object_hook=lambda found: {key: value for key, value in found.items() if key != "compile_config"},
+    )
     declared = math.inf
     try:
         with keras.StatelessScope(initialize_variables=False):
-            variables = keras.models.model_from_json(archive.read("config.json")).variables
+            variables = keras.models.model_from_json(json.dumps(config)).variables
             declared = 4 * sum(math.prod(variable.shape) for variable in variables)
     finally:
         if declared > MOST_BYTES:
@@ -380,8 +386,10 @@ def settings_of(path):
 def _read(path, read):
     """read(archive) of the .keras file at `path`, once its every member has passed its checksum."""
     try:
+        if Path(path).suffix != ".keras":
+            raise ValueError("its name does not end in .keras")  # Keras would read it as of another format
         with zipfile.ZipFile(path) as archive:
-            _refuse_large(unpacked_bytes(archive))
+            refuse_large(archive)
             climbing = [name for name in archive.namelist() if name.startswith("/") or ".." in name.split("/")]
             if climbing:
                 raise ValueError(f"its {climbing[0]} would be written outside of it")

@@ -6,6 +6,7 @@ The last of these take minutes and run with `pytest -m kills` alone.
 import contextlib
 import hashlib
 import io
+import itertools
 import json
 import os
 import resource
@@ -132,10 +133,12 @@ def outcomes(path, read, expected, rezipped=True):
 def test_a_damaged_model_file_is_refused_or_harmless(whole, digits, tmp_path):
     path = tmp_path / "net.keras"
     shutil.copy(whole / "net.keras", path)
+    made = training.load_settings(path)
 
     def read():
         model = training.load(path, digits.image_shape, digits.num_classes)
-        return training.predictor(model)(digits.test.images), np.array(training.load_history(path))
+        assert training.load_settings(path) == made
+        return *model.get_weights(), np.array(training.load_history(path))
 
     assert outcomes(path, read, read())["refused"] > MUTATIONS / 2
 
@@ -179,6 +182,35 @@ def test_damaged_arrays_are_refused_or_harmless(whole, tmp_path, name):
         return [array for _, array in sorted(common.load_arrays(tmp_path / name).items())]
 
     assert outcomes(tmp_path / name, read, read())["refused"] > MUTATIONS / 2
+
+
+def test_whole_files_in_each_other_s_place_are_refused(whole, digits, tmp_path):
+    arrays = {"one": np.zeros(3), "other": np.ones(3)}
+    common.save_arrays(tmp_path / "swapped.npz", **arrays)
+    with np.load(tmp_path / "swapped.npz") as file:
+        contents = {name: file[name] for name in file.files}
+    np.savez(tmp_path / "swapped.npz", **contents | {"one": contents["other"], "other": contents["one"]})
+    with pytest.raises(UserError, match="its contents have changed"):
+        common.load_arrays(tmp_path / "swapped.npz")
+    np.savez(
+        tmp_path / "swapped.npz",
+        **{{"one": "other", "other": "one"}.get(name, name): contents[name] for name in contents},
+    )
+    with pytest.raises(UserError, match="its contents have changed"):
+        common.load_arrays(tmp_path / "swapped.npz")
+
+    net = training.load(whole / "net.keras", digits.image_shape, digits.num_classes)
+    distill.teacher_logits(net, digits.train.images, 1, cache=tmp_path)
+    (tmp_path / "teacher_logits_1px.npz").rename(tmp_path / "teacher_logits_0px.npz")
+    assert distill.teacher_logits(net, digits.train.images, 0, cache=tmp_path).shape == (len(digits.train.images), 1, 3)
+
+    shutil.copy(tmp_path / "teacher_logits_0px.npz", tmp_path / "checkpoint.npz")
+    with pytest.raises(UserError, match="other settings"):
+        training.Checkpoint(tmp_path / "checkpoint.npz", {"seed": 0}, resume=True).restore([])
+
+    shutil.copy(whole / "net.keras", tmp_path / "net.h5")  # Keras would look for another format in it
+    with pytest.raises(UserError, match="does not end in .keras"):
+        training.load(tmp_path / "net.h5", digits.image_shape, digits.num_classes)
 
 
 def test_damaged_logits_are_computed_again(whole, digits, tmp_path):
@@ -347,6 +379,13 @@ def huge_shape(path):
 def data_bomb(path):
     np.savez(path, **make_arrays())
     bomb(path)
+
+
+def test_arrays_that_unpack_to_too_much_are_refused(tmp_path, monkeypatch):
+    np.savez_compressed(tmp_path / "logits.npz", logits=np.zeros(10_000, np.float32))
+    monkeypatch.setattr(common, "MOST_BYTES", 10_000)
+    with pytest.raises(UserError, match="would unpack to"):
+        common.load_arrays(tmp_path / "logits.npz")
 
 
 @pytest.mark.parametrize("attack", [pickled, huge_shape, data_bomb], ids=lambda attack: attack.__name__)
@@ -533,8 +572,10 @@ def test_two_runs_never_share_a_folder(tiny, tmp_path, ended):
         first.kill()
         first.wait()
     (tmp_path / ".teacher.partial-1.keras").touch()  # as of a run that was killed while it saved
+    (tmp_path / "sweep").mkdir()
+    (tmp_path / "sweep" / ".another.partial-1.keras").touch()  # maybe of a run into that folder
     assert ended(student.main, *shared, "--epochs", "1") == (0, "")
-    assert not list(tmp_path.rglob(".*.partial-*"))
+    assert [path.name for path in tmp_path.rglob(".*.partial-*")] == [".another.partial-1.keras"]
 
 
 def start(script, *options):
@@ -636,6 +677,9 @@ def test_a_script_that_is_ended_at_any_moment_leaves_whole_files(script, ending,
         assert process.returncode in (0, -ending, common.STOPPED), stderr
         assert "Traceback" not in stderr
         assert look(out, digits) >= 8
+        if process.returncode == common.STOPPED:
+            assert "stopped; every file is whole" in stderr
+            assert not list(out.rglob(".*.partial-*"))
         if process.returncode:
             num_ended += 1
         else:  # the machine has become faster, or the moment is among the last: an earlier one
@@ -645,14 +689,15 @@ def test_a_script_that_is_ended_at_any_moment_leaves_whole_files(script, ending,
     assert not list(out.rglob(".*.partial-*"))
 
 
-def test_ctrl_c_is_heard_where_an_exception_would_be_lost_and_leaves_no_half_file(tmp_path):
+@pytest.mark.parametrize("block", ["contextlib.suppress(BaseException)", "common.quiet()"])
+def test_ctrl_c_is_heard_where_an_exception_would_be_lost_and_leaves_no_half_file(tmp_path, block):
     (tmp_path / "result.txt").write_text("old")
-    code = """
+    code = f"""
 import contextlib, os, signal, sys, common
 def main():
     with common.replacing(sys.argv[1]) as scratch:
         scratch.write_text("half")
-        with contextlib.suppress(BaseException):  # as HDF5 does with what its callbacks raise
+        with {block}:  # HDF5 does not let out what its callbacks raise
             os.kill(os.getpid(), signal.SIGINT)
             print("went on")
         print("went on")
@@ -666,6 +711,25 @@ common.run(main)
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("result.txt", "old")]
 
 
+def test_ctrl_c_ends_a_script_whose_reader_is_gone():
+    """As `python distill.py 2>&1 | tee log`: Ctrl-C ends tee too."""
+    code = """
+import os, signal, common
+def main():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except OSError:
+        pass
+signal.signal(signal.SIGINT, signal.default_int_handler)
+common.run(main)
+"""
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    with open(write_end, "w") as pipe:
+        done = subprocess.run([sys.executable, "-c", code], stdout=pipe, stderr=pipe, check=False, cwd=ROOT)
+    assert done.returncode == common.STOPPED
+
+
 KILL_AT = """
 import os, runpy, signal, sys
 left, script, name = int(sys.argv[1]), sys.argv[2], sys.argv[3]
@@ -675,6 +739,7 @@ def deadly(*arguments, **options):
     global left
     left -= 1
     if left < 0:
+        print(arguments[0], file=sys.stderr, flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*arguments, **options)
 setattr(os, name, deadly)
@@ -686,19 +751,26 @@ runpy.run_path(script, run_name="__main__")
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 @pytest.mark.parametrize("script", RUNS)
 def test_a_script_that_is_killed_while_it_saves_leaves_whole_files(script, call, finished, tiny, digits, tmp_path):
-    """Between a file's last byte and its move into place, for each of the first 20 files that the script writes."""
+    """Between a file's last byte and its move into place, for each file that the script writes."""
     out = tmp_path / "out"
-    shutil.copytree(finished, out)
     options = ["--data", tiny, "--out", out, *RUNS[script]]
-    for number in range(MOMENTS):
+    if "--epochs" in options:
+        options += ["--epochs", "3"]
+    killed_at = ""
+    for number in itertools.count():
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(finished, out)  # else the next run would find this one's work done
         command = [sys.executable, "-c", KILL_AT, number, ROOT / script, call, *options]
         process = subprocess.run(
             [*map(str, command)], capture_output=True, text=True, check=False, cwd=ROOT, timeout=120
         )
         assert look(out, digits) >= 8
         if process.returncode == 0:
-            break
+            break  # it writes no more files than these
         assert process.returncode == -signal.SIGKILL, process.stderr
+        killed_at += process.stderr
+    if call == "replace" and script in ("teacher.py", "student.py", "distill.py", "sweep.py"):
+        assert ".keras" in killed_at
     last = run_script(script, *options)
     assert (last.returncode, last.stderr) == (0, "")
     assert not list(out.rglob(".*.partial-*"))

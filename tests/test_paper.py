@@ -30,9 +30,10 @@ def digits():
 @pytest.fixture
 def run(digits, tmp_path, monkeypatch, capsys):
     """run(folder, *options) -> what paper.py printed; nets and data are small, results go to the folder."""
-    for name in ("TEACHER", "DISTORTED", "STUDENT"):
-        for module in (paper, experiments):  # `distilled` has its own
-            monkeypatch.setattr(module, name, getattr(experiments, name) | SMALL)
+    for module in (paper, experiments):  # `distilled` has its own
+        for name, settings in list(vars(module).items()):
+            if isinstance(settings, dict) and "net" in settings:
+                monkeypatch.setattr(module, name, settings | SMALL)
     for name, value in (("HELD_OUT", 60), ("TEMPERATURES", (20,)), ("WIDTHS", {8: 5e-3}), ("SHARES", (0.5,))):
         monkeypatch.setattr(paper, name, value)
     monkeypatch.setattr(data, "load", lambda validation: digits)
@@ -110,8 +111,9 @@ def test_other_data_are_another_run(digits, tmp_path):
     assert not experiments.Lab(others, tmp_path, tmp_path / "paper.json").find(paper.STUDENT, 0)
 
 
-def test_a_damaged_results_file_is_refused(digits, tmp_path):
-    (tmp_path / "paper.json").write_text('{"runs": [')
+@pytest.mark.parametrize("content", ['{"runs": [', "[]", '{"runs": [1]}', '{"runs": ["one"]}'])
+def test_a_damaged_results_file_is_refused(digits, tmp_path, content):
+    (tmp_path / "paper.json").write_text(content)
     with pytest.raises(common.UserError, match="cannot be read"):
         experiments.Lab(digits, tmp_path, tmp_path / "paper.json")
 

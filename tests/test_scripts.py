@@ -126,6 +126,20 @@ def test_a_student_of_another_teacher_or_of_other_images_is_pointed_out(folder, 
     assert not any("had another" in line for line in folder[1]["evaluate.py"])
 
 
+def test_a_pair_that_differs_in_more_than_a_teacher_is_not_said_to_have_gained(
+    folder, tiny, tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "artifacts"
+    shutil.copytree(folder[0], out)
+    made = training.load_settings(out / "student.keras") | {"seed": 5}
+    training.save(training.load(out / "student.keras", (12, 10), 3), out / "student.keras", made, [])
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", "--data", str(tiny), "--out", str(out)])
+    common.run(evaluate.main)
+    printed = capsys.readouterr().out
+    assert "student and distilled differ in more than a teacher (seed)" in printed
+    assert "than on labels alone" not in printed
+
+
 def test_a_gate_refuses_the_poor_and_the_impossible(folder, tiny, tmp_path, ended, refusal):
     out, _ = folder
     shared = ["--data", tiny, "--out", out, out / "student.keras"]

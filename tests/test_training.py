@@ -303,6 +303,20 @@ def test_a_bad_model_file_is_refused_in_words(saved, digits, damage, message):
     assert str(path) in str(refused.value)
 
 
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_compiled_model_from_elsewhere_loads(tmp_path, optimizer, nested):
+    """Its weights are wanted, not how it was trained."""
+    net = student.build_student((12, 10), 3, [4])
+    net.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    images = np.random.default_rng(0).random((20, 12, 10), np.float32)
+    net.fit(images, np.zeros(20), verbose=0)
+    whole = keras.Sequential([keras.Input((12, 10)), net]) if nested else net
+    whole.save(tmp_path / "net.keras")
+    found = training.load(tmp_path / "net.keras", (12, 10), 3)
+    assert np.array_equal(found(images), whole(images))
+
+
 def test_replacing_moves_a_whole_file_or_nothing(tmp_path):
     path = tmp_path / "file.txt"
     with common.replacing(path) as scratch:
