@@ -42,8 +42,8 @@ def quiet():
         yield
     finally:
         sys.stderr.flush()
-        os.dup2(_screens.pop(), 2)
-        os.close(screen)
+        os.dup2(screen, 2)
+        os.close(_screens.pop())
 
 
 def _import_quietly():

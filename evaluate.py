@@ -300,14 +300,16 @@ def print_report(rows, comparisons):
     )
 
 
-def print_gain(before, after, made_before, made_after):
-    """Print what distilling saved: from the two students' test errors, and their settings as model files hold them."""
-    unlike = [name for name in made_before if made_after.get(name, made_before[name]) != made_before[name]]
+def print_gain(rows, settings):
+    """Print what distilling saved. rows, settings: {name: metrics} and {name: settings} of student and distilled, at least."""
+    student, distilled = settings["student"], settings["distilled"]
+    unlike = [name for name in student if distilled.get(name, student[name]) != student[name]]
     if unlike:
         print(
             f"student and distilled differ in more than a teacher ({', '.join(unlike)}): python distill.py trains both"
         )
         return
+    before, after = (rows[name]["test_errors"] for name in ("student", "distilled"))
     change = f"{abs(before - after):,} {'fewer' if after <= before else 'more'}"
     share = f" ({abs(before - after) / before:.1%})" if before else ""
     print(f"distilled, the student makes {change} errors{share} than on labels alone")
@@ -343,13 +345,13 @@ def main():
         asked[path] = ask(path, digits)
     common.clear_progress()
     teacher = asked[teacher_path] if has_teacher else None
-    for path in sorted(paths):
-        made = training.load_settings(path)
-        if made.get("data", known) != known:
+    made = {path: training.load_settings(path) for path in sorted(paths)}
+    for path, settings in made.items():
+        if settings.get("data", known) != known:
             print(
                 f"{path} was trained on other images than these: maybe on those that its best temperature is fitted on"
             )
-        if teacher and made.get("teacher", teacher.weights) != teacher.weights:
+        if teacher and settings.get("teacher", teacher.weights) != teacher.weights:
             print(f"{path} had another teacher than {teacher_path}: python distill.py teaches it anew")
     rows = {name: measure(asked[path], digits, teacher) for name, path in found.items()}
     comparisons = {
@@ -386,9 +388,7 @@ def main():
 
     print_report(rows, comparisons)
     if {"student", "distilled"} <= rows.keys():
-        pair = [found[name] for name in ("student", "distilled")]
-        errors = [rows[name]["test_errors"] for name in ("student", "distilled")]
-        print_gain(*errors, *map(training.load_settings, pair))
+        print_gain(rows, {name: made[path] for name, path in found.items()})
     if arguments.min_accuracy is not None:
         refused = [name for name, row in rows.items() if not arguments.min_accuracy <= row["accuracy"] < 1]
         if refused:

@@ -2,7 +2,7 @@
 
     python paper.py                        every experiment, 5 seeds each: about 10 hours on two cores
     python paper.py temperatures           one of them; python paper.py --list names them all
-    python paper.py --seeds 1 --quick      a small version of everything, in 3 minutes, into artifacts/paper/quick/
+    python paper.py --seeds 1 --quick      a small version of everything, in minutes, into artifacts/paper/quick/
 
 Trains on all 60,000 images, as the paper did, and counts test errors. A run that is finished goes into results/paper.json
 at once and is never run again, so stop it whenever you like. Teachers, and their logits, are kept in artifacts/paper/.

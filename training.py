@@ -347,7 +347,7 @@ def _weight_bytes(archive):
 
     with h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as file:
         file.visititems(add_size)
-    # An optimizer cannot be made in a StatelessScope, and its like in another model is not loaded either.
+    # An optimizer cannot be made in a StatelessScope, and what it holds is no weight of the net's.
     config = json.loads(
         archive.read("config.json"),
         object_hook=lambda found: {key: value for key, value in found.items() if key != "compile_config"},
