@@ -283,11 +283,26 @@ def fingerprint(*arrays):
     return digest.hexdigest()
 
 
-def refuse_large(archive):
-    """Raise ValueError: a zipfile.ZipFile's members say that they unpack to too much. zipfile reads no more than they say."""
-    num_bytes = sum(member.file_size for member in archive.infolist())
+def refuse_large(num_bytes):
+    """Raise ValueError: what is about to be read takes more than MOST_BYTES."""
     if num_bytes > MOST_BYTES:
-        raise ValueError(f"it would unpack to {num_bytes:,} bytes, more than {MOST_BYTES:,}")
+        raise ValueError(f"it takes {num_bytes:,} bytes of memory, where {MOST_BYTES:,} are the most")
+
+
+def unpacked_bytes(archive):
+    """What the members of a zipfile.ZipFile say that they unpack to; zipfile reads no more than they say."""
+    return sum(member.file_size for member in archive.infolist())
+
+
+def read_npz(path, names=None):
+    """{name: array} of these names in an .npz file, or of all: no pickles, and no more than MOST_BYTES.
+
+    Raises OSError; KeyError: it lacks one of them; and whatever NumPy, zipfile and zlib each have for a damaged file.
+    """
+    with zipfile.ZipFile(path) as archive:
+        refuse_large(unpacked_bytes(archive))
+    with np.load(path, allow_pickle=False) as file:
+        return {name: file[name] for name in names or file.files}
 
 
 def save_arrays(path, **arrays):
@@ -303,16 +318,13 @@ def load_arrays(path):
     Raises UserError: the file is missing, damaged or from elsewhere; PermissionError.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            refuse_large(archive)
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = read_npz(path)
         if arrays.pop("sha256") == fingerprint(np.array([*arrays]), *arrays.values()):
             return arrays
         problem = "its contents have changed"
     except PermissionError:  # it may well be whole
         raise
-    except Exception as error:  # noqa: BLE001 - NumPy, zipfile and zlib each have their own for a damaged file
+    except Exception as error:  # noqa: BLE001 - read_npz has no kind of its own
         problem = str(error) or type(error).__name__
     raise UserError(f"{path} is damaged ({problem}): remove it")
 

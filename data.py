@@ -1,11 +1,10 @@
 """Digits in: load, verify, split, translate, and serve as shuffled batches from inside the graph."""
 
 import hashlib
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-from common import UserError, refuse_large
+from common import UserError, read_npz
 
 import numpy as np
 import tensorflow as tf
@@ -87,21 +86,18 @@ def hold_out(split, number):
 
 def _read(name):
     try:
-        with zipfile.ZipFile(name) as archive:
-            refuse_large(archive)
-        with np.load(name, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in SHA256}
+        arrays = read_npz(name, SHA256)
         for key, array in arrays.items():
             if not isinstance(array, np.ndarray):  # a member without an array's head is given as its bytes
                 raise UserError(f"{name}: its {key} is no array: get it anew")
         return arrays
-    except UserError:
+    except (UserError, PermissionError):  # the latter's file may well be whole
         raise
     except FileNotFoundError:
         raise UserError(f"{name}: there is no such data file") from None
     except KeyError:
         raise UserError(f"{name} lacks an array: it must hold {', '.join(SHA256)}") from None
-    except Exception as error:  # NumPy, zipfile and zlib each have their own for a damaged file
+    except Exception as error:  # read_npz has no kind of its own for a damaged or a large one
         raise UserError(f"{name} is no .npz file that can be read, or is damaged ({error}): get it anew") from error
 
 

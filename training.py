@@ -19,6 +19,7 @@ from common import (
     refuse_large,
     replacing,
     save_arrays,
+    unpacked_bytes,
 )
 
 import h5py
@@ -312,9 +313,7 @@ def load(path, image_shape, num_classes):
     """
 
     def read(archive):
-        num_bytes = _weight_bytes(archive)
-        if num_bytes > MOST_BYTES:
-            raise ValueError(f"its weights take {num_bytes:,} bytes, more than {MOST_BYTES:,}")
+        refuse_large(_weight_bytes(archive))
         return keras.models.load_model(path, compile=False, safe_mode=True)
 
     model = _read(path, read)
@@ -389,7 +388,7 @@ def _read(path, read):
         if Path(path).suffix != ".keras":
             raise ValueError("its name does not end in .keras")  # Keras would read it as of another format
         with zipfile.ZipFile(path) as archive:
-            refuse_large(archive)
+            refuse_large(unpacked_bytes(archive))
             climbing = [name for name in archive.namelist() if name.startswith("/") or ".." in name.split("/")]
             if climbing:
                 raise ValueError(f"its {climbing[0]} would be written outside of it")
@@ -406,6 +405,8 @@ def _read(path, read):
         raise UserError(
             f"{path}: there is no such model file: `python teacher.py` and `python distill.py` make them"
         ) from None
+    except PermissionError:  # it may well be whole
+        raise
     except Exception as error:  # noqa: BLE001 - whatever a damaged or hostile file makes zipfile, HDF5 or Keras raise
         problem = str(error).splitlines()[0] if str(error) else type(error).__name__
     raise UserError(f"{path} is no .keras file that can be loaded ({problem}): train or save it again")

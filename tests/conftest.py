@@ -9,6 +9,7 @@ import common
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 ROOT = Path(__file__).parent.parent
 RECIPE = {"hidden": [8], "seed": 0, "epochs": 2, "batch_size": 20, "learning_rate": 0.01}  # of a small student
@@ -42,6 +43,14 @@ def ctrl_c():
     ours = signal.getsignal(signal.SIGINT)
     yield
     signal.signal(signal.SIGINT, ours)
+
+
+@pytest.fixture
+def eager():
+    """Nothing is compiled: for a net that trains in a second, that takes most of the time."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
 
 
 @pytest.fixture

@@ -223,6 +223,35 @@ def test_damaged_logits_are_computed_again(whole, digits, tmp_path):
         assert np.array_equal(distill.teacher_logits(net, digits.train.images, cache=tmp_path), expected)
 
 
+def test_a_checkpoint_of_another_version_is_refused(tiny, tmp_path, monkeypatch, ended):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    options = ["--data", tiny, "--out", tmp_path, "--epochs", 2, "--batch-size", 20, "--hidden", 8, "--resume"]
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "save", full)
+        assert ended(teacher.main, *options)[0] == 1  # with all epochs done, so that its checkpoint stays
+    other = common.versions() | {"keras": "2.0.0"}
+    with monkeypatch.context() as patch:
+        patch.setattr(common, "versions", lambda: other)
+        status, stderr = ended(teacher.main, *options)
+        assert (status, "other settings (keras)" in stderr) == (1, True)
+    assert ended(teacher.main, *options) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("read", "name"),
+    [(data.load, "data.npz"), (common.load_arrays, "checkpoint.npz"), (training.load_settings, "net.keras")],
+)
+def test_a_file_that_may_not_be_read_is_not_called_damaged(whole, monkeypatch, read, name):
+    def locked(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(zipfile, "ZipFile", locked)
+    with pytest.raises(PermissionError, match=name):
+        read(whole / name)
+
+
 def test_tables_for_people_are_never_read_again(whole, tmp_path, tiny, ended):
     """The histories beside the models, and metrics.json: whatever becomes of them, the next run does not see it."""
     for name in ("net.keras", "net.csv"):
@@ -384,7 +413,7 @@ def data_bomb(path):
 def test_arrays_that_unpack_to_too_much_are_refused(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "logits.npz", logits=np.zeros(10_000, np.float32))
     monkeypatch.setattr(common, "MOST_BYTES", 10_000)
-    with pytest.raises(UserError, match="would unpack to"):
+    with pytest.raises(UserError, match="10,000 are the most"):
         common.load_arrays(tmp_path / "logits.npz")
 
 
@@ -469,7 +498,7 @@ def test_data_that_cannot_be_learnt_are_refused(tmp_path, changes, message):
         data.load(tmp_path / "odd.npz")
 
 
-OPTIONS = {
+SHARED = {
     "--epochs": ["0", "1", "2", "x", "-1"],
     "--batch-size": ["1", "7", "220", "221", "0"],
     "--learning-rate": ["1e-12", "0.01", "1", "1e6", "inf", "nan"],
@@ -477,28 +506,43 @@ OPTIONS = {
     "--distort": ["0", "1", "10", "11"],
     "--hidden": ["1", "5", "0", "3.5"],
     "--seed": ["0", "4294967295", "4294967296"],
-    "--pool": ["1", "2", "12", "1000", "0"],
-    "--temperature": ["1e-3", "1", "1e6", "0", "1e7"],
-    "--alpha": ["0", "0.5", "1", "1.1"],
     "--validation": ["0", "1", "239", "240", "-1"],
     "--out": ["here"],
 }
+OPTIONS = {
+    teacher: SHARED
+    | {
+        "--dropout": ["0", "0.5", "0.999999", "1", "-0.1"],
+        "--input-dropout": ["0", "0.2", "1"],
+        "--weight-decay": ["0", "1e-3", "1e9", "-1"],
+    },
+    distill: SHARED
+    | {
+        "--pool": ["1", "2", "12", "1000", "0"],
+        "--temperature": ["1e-3", "1", "1e6", "0", "1e7"],
+        "--alpha": ["0", "0.5", "1", "1.1"],
+    },
+}
 
 
+@pytest.mark.parametrize("script", OPTIONS, ids=lambda script: script.__name__)
 @pytest.mark.parametrize("number", [4, pytest.param(MUTATIONS, marks=pytest.mark.kills)])
-def test_any_options_train_or_are_refused_in_a_sentence(whole, tiny, tmp_path, monkeypatch, ended, number):
+def test_any_options_train_or_are_refused_in_a_sentence(whole, tiny, tmp_path, monkeypatch, ended, script, number):
     monkeypatch.chdir(tmp_path)
 
-    @given(st.dictionaries(st.sampled_from(sorted(OPTIONS)), st.integers(0, 5), max_size=5))
+    @given(st.dictionaries(st.sampled_from(sorted(OPTIONS[script])), st.integers(0, 5), max_size=5))
     @settings(max_examples=number, deadline=None, derandomize=True, database=None)
     def check(chosen):
-        options = ["--data", tiny, "--teacher", whole / "net.keras", "--epochs", "1", "--batch-size", "20"]
+        options = ["--data", tiny, "--epochs", "1", "--batch-size", "20"]
+        if script is distill:
+            options += ["--teacher", whole / "net.keras"]
         for name, place in chosen.items():
-            options += [name, OPTIONS[name][place % len(OPTIONS[name])]]
-        status, stderr = ended(distill.main, *options)
+            values = OPTIONS[script][name]
+            options += [name, values[place % len(values)]]
+        status, stderr = ended(script.main, *options)
         assert status in (0, 1, 2)
         assert stderr.count("\n") == (status > 0), stderr
-        assert not stderr or stderr.startswith("distill.py: error: ")
+        assert not stderr or stderr.startswith(f"{script.__name__}.py: error: ")
 
     check()
 

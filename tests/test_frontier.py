@@ -33,7 +33,7 @@ def test_sizes_keep_to_the_budgets_that_they_are_for():
     assert {55_050, 1_276_810, 2_395_210} < {*found}
 
 
-def test_every_size_is_run_and_drawn(digits, tmp_path, monkeypatch, capsys):
+def test_every_size_is_run_and_drawn(digits, tmp_path, monkeypatch, capsys, eager):
     monkeypatch.setattr(frontier, "SIZES", {(4,): {"pool": 4}, (200, 200): {"pool": 1, "epochs": 1}})
     monkeypatch.setattr(frontier, "RECIPE", {"translate": 1, "epochs": 2, "batch_size": 50})
     monkeypatch.setattr(frontier, "DISTORTED", experiments.DISTORTED | QUICK_TEACHER)

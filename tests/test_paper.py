@@ -28,7 +28,7 @@ def digits():
 
 
 @pytest.fixture
-def run(digits, tmp_path, monkeypatch, capsys):
+def run(digits, tmp_path, monkeypatch, capsys, eager):
     """run(folder, *options) -> what paper.py printed; nets and data are small, results go to the folder."""
     for module in (paper, experiments):  # `distilled` has its own
         for name, settings in list(vars(module).items()):
