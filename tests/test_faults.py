@@ -603,7 +603,7 @@ def test_where_nothing_can_be_written_each_script_says_so_at_once(script, refusa
 
 def test_two_runs_never_share_a_folder(tiny, tmp_path, ended):
     shared = ["--data", tiny, "--out", tmp_path, "--batch-size", "20"]
-    first = start("teacher.py", *shared, "--epochs", "100000", "--hidden", "8")
+    first = start(ROOT / "teacher.py", *shared, "--epochs", "100000", "--hidden", "8")
     try:
         next(line for line in first.stdout if line.startswith("epoch"))
         status, stderr = ended(student.main, *shared)
@@ -622,11 +622,11 @@ def test_two_runs_never_share_a_folder(tiny, tmp_path, ended):
     assert [path.name for path in tmp_path.rglob(".*.partial-*")] == [".another.partial-1.keras"]
 
 
-def start(script, *options):
-    """A script as a process, its output to be read line by line; like a script at a terminal, it hears Ctrl-C."""
+def start(*arguments):
+    """Python as a process, its output to be read line by line; like a script at a terminal, it hears Ctrl-C."""
     ours = signal.signal(signal.SIGINT, signal.default_int_handler)
-    command = [sys.executable, "-u", ROOT / script, *options]
-    process = subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [*map(str, [sys.executable, "-u", *arguments])]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     signal.signal(signal.SIGINT, ours)
     return process
 
@@ -662,7 +662,41 @@ RUNS = {  # script: options, beside --data and --out, with which it runs for som
     "sweep.py": ["--epochs", "20", "--batch-size", "20", "--temperatures", "2", "4", "--alphas", "0.9"],
     "evaluate.py": [],
     "export.py": [],
+    "paper.py": ["smoothing", "--quick", "--seeds", "1"],
 }
+LAUNCH = """
+import os, runpy, signal, sys
+name, left, tiny, *sys.argv = sys.argv[1:]
+real, left = getattr(os, name), int(left)
+def deadly(*arguments, **options):
+    global left
+    left -= 1
+    if left == 0:
+        print(arguments[0], file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments, **options)
+setattr(os, name, deadly)
+if "--data" not in sys.argv:  # a script on MNIST alone, in batches of up to 500
+    import data
+    digits = data.load(tiny, 0)
+    digits = digits._replace(train=data.Split(*(part.repeat(3, 0) for part in digits.train)))
+    data.load = lambda validation: digits
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def launch(script, tiny, out, *options, killed_in="fsync", at=0):
+    """A script of RUNS as a process; it is killed as it calls os.fsync, or another, for the `at`th time."""
+    data_options = [] if script == "paper.py" else ["--data", tiny]
+    launcher = ["-c", LAUNCH, killed_in, at, tiny]
+    return start(*launcher, ROOT / script, "--out", out, *data_options, *RUNS[script], *options)
+
+
+def see_it_through(process, out):
+    """After whatever there was before, a script ends well, and leaves no stray files."""
+    _, stderr = process.communicate(timeout=300)
+    assert (process.returncode, stderr) == (0, "")
+    assert not list(out.rglob(".*.partial-*"))
 
 
 @pytest.fixture(scope="module")
@@ -701,18 +735,17 @@ def look(out, digits):
 def test_a_script_that_is_ended_at_any_moment_leaves_whole_files(script, ending, finished, tiny, digits, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(finished, out)
-    options = ["--data", tiny, "--out", out, *RUNS[script]]
     clock = time.perf_counter()
-    whole_run = start(script, *options)
+    whole_run = launch(script, tiny, out)
     next(iter(whole_run.stdout))
     first_line = time.perf_counter() - clock
-    assert whole_run.communicate(timeout=300) and whole_run.returncode == 0
+    see_it_through(whole_run, out)
     lasts = time.perf_counter() - clock - first_line
     num_ended = 0
     while num_ended < MOMENTS:
         shutil.rmtree(out)
         shutil.copytree(finished, out)  # else the next run would find this one's work done
-        process = start(script, *options)
+        process = launch(script, tiny, out)
         next(iter(process.stdout))
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.communicate(timeout=lasts * (num_ended + 0.5) / MOMENTS)
@@ -728,9 +761,7 @@ def test_a_script_that_is_ended_at_any_moment_leaves_whole_files(script, ending,
             num_ended += 1
         else:  # the machine has become faster, or the moment is among the last: an earlier one
             lasts *= 0.95
-    last = run_script(script, *options)
-    assert (last.returncode, last.stderr) == (0, "")
-    assert not list(out.rglob(".*.partial-*"))
+    see_it_through(launch(script, tiny, out), out)
 
 
 @pytest.mark.parametrize("block", ["contextlib.suppress(BaseException)", "common.quiet()"])
@@ -774,50 +805,27 @@ common.run(main)
     assert done.returncode == common.STOPPED
 
 
-KILL_AT = """
-import os, runpy, signal, sys
-left, script, name = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-sys.argv = sys.argv[2:3] + sys.argv[4:]
-real = getattr(os, name)
-def deadly(*arguments, **options):
-    global left
-    left -= 1
-    if left < 0:
-        print(arguments[0], file=sys.stderr, flush=True)
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(*arguments, **options)
-setattr(os, name, deadly)
-runpy.run_path(script, run_name="__main__")
-"""
-
-
 @pytest.mark.kills
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 @pytest.mark.parametrize("script", RUNS)
 def test_a_script_that_is_killed_while_it_saves_leaves_whole_files(script, call, finished, tiny, digits, tmp_path):
     """Between a file's last byte and its move into place, for each file that the script writes."""
     out = tmp_path / "out"
-    options = ["--data", tiny, "--out", out, *RUNS[script]]
-    if "--epochs" in options:
-        options += ["--epochs", "3"]
+    options = ["--epochs", "3"] if "--epochs" in RUNS[script] else []
     killed_at = ""
-    for number in itertools.count():
+    for number in itertools.count(1):
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(finished, out)  # else the next run would find this one's work done
-        command = [sys.executable, "-c", KILL_AT, number, ROOT / script, call, *options]
-        process = subprocess.run(
-            [*map(str, command)], capture_output=True, text=True, check=False, cwd=ROOT, timeout=120
-        )
+        process = launch(script, tiny, out, *options, killed_in=call, at=number)
+        _, stderr = process.communicate(timeout=300)
         assert look(out, digits) >= 8
         if process.returncode == 0:
             break  # it writes no more files than these
-        assert process.returncode == -signal.SIGKILL, process.stderr
-        killed_at += process.stderr
-    if call == "replace" and script in ("teacher.py", "student.py", "distill.py", "sweep.py"):
+        assert process.returncode == -signal.SIGKILL, stderr
+        killed_at += stderr
+    if call == "replace" and script not in ("evaluate.py", "export.py"):
         assert ".keras" in killed_at
-    last = run_script(script, *options)
-    assert (last.returncode, last.stderr) == (0, "")
-    assert not list(out.rglob(".*.partial-*"))
+    see_it_through(launch(script, tiny, out, *options), out)
 
 
 @pytest.mark.kills
@@ -825,7 +833,7 @@ def test_a_teacher_that_is_killed_again_and_again_ends_with_the_same_bits(tiny, 
     options = ["--data", tiny, "--epochs", "300", "--batch-size", "20", "--hidden", "16", "16"]
     assert run_script("teacher.py", *options, "--out", tmp_path / "whole").returncode == 0
     for moment in range(MOMENTS):
-        process = start("teacher.py", *options, "--out", tmp_path / "killed", "--resume")
+        process = start(ROOT / "teacher.py", *options, "--out", tmp_path / "killed", "--resume")
         for line in process.stdout:
             if line.startswith("epoch"):
                 break
