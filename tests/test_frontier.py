@@ -35,18 +35,21 @@ def test_sizes_keep_to_the_budgets_that_they_are_for():
 
 def test_every_size_is_run_and_drawn(digits, tmp_path, monkeypatch, capsys, eager):
     monkeypatch.setattr(frontier, "SIZES", {(4,): {"pool": 4}, (200, 200): {"pool": 1, "epochs": 1}})
-    monkeypatch.setattr(frontier, "RECIPE", {"translate": 1, "epochs": 2, "batch_size": 50})
-    monkeypatch.setattr(frontier, "DISTORTED", experiments.DISTORTED | QUICK_TEACHER)
+    monkeypatch.setattr(frontier, "CHOSEN", (4,))
+    monkeypatch.setattr(frontier, "UNPOOLED", (3,))
+    monkeypatch.setattr(frontier, "RECIPE", {"translate": 1, "epochs": 5, "batch_size": 50})
+    for name in ("DISTORTED", "TEACHER"):
+        monkeypatch.setattr(frontier, name, getattr(experiments, name) | QUICK_TEACHER)
     monkeypatch.setattr(frontier, "RESULTS", tmp_path)
     monkeypatch.setattr(data, "load", lambda validation: digits)
-    monkeypatch.setattr(sys, "argv", ["frontier.py", "--out", str(tmp_path / "out"), "--seeds", "2"])
+    monkeypatch.setattr(sys, "argv", ["frontier.py", "--out", str(tmp_path / "out"), "--seeds", "1"])
     common.run(frontier.main)
     assert (tmp_path / "frontier.png").stat().st_size > 10_000
     records = json.loads((tmp_path / "frontier.json").read_text())["runs"]
-    assert len(records) == 10  # with a teacher for each seed
+    assert len(records) == 2 + 4 + 11  # two teachers, two sizes, and what is changed of one
     assert all(record["errors"] == len(record["wrong"]) and record["seconds_an_epoch"] >= 0 for record in records)
     printed = capsys.readouterr().out
-    assert "small: " in printed and "large: " in printed
+    assert all(f"\n{name}: " in printed for name in frontier.EXPERIMENTS)
     assert f"{frontier.parameters((4,)):,} parameters, distilled" in printed
 
 
