@@ -168,9 +168,9 @@ def main():
     out = common.make_folder(arguments.out)
     digits = data.load(arguments.data, arguments.validation)
     print(f"data: {digits}")
+    recipe = student.recipe(arguments, digits)
     teacher, logits = ask_teacher(arguments, digits, out)
 
-    recipe = student.recipe(arguments, digits)
     baseline_path = out / "student.keras"
     if training.settings_of(baseline_path) == recipe:
         baseline = training.load(baseline_path, digits.image_shape, digits.num_classes)

@@ -23,6 +23,7 @@ import distill
 import student
 import teacher
 import training
+import variants
 
 TEACHER = {
     "net": "teacher",
@@ -59,7 +60,7 @@ STUDENT = {
     "classes": None,  # the transfer set has no others; None for all
     "labelled": 1.0,  # the share of the transfer set whose labels are known
     "keep_unlabelled": False,  # whether the rest stays in it, for its soft targets
-}  # and "distort" and "pool", if not 0 and 1
+}  # and "distort" "pool" and "crop", if not 0, 1 and 0
 
 
 def distilled(taught_by, temperature, alpha=0.9, **changes):
@@ -201,7 +202,7 @@ def smoothed_cross_entropy(share):
 
 def train_student(lab, settings, seed, name):
     """(a student, its history), trained on its transfer set: as by distill.py, where that is all images and labels."""
-    recipe = {"distort": 0, "pool": 1} | settings | {"seed": seed}
+    recipe = {"distort": 0, "pool": 1, "crop": 0} | settings | {"seed": seed}
     train = lab.images(settings)[0]
     chosen, labels = transfer_set(train.labels, settings, seed)
     recipe["batch_size"] = min(settings["batch_size"], len(chosen))
@@ -213,6 +214,12 @@ def train_student(lab, settings, seed, name):
         if not callable(logits):
             logits = logits[chosen]
         loss = combined_loss(settings["temperature"], settings["alpha"], settings["keep_unlabelled"])
+        if "loss" in settings:
+            loss = variants.LOSSES[settings["loss"]](settings["temperature"], settings["alpha"])
+        if "averaged" in settings:
+            logits = variants.averaged(
+                lab, settings, train.images, recipe["translate"], lab.teacher_folder, get_teacher, settings["averaged"]
+            )
     split = data.Split(train.images[chosen], labels)
     net, batches = student.prepare(lab.digits._replace(train=split), recipe, logits)
     return net, fit(net, batches, loss, settings, name)
@@ -248,7 +255,12 @@ def fit(net, batches, loss, settings, name):
     """Train a net as training.train does, but quietly; returns its history."""
     num_steps = settings["epochs"] * batches.num_steps
     optimizer = training.adam(settings["learning_rate"], num_steps, settings.get("weight_decay"))
-    return training.run_epochs(training.compile_epoch(net, optimizer, batches, loss), settings["epochs"], name)
+    if "ema" in settings:
+        optimizer = variants.with_average(training.FusedAdam, optimizer._learning_rate, settings["ema"])
+    history = training.run_epochs(training.compile_epoch(net, optimizer, batches, loss), settings["epochs"], name)
+    if "ema" in settings:
+        optimizer.finalize_variable_values(net.trainable_variables)
+    return history
 
 
 # ---- many runs -------------------------------------------------------------------------------------------------------
@@ -306,6 +318,12 @@ def print_row(name, published, errors):
     print(
         f"{name:<64}{published or '':>8}{np.mean(errors):>10,.1f}{spread}  {' '.join(f'{error:,}' for error in errors)}"
     )
+
+
+def wrong_counts(records):
+    """How many of these records, all on the same images, are wrong on each: (images,)."""
+    wrong = np.concatenate([record["wrong"] for record in records]).astype(int)
+    return np.bincount(wrong, minlength=records[0]["images"])
 
 
 def work(lab, settings):

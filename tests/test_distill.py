@@ -181,6 +181,7 @@ def test_bad_options_end_with_status_2_and_a_line(refusal):
         (["--translate", "-1"], "-1 is not from 0 to"),
         (["--hidden", "9" * 20], "9 is not from 1 to 1000000"),
         (["--pool", "0"], "--pool: 0 is not from 1 to"),
+        (["--crop", "-1"], "--crop: -1 is not from 0 to"),
         (["--distort", "-1"], "--distort: -1 is not from 0 to 10"),
         (["--distort", "1", "--translate", "1"], "not allowed with argument"),
         (["--temprature", "4"], "unrecognized arguments: --temprature"),
@@ -203,5 +204,8 @@ def test_what_the_user_can_mend_ends_with_status_1_and_a_line(refusal, tiny, tmp
         assert (status, "ends in a softmax" in line) == (1, True)
     status, line = refusal(student.main, "--data", tiny, "--out", tmp_path, "--batch-size", "1000")
     assert (status, "--batch-size 1000 is larger than the 220" in line) == (1, True)
+    for script in (student, distill):
+        status, line = refusal(script.main, *common_options, "--crop", "5")
+        assert (status, "--crop 5 leaves nothing of images of 12x10: lower it" in line) == (1, True)
     status, line = refusal(student.main, "--data", tmp_path / "missing.npz", "--out", tmp_path)
     assert (status, "no such data file" in line) == (1, True)

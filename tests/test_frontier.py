@@ -37,23 +37,24 @@ def test_every_size_is_run_and_drawn(digits, tmp_path, monkeypatch, capsys, eage
     monkeypatch.setattr(frontier, "SIZES", {(4,): {"pool": 4}, (200, 200): {"pool": 1, "epochs": 1}})
     monkeypatch.setattr(frontier, "CHOSEN", (4,))
     monkeypatch.setattr(frontier, "UNPOOLED", (3,))
-    monkeypatch.setattr(frontier, "RECIPE", {"translate": 1, "epochs": 5, "batch_size": 50})
-    for name in ("DISTORTED", "TEACHER"):
-        monkeypatch.setattr(frontier, name, getattr(experiments, name) | QUICK_TEACHER)
+    monkeypatch.setattr(frontier, "UNCROPPED", (5,))
+    monkeypatch.setattr(frontier, "RECIPE", {"translate": 1, "epochs": 5, "batch_size": 50, "learning_rate": 0.01})
+    for name in ("DISTORTED", "DEFAULTS"):
+        monkeypatch.setattr(frontier, name, getattr(frontier, name) | QUICK_TEACHER)
     monkeypatch.setattr(frontier, "RESULTS", tmp_path)
     monkeypatch.setattr(data, "load", lambda validation: digits)
     monkeypatch.setattr(sys, "argv", ["frontier.py", "--out", str(tmp_path / "out"), "--seeds", "1"])
     common.run(frontier.main)
     assert (tmp_path / "frontier.png").stat().st_size > 10_000
     records = json.loads((tmp_path / "frontier.json").read_text())["runs"]
-    assert len(records) == 2 + 4 + 11  # two teachers, two sizes, and what is changed of one
+    assert len(records) == 2 + 4 + 13 + 5  # two teachers, two sizes, and what is changed of one, and tried on it
     assert all(record["errors"] == len(record["wrong"]) and record["seconds_an_epoch"] >= 0 for record in records)
     printed = capsys.readouterr().out
     assert all(f"\n{name}: " in printed for name in frontier.EXPERIMENTS)
     assert f"{frontier.parameters((4,)):,} parameters, distilled" in printed
 
 
-@pytest.mark.parametrize("changes", [{"translate": 1}, {"distort": 0.5, "pool": 2}])
+@pytest.mark.parametrize("changes", [{"translate": 1}, {"distort": 0.5, "pool": 2, "crop": 1}])
 def test_its_students_are_those_of_distill_py_bit_for_bit(tiny, tmp_path, monkeypatch, changes):
     lab = experiments.Lab(data.load(tiny, validation=0), tmp_path, tmp_path / "runs.json")
     settings = experiments.distilled(experiments.DISTORTED | QUICK_TEACHER, 6, 0.9, hidden=[8], epochs=3, batch_size=20)

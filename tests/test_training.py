@@ -113,6 +113,16 @@ def test_a_pooled_student_sees_means_of_squares(shape, pool, num_inputs):
     np.testing.assert_allclose(net(images), output(hidden(means)), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("pool", [1, 2])
+def test_a_cropped_student_sees_nothing_of_the_edges(pool):
+    net = student.build_student((12, 10), 3, hidden=(5,), pool=pool, crop=2)
+    assert net.count_params() == 8 * 6 // pool**2 * 5 + 5 + 5 * 3 + 3
+    images = np.random.default_rng(0).random((2, 12, 10), np.float32)
+    inside = student.build_student((8, 6), 3, hidden=(5,), pool=pool)
+    inside.set_weights(net.get_weights())
+    np.testing.assert_allclose(net(images), inside(images[:, 2:-2, 2:-2]), rtol=1e-5)
+
+
 def test_training_learns_and_its_history_says_so(digits):
     recipe = RECIPE | {"epochs": 40, "hidden": [32], "translate": 0}
     net, history = student.train_student(digits, recipe)
