@@ -60,7 +60,7 @@ STUDENT = {
     "classes": None,  # the transfer set has no others; None for all
     "labelled": 1.0,  # the share of the transfer set whose labels are known
     "keep_unlabelled": False,  # whether the rest stays in it, for its soft targets
-}  # and "distort" "pool" and "crop", if not 0, 1 and 0
+}  # and "distort" "pool", "crop" and "activation", if not 0, 1, 0 and ReLU
 
 
 def distilled(taught_by, temperature, alpha=0.9, **changes):
@@ -202,7 +202,7 @@ def smoothed_cross_entropy(share):
 
 def train_student(lab, settings, seed, name):
     """(a student, its history), trained on its transfer set: as by distill.py, where that is all images and labels."""
-    recipe = {"distort": 0, "pool": 1, "crop": 0} | settings | {"seed": seed}
+    recipe = {"distort": 0, "pool": 1, "crop": 0, "activation": "relu"} | settings | {"seed": seed}
     train = lab.images(settings)[0]
     chosen, labels = transfer_set(train.labels, settings, seed)
     recipe["batch_size"] = min(settings["batch_size"], len(chosen))

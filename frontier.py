@@ -89,6 +89,7 @@ def parts():
         "labels alone": alone,
         f"not cropped, {'-'.join(map(str, UNCROPPED))}": recipe | {"hidden": list(UNCROPPED), "crop": 0},
         f"not pooled, {'-'.join(map(str, UNPOOLED))}": recipe | {"hidden": list(UNPOOLED), "pool": 1},
+        "SiLU instead of ReLU": recipe | {"activation": "silu"},
         "half the learning rate": recipe | {"learning_rate": recipe["learning_rate"] / 2},
         "not moved": recipe | {"translate": 0},
         "moved by up to 2 pixels": recipe | {"translate": 2},

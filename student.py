@@ -17,14 +17,14 @@ import plots
 import training
 
 
-def build_student(image_shape, num_classes, hidden=(64, 64), pool=1, crop=0):
-    """A dense ReLU net from images (batch, *image_shape) float32 in [0, 1] to logits (batch, num_classes).
+def build_student(image_shape, num_classes, hidden=(64, 64), pool=1, crop=0, activation="relu"):
+    """A dense net from images (batch, *image_shape) float32 in [0, 1] to logits (batch, num_classes).
 
     hidden: units of each layer. crop: the net does not see so many pixels at each edge. pool: of the rest it sees the means of
     squares of pool x pool. Most of a small net's parameters are in its first layer: 28x28 pixels, cropped by 3, are 22x22, and
     pooled by 2 then 11x11, less than a sixth.
     """
-    layers = [keras.layers.Flatten(), *(keras.layers.Dense(units, activation="relu") for units in hidden)]
+    layers = [keras.layers.Flatten(), *(keras.layers.Dense(units, activation) for units in hidden)]
     if pool > 1:
         layers.insert(0, keras.layers.AveragePooling2D(pool, padding="same"))
     if crop:
@@ -47,6 +47,7 @@ def add_student_options(options):
     options.add_argument(
         "--crop", type=common.whole(0), default=0, metavar="PIXELS", help="do not see so many pixels at each edge"
     )
+    options.add_argument("--activation", choices=["relu", "gelu", "silu"], default="relu", help="of the hidden units")
     common.add_training_options(options, epochs=60, batch_size=250, learning_rate=5e-3, translate=0)
 
 
@@ -58,14 +59,17 @@ def recipe(arguments, digits):
     height, width = digits.image_shape
     if 2 * arguments.crop >= min(height, width):
         raise common.UserError(f"--crop {arguments.crop} leaves nothing of images of {height}x{width}: lower it")
-    names = ("hidden", "seed", "epochs", "batch_size", "learning_rate", "translate", "distort", "pool", "crop")
+    names = ("hidden", "seed", "epochs", "batch_size", "learning_rate", "translate", "distort")
+    names += ("pool", "crop", "activation")
     return {name: getattr(arguments, name) for name in names} | {"data": common.fingerprint(*digits.train)}
 
 
 def prepare(digits, recipe, teacher_logits=None):
     """A student with its first weights, and its batches: (model, data.Batches). The recipe alone decides both."""
     keras.utils.set_random_seed(recipe["seed"])
-    student = build_student(digits.image_shape, digits.num_classes, recipe["hidden"], recipe["pool"], recipe["crop"])
+    student = build_student(
+        digits.image_shape, digits.num_classes, recipe["hidden"], recipe["pool"], recipe["crop"], recipe["activation"]
+    )
     batches = data.Batches(
         digits.train,
         recipe["batch_size"],

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 ROOT = Path(__file__).parent.parent
 RECIPE = {"hidden": [8], "seed": 0, "epochs": 2, "batch_size": 20, "learning_rate": 0.01}  # of a small student
-RECIPE |= {"translate": 0, "distort": 0, "pool": 1, "crop": 0}
+RECIPE |= {"translate": 0, "distort": 0, "pool": 1, "crop": 0, "activation": "relu"}
 
 
 def make_arrays(num_train=240, num_test=60, shape=(12, 10), num_classes=3, seed=0):

@@ -181,6 +181,7 @@ def test_bad_options_end_with_status_2_and_a_line(refusal):
         (["--translate", "-1"], "-1 is not from 0 to"),
         (["--hidden", "9" * 20], "9 is not from 1 to 1000000"),
         (["--pool", "0"], "--pool: 0 is not from 1 to"),
+        (["--activation", "tahn"], "invalid choice: 'tahn'"),
         (["--crop", "-1"], "--crop: -1 is not from 0 to"),
         (["--distort", "-1"], "--distort: -1 is not from 0 to 10"),
         (["--distort", "1", "--translate", "1"], "not allowed with argument"),

@@ -47,14 +47,14 @@ def test_every_size_is_run_and_drawn(digits, tmp_path, monkeypatch, capsys, eage
     common.run(frontier.main)
     assert (tmp_path / "frontier.png").stat().st_size > 10_000
     records = json.loads((tmp_path / "frontier.json").read_text())["runs"]
-    assert len(records) == 2 + 4 + 13 + 5  # two teachers, two sizes, and what is changed of one, and tried on it
+    assert len(records) == 2 + 4 + 14 + 5  # two teachers, two sizes, and what is changed of one, and tried on it
     assert all(record["errors"] == len(record["wrong"]) and record["seconds_an_epoch"] >= 0 for record in records)
     printed = capsys.readouterr().out
     assert all(f"\n{name}: " in printed for name in frontier.EXPERIMENTS)
     assert f"{frontier.parameters((4,)):,} parameters, distilled" in printed
 
 
-@pytest.mark.parametrize("changes", [{"translate": 1}, {"distort": 0.5, "pool": 2, "crop": 1}])
+@pytest.mark.parametrize("changes", [{"translate": 1}, {"distort": 0.5, "pool": 2, "crop": 1, "activation": "silu"}])
 def test_its_students_are_those_of_distill_py_bit_for_bit(tiny, tmp_path, monkeypatch, changes):
     lab = experiments.Lab(data.load(tiny, validation=0), tmp_path, tmp_path / "runs.json")
     settings = experiments.distilled(experiments.DISTORTED | QUICK_TEACHER, 6, 0.9, hidden=[8], epochs=3, batch_size=20)

@@ -123,6 +123,11 @@ def test_a_cropped_student_sees_nothing_of_the_edges(pool):
     np.testing.assert_allclose(net(images), inside(images[:, 2:-2, 2:-2]), rtol=1e-5)
 
 
+def test_a_student_s_hidden_units_have_the_activation_asked_for():
+    net = student.build_student((12, 10), 3, hidden=(5, 4), activation="silu")
+    assert [layer.activation.__name__ for layer in net.layers[1:]] == ["silu", "silu", "linear"]
+
+
 def test_training_learns_and_its_history_says_so(digits):
     recipe = RECIPE | {"epochs": 40, "hidden": [32], "translate": 0}
     net, history = student.train_student(digits, recipe)
