@@ -60,7 +60,7 @@ STUDENT = {
     "classes": None,  # the transfer set has no others; None for all
     "labelled": 1.0,  # the share of the transfer set whose labels are known
     "keep_unlabelled": False,  # whether the rest stays in it, for its soft targets
-}  # and "distort" "pool", "crop" and "activation", if not 0, 1, 0 and ReLU
+}  # and "distort", "pool", "crop" and "activation", if not 0, 1, 0 and ReLU
 
 
 def distilled(taught_by, temperature, alpha=0.9, **changes):
@@ -216,10 +216,6 @@ def train_student(lab, settings, seed, name):
         loss = combined_loss(settings["temperature"], settings["alpha"], settings["keep_unlabelled"])
         if "loss" in settings:
             loss = variants.LOSSES[settings["loss"]](settings["temperature"], settings["alpha"])
-        if "averaged" in settings:
-            logits = variants.averaged(
-                lab, settings, train.images, recipe["translate"], lab.teacher_folder, get_teacher, settings["averaged"]
-            )
     split = data.Split(train.images[chosen], labels)
     net, batches = student.prepare(lab.digits._replace(train=split), recipe, logits)
     return net, fit(net, batches, loss, settings, name)
@@ -256,7 +252,7 @@ def fit(net, batches, loss, settings, name):
     num_steps = settings["epochs"] * batches.num_steps
     optimizer = training.adam(settings["learning_rate"], num_steps, settings.get("weight_decay"))
     if "ema" in settings:
-        optimizer = variants.with_average(training.FusedAdam, optimizer._learning_rate, settings["ema"])
+        optimizer.use_ema, optimizer.ema_momentum = True, settings["ema"]  # before it is built
     history = training.run_epochs(training.compile_epoch(net, optimizer, batches, loss), settings["epochs"], name)
     if "ema" in settings:
         optimizer.finalize_variable_values(net.trainable_variables)

@@ -24,13 +24,14 @@ def build_student(image_shape, num_classes, hidden=(64, 64), pool=1, crop=0, act
     squares of pool x pool. Most of a small net's parameters are in its first layer: 28x28 pixels, cropped by 3, are 22x22, and
     pooled by 2 then 11x11, less than a sixth.
     """
-    layers = [keras.layers.Flatten(), *(keras.layers.Dense(units, activation) for units in hidden)]
-    if pool > 1:
-        layers.insert(0, keras.layers.AveragePooling2D(pool, padding="same"))
+    layers = []
+    if crop or pool > 1:
+        layers.append(keras.layers.Reshape((*image_shape, 1)))
     if crop:
-        layers.insert(0, keras.layers.Cropping2D(crop))
-    if len(layers) > 1 + len(hidden):
-        layers.insert(0, keras.layers.Reshape((*image_shape, 1)))
+        layers.append(keras.layers.Cropping2D(crop))
+    if pool > 1:
+        layers.append(keras.layers.AveragePooling2D(pool, padding="same"))
+    layers += [keras.layers.Flatten(), *(keras.layers.Dense(units, activation) for units in hidden)]
     return keras.Sequential([keras.Input(image_shape), *layers, keras.layers.Dense(num_classes)], name="student")
 
 
@@ -59,8 +60,18 @@ def recipe(arguments, digits):
     height, width = digits.image_shape
     if 2 * arguments.crop >= min(height, width):
         raise common.UserError(f"--crop {arguments.crop} leaves nothing of images of {height}x{width}: lower it")
-    names = ("hidden", "seed", "epochs", "batch_size", "learning_rate", "translate", "distort")
-    names += ("pool", "crop", "activation")
+    names = [
+        "hidden",
+        "seed",
+        "epochs",
+        "batch_size",
+        "learning_rate",
+        "translate",
+        "distort",
+        "pool",
+        "crop",
+        "activation",
+    ]
     return {name: getattr(arguments, name) for name in names} | {"data": common.fingerprint(*digits.train)}
 
 

@@ -1,6 +1,5 @@
-"""What was tried on the small nets and left out: losses, averaged teachers, averaged weights. For frontier.py's `tried`."""
+"""Losses to be tried on a small net in place of distillation_loss, by frontier.py's `tried`. Those that do not help go again."""
 
-import numpy as np
 import tensorflow as tf
 
 import distill
@@ -57,20 +56,3 @@ def decoupled(temperature, alpha):
 
 
 LOSSES = {"standardised": standardised, "transformed": transformed, "decoupled": decoupled}
-
-
-def averaged(lab, settings, images, translate, cache_of, get, number):
-    """Logits whose softmax at the temperature is the mean of those of the teachers of the first `number` seeds."""
-    mean = 0.0
-    for seed in range(number):
-        net, _ = get(lab, settings["teacher"], seed, f"teacher {seed}")
-        logits = (
-            distill.ask(net, images, translate, 0, cache=cache_of(settings["teacher"], seed)) / settings["temperature"]
-        )
-        mean = mean + tf.nn.softmax(logits).numpy() / number
-    return (settings["temperature"] * np.log(mean)).astype(np.float32)
-
-
-def with_average(optimizer_class, schedule, momentum):
-    """Adam that keeps an exponential moving average of the weights; finalize_variable_values puts it in their place."""
-    return optimizer_class(schedule, use_ema=True, ema_momentum=momentum)

@@ -47,7 +47,7 @@ def test_every_size_is_run_and_drawn(digits, tmp_path, monkeypatch, capsys, eage
     common.run(frontier.main)
     assert (tmp_path / "frontier.png").stat().st_size > 10_000
     records = json.loads((tmp_path / "frontier.json").read_text())["runs"]
-    assert len(records) == 2 + 4 + 14 + 5  # two teachers, two sizes, and what is changed of one, and tried on it
+    assert len(records) == 2 + 4 + 14 + 4  # two teachers, two sizes, and what is changed of one, and tried on it
     assert all(record["errors"] == len(record["wrong"]) and record["seconds_an_epoch"] >= 0 for record in records)
     printed = capsys.readouterr().out
     assert all(f"\n{name}: " in printed for name in frontier.EXPERIMENTS)

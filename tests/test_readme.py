@@ -224,6 +224,11 @@ def omission_row(name, published, runs, classes):
     return f"| {name} | {published:,} | {' | '.join(cells)} |"
 
 
+def test_readme_says_what_300_epochs_gave_the_distorted_teacher():
+    (run,) = [run for run in PAPER if run["settings"].get("kind") == "distorted_longer"]
+    assert f"300 epochs instead of 100 left the distorted teacher of seed {run['seed']} at {run['errors']}." in README
+
+
 @pytest.mark.parametrize("row", list(paper_rows()))
 def test_readme_shows_the_paper_s_experiments(row):
     assert row in README
@@ -261,7 +266,7 @@ def test_readme_shows_how_sure_the_best_temperature_is(width, seeds):
 FRONTIER = json.loads((ROOT / "results" / "frontier.json").read_text())["runs"]
 
 
-TRIED = {  # changes of the recipe that left no code behind: what their records' settings have beside the recipe's
+TRIED = {  # changes of the recipe that no part of it stands for: what their records' settings have beside the recipe's
     "five teachers, their probabilities averaged": {"averaged": 5},
     "moving average of the weights, over 2,000 steps": {"ema": 0.9995},
     "logit standardisation (Sun et al. 2024)": {"loss": "standardised"},
