@@ -1,16 +1,17 @@
-"""Digits in: load, verify, split, translate, and serve as shuffled batches from inside the graph."""
+"""The data: loaded, checked, split, shifted, and served as shuffled batches."""
 
 import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
-from common import UserError, read_npz
+from support import UserError, distortion, files
+from support.models import to_unit
 
 import numpy as np
 import tensorflow as tf
 
-SHIPPED = Path(__file__).with_name("mnist.npz")
-SHA256 = {  # of each shipped array's bytes in C order: LeCun and Cortes's four files
+MNIST = Path(__file__).with_name("mnist.npz")
+SHA256 = {  # of each array's bytes in C order: those of LeCun and Cortes's four files
     "x_train": "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
     "y_train": "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13",
     "x_test": "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
@@ -26,7 +27,7 @@ class Split(NamedTuple):
 
 
 class Dataset(NamedTuple):
-    """Three disjoint splits; `validation` may be empty. Nothing is ever chosen on `test`."""
+    """Three disjoint splits; `validation` may be empty. Settings are chosen on `validation`, never on `test`."""
 
     train: Split
     validation: Split
@@ -43,23 +44,23 @@ class Dataset(NamedTuple):
         return f"{train} training, {validation} validation, {test} test images of {size}, {self.num_classes} classes"
 
 
-def load(path=None, validation=None):
-    """Load a data set; None is the shipped MNIST, whose arrays are checked against their SHA-256.
+# ---- loading ---------------------------------------------------------------------------------------------------------
 
-    Any other .npz with x_train (n, h, w) uint8, y_train (n,) integers 0...C-1, x_test and y_test will do: height, width
-    and the number of classes come from the file. The last `validation` training images become the validation split; None
-    stands for 5,000, or a twelfth of a set too small for that, and 0 for no validation at all.
+
+def load(path=None, validation=None):
+    """Load a Dataset. path: None for the MNIST digits that come with the project, whose SHA-256 is checked; or an .npz file.
+
+    The file has x_train (n, h, w) uint8, y_train (n,) integers 0...C-1, x_test and y_test. The last `validation` training
+    images become the validation split; None stands for 5,000, or a twelfth of a set too small for that, 0 for none.
 
     Raises UserError: the file is missing, damaged, or not of this form; validation leaves nothing to train on.
     """
-    name = str(SHIPPED if path is None else path)
+    name = str(MNIST if path is None else path)
     arrays = _read(name)
     if path is None:
         for key, digest in SHA256.items():
             if hashlib.sha256(np.ascontiguousarray(arrays[key])).hexdigest() != digest:
-                raise UserError(
-                    f"{name}: {key} is not the array that was shipped: `git checkout mnist.npz` restores it"
-                )
+                raise UserError(f"{name}: {key} has changed: `git checkout mnist.npz` restores it")
     train = _checked(name, arrays, "train")
     test = _checked(name, arrays, "test")
     num_classes = int(train.labels.max()) + 1
@@ -85,20 +86,12 @@ def hold_out(split, number):
 
 
 def _read(name):
-    try:
-        arrays = read_npz(name, SHA256)
-        for key, array in arrays.items():
-            if not isinstance(array, np.ndarray):  # a member without an array's head is given as its bytes
-                raise UserError(f"{name}: its {key} is no array: get it anew")
+    with files.reading(name, "there is no such data file", "get it anew"):
+        arrays = files.read_npz(name, SHA256)
+        for key in SHA256:
+            if not isinstance(arrays.get(key), np.ndarray):  # NumPy returns a member without an array's header as bytes
+                raise ValueError(f"{key} is missing or no array: it must hold {', '.join(SHA256)}")  # noqa: TRY004
         return arrays
-    except (UserError, PermissionError):  # the latter's file may well be whole
-        raise
-    except FileNotFoundError:
-        raise UserError(f"{name}: there is no such data file") from None
-    except KeyError:
-        raise UserError(f"{name} lacks an array: it must hold {', '.join(SHA256)}") from None
-    except Exception as error:  # read_npz has no kind of its own for a damaged or a large one
-        raise UserError(f"{name} is no .npz file that can be read, or is damaged ({error}): get it anew") from error
 
 
 def _checked(name, arrays, part):
@@ -116,108 +109,49 @@ def _checked(name, arrays, part):
     return Split(images, labels.astype(np.int32))
 
 
-def num_views(pixels):
-    """How many translations by up to `pixels` pixels, to the four sides, there are, the one by nothing included."""
+# ---- batches ---------------------------------------------------------------------------------------------------------
+
+
+def num_shifts(pixels):
+    """How many ways there are to shift an image by up to `pixels` pixels down or up, and right or left; no shift is one."""
     return (2 * pixels + 1) ** 2
 
 
 def padded(images, pixels):
-    """Images with a border of `pixels` zeros. View v of one is its crop at row v // (2 * pixels + 1), column v % of that."""
+    """Images with a border of `pixels` zeros. Shift number s is the crop at row s // (2 * pixels + 1), column s % of that."""
     return np.pad(images, ((0, 0), (pixels, pixels), (pixels, pixels)))
 
 
 def check_batches(images, batch_size, translate):
-    """Raises UserError: the batch is larger than images (n, h, w), or the translation is no smaller than one of them."""
+    """Raises UserError: the batch is larger than images (n, h, w), or the shift is no smaller than one of them."""
     number, height, width = images.shape
     if batch_size > number:
         raise UserError(f"--batch-size {batch_size} is larger than the {number} training images: lower it")
     if translate >= min(height, width):
-        raise UserError(f"--translate {translate} would move images of {height}x{width} out of sight: lower it")
-
-
-class Distortion(NamedTuple):
-    """How far images are distorted, each by amounts of its own, drawn from minus to plus these."""
-
-    rotation: float = 0.0  # degrees, to either side
-    scaling: float = 0.0  # a fraction, up or down, of height and of width
-    translation: float = 0.0  # pixels, to the four sides
-    elastic: float = 0.0  # pixels, of a smooth random field, whose root mean square is 0.58 of this
-
-
-def distortion(strength):
-    """The Distortion of `--distort STRENGTH`; None for 0."""
-    return Distortion(10 * strength, 0.1 * strength, 1.5 * strength, 2 * strength) if strength else None
-
-
-DISTORTED_AT_ONCE = 5000  # images: what is in between takes some 50 bytes for each pixel of theirs
-KNOTS = 5  # the smooth field of an elastic distortion has so many degrees of freedom along each side
-
-
-def distort(images, seed, distortion):
-    """Images (n, h, w) uint8, each rotated, scaled, moved and bent by amounts drawn from `seed`, two integers: (n, h, w) uint8.
-
-    Sampled bilinearly, zeros outside; the affine part of Simard et al. (2003), and their elastic one on a coarse grid.
-    """
-    draws = tf.random.stateless_uniform((len(images), 5 + 2 * KNOTS**2), seed, -1.0, 1.0)
-    amounts = tf.constant(distortion, tf.float32)
-    parts = [slice(start, start + DISTORTED_AT_ONCE) for start in range(0, len(images), DISTORTED_AT_ONCE)]
-    return tf.concat([_resample(images[part], draws[part], amounts) for part in parts], 0)
-
-
-@tf.function(jit_compile=True)  # one loop instead of thirty passes over memory
-def _resample(images, draws, amounts):
-    height, width = images.shape[1:]
-    rotation, scaling, translation, elastic = tf.unstack(amounts)
-    angle = draws[:, 0, None, None] * rotation * (np.pi / 180)
-    zoom = 1 + draws[:, 1:3, None, None] * scaling
-    shift = draws[:, 3:5, None, None] * translation
-    y = tf.range(height, dtype=tf.float32)[:, None] - (height - 1) / 2
-    x = tf.range(width, dtype=tf.float32)[None, :] - (width - 1) / 2
-    knots = tf.reshape(draws[:, 5:], (-1, 2, KNOTS, KNOTS))
-    bend = elastic * tf.einsum("hk,bckl,wl->bchw", _bumps(height), knots, _bumps(width))
-    rows = (tf.cos(angle) * y - tf.sin(angle) * x) * zoom[:, 0] + shift[:, 0] + bend[:, 0] + (height - 1) / 2
-    columns = (tf.sin(angle) * y + tf.cos(angle) * x) * zoom[:, 1] + shift[:, 1] + bend[:, 1] + (width - 1) / 2
-    rows, columns = tf.clip_by_value(rows, -1, height), tf.clip_by_value(columns, -1, width)
-    bordered = tf.pad(tf.cast(images, tf.float32), ((0, 0), (1, 2), (1, 2)))
-    bordered = tf.reshape(bordered, (-1, (height + 3) * (width + 3)))
-    top, left = tf.floor(rows), tf.floor(columns)
-    down, right = rows - top, columns - left
-    corner = (tf.cast(top, tf.int32) + 1) * (width + 3) + tf.cast(left, tf.int32) + 1
-
-    def pixels(offset):
-        return tf.gather(bordered, corner + offset, batch_dims=1)
-
-    upper = (1 - right) * pixels(0) + right * pixels(1)
-    lower = (1 - right) * pixels(width + 3) + right * pixels(width + 4)
-    return tf.cast(tf.round((1 - down) * upper + down * lower), tf.uint8)
-
-
-def _bumps(length):
-    """Gaussian bumps around KNOTS points along a side, (length, KNOTS), of unit square sum at each pixel."""
-    places, centres = np.arange(length)[:, None], np.linspace(0, length - 1, KNOTS)
-    bumps = np.exp(-0.5 * ((places - centres) / (0.75 * max(length - 1, 1) / (KNOTS - 1))) ** 2)
-    return (bumps / np.linalg.norm(bumps, axis=1, keepdims=True)).astype(np.float32)
+        raise UserError(f"--translate {translate} would shift images of {height}x{width} out of sight: lower it")
 
 
 class Batches:
-    """Shuffled batches of one split: an epoch is collected as uint8 rows, each batch of it viewed inside the graph.
+    """The shuffled batches of a split, an epoch at a time.
 
-    An example is an image, its view (see `padded`) and its targets: the label, and the teacher's logits of that very view
-    where `teacher_logits` are given. Each epoch has its own order and views, drawn from `seed` and the epoch's number alone;
-    images left over after the last whole batch sit that epoch out.
+    Each example is an image, seen under a shift by up to `translate` pixels (see `padded`) or under a distortion of strength
+    `distort` (see support/distortion.py), with its targets: the label and, if given, the teacher's logits of exactly that view.
+    Order, shifts and distortions of an epoch are drawn from `seed` and the epoch's number alone. The images left over after the
+    last complete batch are not used in that epoch.
 
-    A `distortion` is drawn anew for each image in each epoch. Such views cannot be listed, so `teacher_logits` is then no
-    array (n, num_views(translate), C) but a function: images (n, h, w) uint8 -> logits (n, C).
+    teacher_logits: an array (n, num_shifts(translate), C); or a function, images (n, h, w) uint8 -> logits (n, C), as
+    distortions cannot be listed. See distill.teacher_logits.
 
     Raises UserError as `check_batches` does.
     """
 
-    def __init__(self, split, batch_size, *, seed, translate=0, teacher_logits=None, distortion=None):
+    def __init__(self, split, batch_size, *, seed, translate=0, distort=0.0, teacher_logits=None):
         check_batches(split.images, batch_size, translate)
-        if translate and distortion:
-            raise ValueError("a distortion moves images too: translate must be 0 with it")
+        if translate and distort:
+            raise ValueError("translate and distort exclude each other")
         self.num_images, self.height, self.width = split.images.shape
-        self.batch_size, self.seed, self.translate, self.distortion = batch_size, seed, translate, distortion
+        self.batch_size, self.seed, self.translate = batch_size, seed, translate
+        self.distortion = distortion.distortion(distort)
         self.num_steps = self.num_images // batch_size
         self._images = tf.constant(padded(split.images, translate).reshape(self.num_images, -1))
         self._labels = tf.constant(split.labels)
@@ -225,40 +159,41 @@ class Batches:
         if isinstance(teacher_logits, np.ndarray):
             self._logits = tf.constant(teacher_logits.reshape(-1, teacher_logits.shape[-1]))
 
-    def epoch(self, number):
-        """The images' indices and views for one epoch: two int32 arrays (num_steps, batch_size)."""
+    def order(self, number):
+        """The images of epoch `number` and their shifts: two int32 arrays (num_steps, batch_size)."""
         random = np.random.default_rng([self.seed, number])
         order = random.permutation(self.num_images)[: self.num_steps * self.batch_size]
-        # A distortion has no list of views: what stands here seeds it, in `collect`.
-        views = random.integers(2**31 if self.distortion else num_views(self.translate), size=order.size)
-        return tuple(array.astype(np.int32).reshape(self.num_steps, self.batch_size) for array in (order, views))
+        shifts = random.integers(num_shifts(self.translate), size=order.size)
+        return tuple(array.astype(np.int32).reshape(self.num_steps, self.batch_size) for array in (order, shifts))
 
-    def collect(self, indices, views):
-        """The examples of integer arrays of one shape, such as `epoch` gives: tensors of that shape, for `view`.
+    def collect(self, number):
+        """The examples of epoch `number`, tensors (num_steps, batch_size, ...), of which `view` takes one step's.
 
-        To copy an epoch's rows at once, outside the graph, takes a tenth off an epoch of the student.
+        Copying an epoch's rows at once, before the graph runs, is faster than doing it batch by batch inside.
         """
+        indices, shifts = self.order(number)
         rows = tf.gather(self._images, indices)
         if self.distortion:
+            noise = np.random.default_rng([self.seed, number, 1]).integers(2**31)
             images = tf.reshape(rows, (-1, self.height, self.width))
-            rows = tf.reshape(distort(images, [self.seed % 2**31, np.ravel(views)[0]], self.distortion), rows.shape)
-        parts = [rows, tf.convert_to_tensor(views), tf.gather(self._labels, indices)]
+            rows = tf.reshape(distortion.distort(images, [self.seed % 2**31, noise], self.distortion), rows.shape)
+        examples = [rows, tf.convert_to_tensor(shifts), tf.gather(self._labels, indices)]
         if callable(self._logits):
             images = tf.reshape(rows, (-1, self.height, self.width)).numpy()
-            parts.append(tf.reshape(self._logits(images), (*rows.shape[:-1], -1)))
+            examples.append(tf.reshape(self._logits(images), (*indices.shape, -1)))
         elif self._logits is not None:
-            parts.append(tf.gather(self._logits, indices * num_views(self.translate) + views))
-        return parts
+            examples.append(tf.gather(self._logits, indices * num_shifts(self.translate) + shifts))
+        return examples
 
-    def view(self, rows, views, *targets):
-        """A batch of the examples: (images (batch, h, w) float32 in [0, 1], labels int32[, teacher's logits float32])."""
+    def view(self, rows, shifts, *targets):
+        """A step's (images (batch, h, w) float32 in [0, 1], labels int32[, teacher's logits float32])."""
         if self.translate:
-            rows = self._crop(rows, views)
-        return tf.cast(tf.reshape(rows, (-1, self.height, self.width)), tf.float32) / 255.0, *targets
+            rows = self._shifted(rows, shifts)
+        return to_unit(tf.reshape(rows, (-1, self.height, self.width))), *targets
 
-    @tf.function(jit_compile=True)  # XLA makes one loop of a gather of single pixels: 2 % off the teacher's
-    def _crop(self, images, views):
+    @tf.function(jit_compile=True)  # XLA turns this gather of single pixels into one loop
+    def _shifted(self, rows, shifts):
         span, width = 2 * self.translate + 1, self.width + 2 * self.translate
-        corner = views // span * width + views % span
+        corner = shifts // span * width + shifts % span
         pixels = tf.range(self.height)[:, None] * width + tf.range(self.width)
-        return tf.gather(images, corner[:, None, None] + pixels, batch_dims=1)
+        return tf.gather(rows, corner[:, None, None] + pixels, batch_dims=1)

@@ -2,27 +2,38 @@
 
     python teacher.py
 
-784-1200-1200-10, ReLU, dropout, digits moved by up to two pixels: the net of Hinton, Vinyals & Dean (2015), section 3.
-Makes 94 test errors in 10,000 (mean of seeds 0, 1, 2; 92 to 97), in 2.5 minutes on two cores.
+784-1200-1200-10, ReLU, dropout, images shifted by up to two pixels: the net of Hinton, Vinyals & Dean (2015), section 3.
+TODO
 Its labels are not smoothed: that helps a teacher and hurts its student (Mueller et al. 2019).
 
 Writes teacher.keras, its history teacher.csv and plots/learning_curves_teacher.png to artifacts/; until then, its state
-after each epoch in teacher_checkpoint.npz, from which --resume goes on.
+after each epoch to teacher_checkpoint.npz, from which --resume goes on.
 """
 
-import common  # before Keras: it keeps the start-up quiet
+from support import files, models, pick, plots, terminal, training
 
 import keras
 
 import data
-import plots
-import training
+
+RECIPE = {  # all that decides a teacher, besides the data
+    "hidden": [1200, 1200],
+    "dropout": 0.4,
+    "input_dropout": 0.1,
+    "seed": 0,
+    "epochs": 30,
+    "batch_size": 500,
+    "learning_rate": 2e-3,
+    "weight_decay": 0.0,
+    "translate": 2,
+    "distort": 0.0,
+}
 
 
 def build_teacher(image_shape, num_classes, hidden=(1200, 1200), dropout=0.4, input_dropout=0.1):
     """A dense ReLU net from images (batch, *image_shape) float32 in [0, 1] to logits (batch, num_classes).
 
-    hidden: units of each layer. dropout: share of each hidden layer's outputs, input_dropout: of the pixels, set to 0.
+    hidden: units of each layer. dropout: the share of each hidden layer's outputs that is set to 0; input_dropout: of the pixels.
     """
     layers = [keras.layers.Flatten()]
     if input_dropout:
@@ -34,63 +45,40 @@ def build_teacher(image_shape, num_classes, hidden=(1200, 1200), dropout=0.4, in
     return keras.Sequential([keras.Input(image_shape), *layers, keras.layers.Dense(num_classes)], name="teacher")
 
 
-def parse_arguments():
-    options = common.parser(__doc__)
-    options.add_argument("--hidden", type=common.whole(1), nargs="+", default=[1200, 1200], help="units of each layer")
-    options.add_argument("--dropout", type=common.dropout_rate, default=0.4, help="of hidden units")
-    options.add_argument("--input-dropout", type=common.dropout_rate, default=0.1, help="of pixels")
-    options.add_argument(
-        "--weight-decay",
-        type=common.number(0, 1e3),
-        default=0.0,
-        help="each step takes off this share, times the learning rate, of each weight (default: %(default)s)",
-    )
-    common.add_training_options(options, epochs=30, batch_size=500, learning_rate=2e-3, translate=2)
-    options.add_argument(
-        "--resume", action="store_true", help="go on from the last finished epoch of a run that was stopped"
-    )
-    return options.parse_args()
+def train_teacher(dataset, recipe, loss=training.cross_entropy, **options):
+    """Build and train a teacher as `recipe`, a dict like RECIPE, says; returns (model, history).
+
+    loss(labels, logits): see training.train, which takes the options too. Raises UserError as that does.
+    """
+    keras.utils.set_random_seed(recipe["seed"])
+    sizes = pick(recipe, ["hidden", "dropout", "input_dropout"])
+    teacher = build_teacher(dataset.image_shape, dataset.num_classes, **sizes)
+    batches = data.Batches(dataset.train, **pick(recipe, ["batch_size", "seed", "translate", "distort"]))
+    schedule = pick(recipe, ["epochs", "learning_rate", "weight_decay"])
+    history = training.train(teacher, batches, loss, **schedule, validation=dataset.validation, **options)
+    return teacher, history
 
 
 def main():
-    arguments = parse_arguments()
-    common.print_settings(arguments)
-    out = common.make_folder(arguments.out)
-    digits = data.load(arguments.data, arguments.validation)
-    print(f"data: {digits}")
+    options = terminal.parser(__doc__, terminal.DATA | RECIPE)
+    options.add_argument("--resume", action="store_true", help="go on from the last finished epoch of a stopped run")
+    arguments = options.parse_args()
+    terminal.print_settings(arguments)
+    out = files.output_folder(arguments.out)
+    dataset = data.load(arguments.data, arguments.validation)
+    print(f"data: {dataset}\nteacher: if stopped, --resume goes on from its last finished epoch", flush=True)
 
-    keras.utils.set_random_seed(arguments.seed)
-    teacher = build_teacher(
-        digits.image_shape, digits.num_classes, arguments.hidden, arguments.dropout, arguments.input_dropout
-    )
-    print(f"teacher: {teacher.count_params():,} parameters; stopped, it goes on from its last epoch with --resume")
-    names = set(vars(arguments)) - {"data", "out", "resume", "validation"}
-    settings = {name: getattr(arguments, name) for name in sorted(names)} | {"data": common.fingerprint(*digits.train)}
+    settings = pick(vars(arguments), RECIPE) | {"data": files.fingerprint(*dataset.train)}
     # Another version's optimizer may have its variables in another order.
-    versions = {name: common.versions()[name] for name in ("tensorflow", "keras")}
+    versions = {name: files.versions()[name] for name in ("tensorflow", "keras")}
     checkpoint = training.Checkpoint(out / "teacher_checkpoint.npz", settings | versions, arguments.resume)
-    history = training.train(
-        teacher,
-        data.Batches(
-            digits.train,
-            arguments.batch_size,
-            seed=arguments.seed,
-            translate=arguments.translate,
-            distortion=data.distortion(arguments.distort),
-        ),
-        training.cross_entropy,
-        epochs=arguments.epochs,
-        learning_rate=arguments.learning_rate,
-        validation=digits.validation,
-        weight_decay=arguments.weight_decay,
-        checkpoint=checkpoint,
-    )
-    training.save(teacher, out / "teacher.keras", settings, history)
+    teacher, history = train_teacher(dataset, settings, checkpoint=checkpoint)
+    models.save(teacher, out / "teacher.keras", settings, history)
     plots.learning_curves({"teacher": history}, out / "plots" / "learning_curves_teacher.png")
-    print(f"saved {out / 'teacher.keras'}")
     checkpoint.path.unlink(missing_ok=True)
-    print(f"teacher: {training.report(training.count_errors(teacher, digits.test), digits.test)}")
+    print(f"saved {out / 'teacher.keras'}, {teacher.count_params():,} parameters")
+    print(f"teacher: {models.describe_errors(models.count_errors(teacher, dataset.test), dataset.test)}")
 
 
 if __name__ == "__main__":
-    common.run(main)
+    terminal.run(main)

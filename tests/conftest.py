@@ -1,19 +1,20 @@
-"""What the tests share: a tiny data set that can be learnt in a second, and two ways of running a script."""
+"""What the tests share: a tiny data set that is learnt in a second, and ways to run a script."""
 
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import common
+from support import terminal
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+import student
+
 ROOT = Path(__file__).parent.parent
-RECIPE = {"hidden": [8], "seed": 0, "epochs": 2, "batch_size": 20, "learning_rate": 0.01}  # of a small student
-RECIPE |= {"translate": 0, "distort": 0, "pool": 1, "crop": 0, "activation": "relu"}
+RECIPE = student.RECIPE | {"hidden": [8], "epochs": 2, "batch_size": 20, "learning_rate": 0.01}  # of a small student
 
 
 def make_arrays(num_train=240, num_test=60, shape=(12, 10), num_classes=3, seed=0):
@@ -39,7 +40,7 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def ctrl_c():
-    """A script that a test runs in this process sets what Ctrl-C does, and leaves it so."""
+    """Restore what Ctrl-C does: a script that a test runs in this process changes it."""
     ours = signal.getsignal(signal.SIGINT)
     yield
     signal.signal(signal.SIGINT, ours)
@@ -47,7 +48,7 @@ def ctrl_c():
 
 @pytest.fixture
 def eager():
-    """Nothing is compiled: for a net that trains in a second, that takes most of the time."""
+    """Compile nothing: that would take most of the time of a net that trains in a second."""
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)
@@ -58,10 +59,10 @@ def ended(monkeypatch, capsys):
     """ended(main, *options) -> (exit status, stderr) of a script that is run in this process."""
 
     def run(main, *options):
-        monkeypatch.setattr(sys, "argv", [f"{main.__module__}.py", *map(str, options)])
+        monkeypatch.setattr(sys, "argv", [f"{main.__module__.split('.')[-1]}.py", *map(str, options)])
         status, said = 0, ""
         try:
-            common.run(main)
+            terminal.run(main)
         except SystemExit as end:
             status = end.code
             if isinstance(status, str):  # what Python prints to stderr, and exits with 1
@@ -79,7 +80,7 @@ def refusal(ended):
         status, stderr = ended(main, *options)
         assert status != 0
         assert stderr.count("\n") == 1, stderr
-        assert stderr.startswith(f"{main.__module__}.py: error: "), stderr
+        assert stderr.startswith(f"{main.__module__.split('.')[-1]}.py: error: "), stderr
         return status, stderr
 
     return run

@@ -2,7 +2,7 @@
 
 import shutil
 
-from common import UserError
+from support import UserError, distortion
 
 import conftest
 import numpy as np
@@ -17,7 +17,7 @@ def test_shipped_digits_are_split_without_overlap_and_in_order():
     assert [len(split.labels) for split in digits[:3]] == [55_000, 5_000, 10_000]
     assert digits.num_classes == 10
     assert digits.image_shape == (28, 28)
-    with np.load(data.SHIPPED) as file:
+    with np.load(data.MNIST) as file:
         np.testing.assert_array_equal(digits.train.images, file["x_train"][:55_000])
         np.testing.assert_array_equal(digits.validation.images, file["x_train"][55_000:])
         np.testing.assert_array_equal(digits.validation.labels, file["y_train"][55_000:])
@@ -30,12 +30,12 @@ def test_validation_0_trains_on_all(tiny):
 
 
 def test_shipped_file_with_a_changed_byte_is_refused(tmp_path, monkeypatch):
-    with np.load(data.SHIPPED) as file:
+    with np.load(data.MNIST) as file:
         arrays = dict(file)
     arrays["x_test"][5000, 14, 14] ^= 1
     np.savez(tmp_path / "mnist.npz", **arrays)
-    monkeypatch.setattr(data, "SHIPPED", tmp_path / "mnist.npz")
-    with pytest.raises(UserError, match="x_test is not the array that was shipped: `git checkout"):
+    monkeypatch.setattr(data, "MNIST", tmp_path / "mnist.npz")
+    with pytest.raises(UserError, match="x_test has changed: `git checkout"):
         data.load()
 
 
@@ -66,11 +66,11 @@ IMAGES = conftest.make_arrays()["x_train"]
     ("write", "message"),
     [
         (lambda path: None, "there is no such data file"),
-        (truncated, "is damaged"),
-        (lambda path: path.write_text("hello"), "no .npz file"),
-        (lambda path: path.mkdir(), "no .npz file"),
+        (truncated, "cannot be read"),
+        (lambda path: path.write_text("hello"), "cannot be read"),
+        (lambda path: path.mkdir(), "cannot be read"),
         (changed(y_test=np.array([{}] * 60, dtype=object)), "allow_pickle"),
-        (without("y_test"), "lacks an array: it must hold x_train, y_train"),
+        (without("y_test"), "y_test is missing or no array: it must hold x_train, y_train"),
         (changed(x_train=IMAGES / 255), "x_train is float64"),
         (changed(x_train=IMAGES.reshape(240, 120)), r"must be uint8 \(n, height, width\)"),
         (changed(y_train=LABELS.astype(float)), "y_train is float64"),
@@ -113,7 +113,7 @@ def test_validation_must_leave_images_to_train_on(tiny):
 
 
 def moved(image, down, right):
-    """The image moved by so many pixels, zeros where nothing came from: pixel by pixel, to be checked against."""
+    """The image shifted by so many pixels, zeros where nothing came from: pixel by pixel, to be checked against."""
     height, width = image.shape
     result = np.zeros_like(image)
     for row in range(height):
@@ -124,14 +124,15 @@ def moved(image, down, right):
 
 
 @pytest.mark.parametrize("pixels", [1, 2])
-def test_views_are_all_the_translations_with_zeros_moved_in(tiny, pixels):
+def test_the_shifts_are_all_there_and_shift_zeros_in(tiny, pixels):
     train = data.load(tiny).train
+    padded = data.padded(train.images, pixels)
     batches = data.Batches(train, 1, seed=0, translate=pixels)
     reach = range(pixels, -pixels - 1, -1)
     shifts = [(down, right) for down in reach for right in reach]
-    assert data.num_views(pixels) == len(shifts)
-    for view, (down, right) in enumerate(shifts):
-        images, _ = batches.view(*batches.collect([7], [view]))
+    assert data.num_shifts(pixels) == len(shifts)
+    for shift, (down, right) in enumerate(shifts):
+        images, _ = batches.view(padded[7].reshape(1, -1), np.array([shift], np.int32), np.array([0]))
         np.testing.assert_array_equal(np.round(images[0] * 255), moved(train.images[7], down, right))
 
 
@@ -139,25 +140,25 @@ def test_views_are_all_the_translations_with_zeros_moved_in(tiny, pixels):
 def test_a_batch_holds_scaled_images_with_their_own_labels(tiny, translate):
     train = data.load(tiny).train
     batches = data.Batches(train, 50, seed=3, translate=translate)
-    indices, views = batches.epoch(1)
-    images, labels = batches.view(*(part[0] for part in batches.collect(indices, views)))
+    indices, shifts = (part[0] for part in batches.order(1))
+    images, labels = batches.view(*(part[0] for part in batches.collect(1)))
     assert images.dtype == tf.float32
     assert images.shape == (50, 12, 10)
-    np.testing.assert_array_equal(labels, train.labels[indices[0]])
+    np.testing.assert_array_equal(labels, train.labels[indices])
     span = 2 * translate + 1
-    for image, index, view in zip(images, indices[0], views[0]):
-        expected = moved(train.images[index], translate - view // span, translate - view % span)
+    for image, index, shift in zip(images, indices, shifts):
+        expected = moved(train.images[index], translate - shift // span, translate - shift % span)
         np.testing.assert_allclose(image, expected / 255, rtol=1e-6)
 
 
 def test_an_epoch_shows_each_image_once_in_an_order_of_its_own(tiny):
     batches = data.Batches(data.load(tiny).train, 50, seed=3, translate=1)
-    first, again, second = (batches.epoch(number) for number in (1, 1, 2))
-    assert first[0].shape == (4, 50)  # 220 images: 20 of them sit out
+    first, again, second = (batches.order(number) for number in (1, 1, 2))
+    assert first[0].shape == (4, 50)  # of 220 images 20 are left over
     assert len(np.unique(first[0])) == 200
     np.testing.assert_array_equal(first, again)
     assert (first[0] != second[0]).any()
-    assert (first[0] != data.Batches(data.load(tiny).train, 50, seed=4).epoch(1)[0]).any()
+    assert (first[0] != data.Batches(data.load(tiny).train, 50, seed=4).order(1)[0]).any()
     assert set(np.unique(first[1])) == set(range(9))
 
 
@@ -165,17 +166,17 @@ def test_batches_that_cannot_be_made_are_refused(tiny):
     train = data.load(tiny).train
     with pytest.raises(UserError, match="--batch-size 221 is larger than the 220 training images"):
         data.Batches(train, 221, seed=0)
-    with pytest.raises(UserError, match="--translate 10 would move images of 12x10 out of sight"):
+    with pytest.raises(UserError, match="--translate 10 would shift images of 12x10 out of sight"):
         data.Batches(train, 20, seed=0, translate=10)
 
 
-def resampled(images, distortion, **draws):
+def resampled(images, amounts, **draws):
     """`images` under a distortion whose random draws, in -1 to 1, are these; the others are 0."""
-    values = np.zeros((len(images), 5 + 2 * data.KNOTS**2), np.float32)
+    values = np.zeros((len(images), 5 + 2 * distortion.KNOTS**2), np.float32)
     for place, name in enumerate(("rotation", "height", "width", "down", "right")):
         values[:, place] = draws.get(name, 0)
     values[:, 5:] = draws.get("knots", 0)
-    return data._resample(tf.constant(images), tf.constant(values), tf.constant(distortion, tf.float32)).numpy()
+    return distortion._resample(tf.constant(images), tf.constant(values), tf.constant(amounts, tf.float32)).numpy()
 
 
 @pytest.fixture
@@ -184,26 +185,26 @@ def pictures():
 
 
 def test_a_distortion_by_nothing_changes_nothing(pictures):
-    assert np.array_equal(resampled(pictures, data.Distortion(30, 0.3, 3, 3)), pictures)
-    assert np.array_equal(data.distort(pictures, [1, 2], data.Distortion()), pictures)
+    assert np.array_equal(resampled(pictures, distortion.Distortion(30, 0.3, 3, 3)), pictures)
+    assert np.array_equal(distortion.distort(pictures, [1, 2], distortion.Distortion()), pictures)
 
 
 def test_a_distortion_moves_turns_and_stretches(pictures):
-    moved = resampled(pictures, data.Distortion(translation=2), down=1, right=-0.5)
+    moved = resampled(pictures, distortion.Distortion(translation=2), down=1, right=-0.5)
     assert np.array_equal(moved, np.roll(pictures, (-2, 1), (1, 2)))
-    turned = resampled(pictures, data.Distortion(rotation=90), rotation=1)
+    turned = resampled(pictures, distortion.Distortion(rotation=90), rotation=1)
     assert np.array_equal(turned, np.rot90(pictures, -1, (1, 2)))
     halved = resampled(
-        pictures, data.Distortion(scaling=1.0), height=1
+        pictures, distortion.Distortion(scaling=1.0), height=1
     )  # every second row of pixels, from the middle on
     assert np.array_equal(halved[:, 4:13], pictures[:, 0::2])
-    between = resampled(pictures, data.Distortion(translation=1), right=0.25)
+    between = resampled(pictures, distortion.Distortion(translation=1), right=0.25)
     assert between == pytest.approx(0.75 * pictures + 0.25 * np.roll(pictures, -1, 2), abs=0.51)
 
 
 def test_an_elastic_field_is_smooth_and_as_large_as_asked_for():
     ramp = np.broadcast_to(9 * np.arange(28, dtype=np.uint8), (400, 28, 28))
-    moved = (data.distort(ramp, [1, 2], data.Distortion(elastic=1.5)).numpy() / 9 - ramp / 9)[:, 6:-6, 6:-6]
+    moved = (distortion.distort(ramp, [1, 2], distortion.Distortion(elastic=1.5)).numpy() / 9 - ramp / 9)[:, 6:-6, 6:-6]
     assert np.sqrt(np.mean(moved**2)) == pytest.approx(1.5 / np.sqrt(3), rel=0.05)  # of a uniform draw in -1.5 to 1.5
     assert abs(moved.mean()) < 0.05
     assert np.sqrt(np.mean(np.diff(moved, axis=1) ** 2)) < 0.2
@@ -212,22 +213,22 @@ def test_an_elastic_field_is_smooth_and_as_large_as_asked_for():
 def test_distortions_are_drawn_anew_and_repeat_with_their_seed(pictures):
     same = np.repeat(pictures[:1], 4, 0)
     for kind in (
-        data.Distortion(rotation=20),
-        data.Distortion(scaling=0.3),
-        data.Distortion(0, 0, 2),
-        data.Distortion(elastic=2),
+        distortion.Distortion(rotation=20),
+        distortion.Distortion(scaling=0.3),
+        distortion.Distortion(0, 0, 2),
+        distortion.Distortion(elastic=2),
     ):
-        first, again, other = (data.distort(same, seed, kind).numpy() for seed in ([1, 2], [1, 2], [1, 3]))
+        first, again, other = (distortion.distort(same, seed, kind).numpy() for seed in ([1, 2], [1, 2], [1, 3]))
         assert np.array_equal(first, again)
         assert not np.allclose(first, other)
         assert not np.allclose(first[0], first[1])
 
 
 def test_images_are_distorted_some_at_a_time(monkeypatch, pictures):
-    whole = data.distort(pictures, [1, 2], data.distortion(1.0)).numpy()
-    monkeypatch.setattr(data, "DISTORTED_AT_ONCE", 2)
-    assert np.array_equal(data.distort(pictures, [1, 2], data.distortion(1.0)), whole)
-    assert data.distortion(0) is None
+    whole = distortion.distort(pictures, [1, 2], distortion.distortion(1.0)).numpy()
+    monkeypatch.setattr(distortion, "IMAGES_AT_ONCE", 2)
+    assert np.array_equal(distortion.distort(pictures, [1, 2], distortion.distortion(1.0)), whole)
+    assert distortion.distortion(0) is None
 
 
 def test_batches_are_distorted_each_epoch_anew():
@@ -235,11 +236,12 @@ def test_batches_are_distorted_each_epoch_anew():
     split = data.Split(images, np.arange(8, dtype=np.int32))
 
     def batch(number, seed=0):
-        batches = data.Batches(split, 8, seed=seed, distortion=data.Distortion(rotation=20, elastic=1))
-        indices, views = batches.epoch(number)
-        seen, labels = batches.view(*(part[0] for part in batches.collect(indices, views)))
+        batches = data.Batches(split, 8, seed=seed, distort=1.0)
+        seen, labels = batches.view(*(part[0] for part in batches.collect(number)))
         return seen.numpy()[np.argsort(labels)]
 
     assert np.array_equal(batch(1), batch(1))
     assert not np.allclose(batch(1), batch(2)) and not np.allclose(batch(1), batch(1, seed=1))
     assert 0 <= batch(1).min() and batch(1).max() <= 1
+    with pytest.raises(ValueError, match="exclude each other"):
+        data.Batches(split, 8, seed=0, translate=1, distort=1.0)

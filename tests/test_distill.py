@@ -1,7 +1,6 @@
 """Soft targets that belong to their image, a teacher left alone, and a student that learns from it."""
 
-import common
-from common import UserError
+from support import UserError, models, terminal, training
 
 import keras
 import numpy as np
@@ -13,7 +12,6 @@ import data
 import distill
 import student
 import teacher
-import training
 
 
 @pytest.fixture(scope="module")
@@ -35,40 +33,41 @@ def ends_in_softmax(net):
 
 
 @pytest.mark.parametrize("translate", [0, 1, 2])
-def test_after_any_shuffle_and_translation_logits_are_the_teachers_on_that_batch(digits, net, translate):
+def test_after_any_shuffle_and_shift_logits_are_the_teachers_on_that_batch(digits, net, translate):
     logits = distill.teacher_logits(net, digits.train.images, translate)
     assert logits.shape == (220, (2 * translate + 1) ** 2, 3)
     batches = data.Batches(digits.train, 40, seed=9, translate=translate, teacher_logits=logits)
     for epoch in (1, 2):
-        for indices, views in zip(*batches.epoch(epoch)):
-            images, labels, teacher_logits = batches.view(*batches.collect(indices, views))
+        for step, indices in enumerate(batches.order(epoch)[0]):
+            images, labels, teacher_logits = batches.view(*(part[step] for part in batches.collect(epoch)))
             np.testing.assert_allclose(teacher_logits, net(images, training=False), rtol=1e-4, atol=1e-4)
             np.testing.assert_array_equal(labels, digits.train.labels[indices])
 
 
-def test_views_that_cannot_be_listed_are_shown_to_the_teacher_as_the_student_sees_them(digits, net):
-    asked = distill.ask(net, digits.train.images, 0, 1.0, cache=None)
-    batches = data.Batches(digits.train, 40, seed=9, distortion=data.distortion(1.0), teacher_logits=asked)
-    indices, views = batches.epoch(1)
-    examples = batches.collect(indices, views)
-    for place in (0, 3):
-        images, labels, teacher_logits = batches.view(*[part[place] for part in examples])
+def test_a_distorted_image_comes_with_the_teachers_logits_of_it_as_it_is_distorted(digits, net):
+    predict = distill.teacher_logits(net, digits.train.images, distort=1.0)
+    batches = data.Batches(digits.train, 40, seed=9, distort=1.0, teacher_logits=predict)
+    examples = batches.collect(1)
+    for step in (0, 3):
+        indices = batches.order(1)[0][step]
+        images, labels, teacher_logits = batches.view(*(part[step] for part in examples))
         np.testing.assert_allclose(teacher_logits, net(images, training=False), rtol=1e-4, atol=1e-4)
-        np.testing.assert_array_equal(labels, digits.train.labels[indices[place]])
-        assert np.abs(images - digits.train.images[indices[place]] / 255).max() > 0.1
+        np.testing.assert_array_equal(labels, digits.train.labels[indices])
+        assert np.abs(images - digits.train.images[indices] / 255).max() > 0.1
 
 
 def test_logits_are_computed_once_and_again_when_teacher_or_data_change(digits, net, tmp_path, monkeypatch):
     computed = []
-    monkeypatch.setattr(distill, "_compute", lambda *args, real=distill._compute: computed.append(args) or real(*args))
+    real = distill._compute
+    monkeypatch.setattr(distill, "_compute", lambda *args: computed.append(args) or real(*args))
     images = digits.train.images
 
-    def times_computed(*args):
+    def times_computed(net, images, translate):
         before = len(computed)
-        np.testing.assert_array_equal(
-            distill.teacher_logits(*args, cache=tmp_path), distill._compute(*args[:2], args[2])
-        )
-        return len(computed) - before - 1
+        logits = distill.teacher_logits(net, images, translate, cache=tmp_path)
+        fresh = real(models.predictor(net, distill.IMAGES_AT_ONCE), images, translate, 3)
+        np.testing.assert_array_equal(logits, fresh)
+        return len(computed) - before
 
     assert times_computed(net, images, 0) == 1
     assert times_computed(net, images, 0) == 0
@@ -97,7 +96,7 @@ def test_baseline_and_distilled_student_start_alike_and_the_teacher_stays_as_it_
     starts = []
 
     def train(model, batches, loss, real=training.train, **options):
-        starts.append((model.get_weights(), batches.epoch(1), options["epochs"], options["learning_rate"]))
+        starts.append((model.get_weights(), batches.order(1), options["epochs"], options["learning_rate"]))
         return real(model, batches, loss, **options)
 
     monkeypatch.setattr(training, "train", train)
@@ -116,7 +115,7 @@ def test_baseline_and_distilled_student_start_alike_and_the_teacher_stays_as_it_
 
 
 def test_a_student_that_sees_only_noise_for_labels_learns_what_its_teacher_knows(digits):
-    """At alpha 1 the labels must not matter: a run in which distilling was silently off would learn nothing."""
+    """At alpha 1 the labels must not matter: a run without distillation would learn nothing."""
     knows = tf.one_hot(digits.train.labels, 3).numpy()[:, None, :] * 8
     noise = np.random.default_rng(99).integers(3, size=len(digits.train.labels)).astype(np.int32)
     blind = digits._replace(train=digits.train._replace(labels=noise))
@@ -125,13 +124,15 @@ def test_a_student_that_sees_only_noise_for_labels_learns_what_its_teacher_knows
     def accuracy(alpha):
         loss = lambda y, t, s: distill.distillation_loss(y, t, s, 4.0, alpha)
         model, _ = student.train_student(blind, recipe, loss, knows)
-        return 1 - training.count_errors(model, digits.test) / len(digits.test.labels)
+        return 1 - models.count_errors(model, digits.test) / len(digits.test.labels)
 
     assert accuracy(alpha=1.0) > 0.75
     assert accuracy(alpha=0.0) < 0.6
 
 
-def test_the_script_teaches_what_the_teacher_knows_and_alpha_weighs_the_soft_term(digits, tiny, tmp_path, monkeypatch):
+def test_the_script_teaches_what_the_teacher_knows_and_alpha_weighs_the_teachers_part(
+    digits, tiny, tmp_path, monkeypatch
+):
     """The same from the command line, where the loss, alpha and T are put together."""
     keras.utils.set_random_seed(1)
     knows, _ = student.train_student(digits, RECIPE | {"hidden": [32], "epochs": 60})
@@ -144,26 +145,42 @@ def test_the_script_teaches_what_the_teacher_knows_and_alpha_weighs_the_soft_ter
     def accuracy(alpha):
         run = f"distill.py {options} --hidden 32 --epochs 40 --learning-rate 0.01 --alpha {alpha}"
         monkeypatch.setattr("sys.argv", run.split())
-        common.run(distill.main)
-        assert training.load_settings(tmp_path / "distilled.keras")["alpha"] == alpha
-        model = training.load(tmp_path / "distilled.keras", digits.image_shape, digits.num_classes)
-        return 1 - training.count_errors(model, digits.test) / len(digits.test.labels)
+        terminal.run(distill.main)
+        assert models.load_settings(tmp_path / "distilled.keras")["alpha"] == alpha
+        model = models.load(tmp_path / "distilled.keras", digits.image_shape, digits.num_classes)
+        return 1 - models.count_errors(model, digits.test) / len(digits.test.labels)
 
-    assert 1 - training.count_errors(knows, digits.test) / len(digits.test.labels) > 0.8
+    assert 1 - models.count_errors(knows, digits.test) / len(digits.test.labels) > 0.8
     assert accuracy(alpha=1.0) > 0.75
     assert accuracy(alpha=0.0) < 0.6
 
 
-def test_the_teacher_is_not_asked_before_the_options_are_known_to_be_possible(refusal, tiny, tmp_path, monkeypatch):
+def test_the_teacher_is_not_run_before_the_options_are_known_to_be_possible(refusal, tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(distill, "_compute", None)
     for option in (["--translate", "10"], ["--batch-size", "221"]):
         status, line = refusal(distill.main, "--data", tiny, "--out", tmp_path, *option, "--teacher", tmp_path / "none")
         assert (status, "lower it" in line) == (1, True)
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], (2, 0)),
+        (["--distort", "0"], (2, 0)),
+        (["--distort", "1"], (0, 1)),
+        (["--translate", "1"], (1, 0)),
+        (["--distort", "0", "--translate", "1"], (1, 0)),
+        (["--distort", "1", "--translate", "0"], (0, 1)),
+    ],
+)
+def test_a_distortion_replaces_the_default_shift_and_none_does_not(options, expected):
+    arguments = terminal.parser("", {"translate": 2, "distort": 0.0}).parse_args(options)
+    assert (arguments.translate, arguments.distort) == expected
+
+
 def test_bad_options_end_with_status_2_and_a_line(refusal):
     for options, message in [
-        (["--temperature", "0"], "0 is not from 0.001 to 1e+06"),
+        (["--temperature", "0"], "0 is not from 0.001 to 1000000"),
         (["--temperature", "-4"], "--temperature: -4 is not"),
         (["--temperature", "hot"], "'hot' is not a number"),
         (["--temperature", "nan"], "nan is not"),
@@ -184,7 +201,7 @@ def test_bad_options_end_with_status_2_and_a_line(refusal):
         (["--activation", "tahn"], "invalid choice: 'tahn'"),
         (["--crop", "-1"], "--crop: -1 is not from 0 to"),
         (["--distort", "-1"], "--distort: -1 is not from 0 to 10"),
-        (["--distort", "1", "--translate", "1"], "not allowed with argument"),
+        (["--distort", "1", "--translate", "1"], "exclude each other"),
         (["--temprature", "4"], "unrecognized arguments: --temprature"),
     ]:
         status, line = refusal(distill.main, *options)
@@ -200,8 +217,8 @@ def test_what_the_user_can_mend_ends_with_status_1_and_a_line(refusal, tiny, tmp
     status, line = refusal(distill.main, *common_options)
     assert (status, "no such model file: `python teacher.py`" in line) == (1, True)
     ends_in_softmax(net).save(tmp_path / "soft.keras")
-    for views in ([], ["--distort", "1"]):
-        status, line = refusal(distill.main, *common_options, "--teacher", tmp_path / "soft.keras", *views)
+    for distortion in ([], ["--distort", "1"]):
+        status, line = refusal(distill.main, *common_options, "--teacher", tmp_path / "soft.keras", *distortion)
         assert (status, "ends in a softmax" in line) == (1, True)
     status, line = refusal(student.main, "--data", tiny, "--out", tmp_path, "--batch-size", "1000")
     assert (status, "--batch-size 1000 is larger than the 220" in line) == (1, True)

@@ -2,7 +2,7 @@
 
 import json
 
-import common
+from support import UserError, models, terminal
 
 import keras
 import numpy as np
@@ -24,22 +24,26 @@ def small_set(labels):
     return data.Dataset(split, split, split, 3)
 
 
+def evaluated(cost, test, validation):
+    return evaluate.Evaluated(cost, {}, [], "", test, validation)
+
+
 def test_measure_counts_errors_per_class_and_agreement():
     digits = small_set([0, 0, 1, 2])
     logits = np.eye(3, dtype=np.float32)[[0, 1, 1, 0]] * 5
-    answers = evaluate.Answers({"parameters": 7}, "", logits, logits)
-    teacher = evaluate.Answers({}, "", np.eye(3, dtype=np.float32)[[0, 1, 2, 2]], logits)
-    row = evaluate.measure(answers, digits, teacher)
+    its = evaluated({"parameters": 7}, logits, logits)
+    teacher = evaluated({}, np.eye(3, dtype=np.float32)[[0, 1, 2, 2]], logits)
+    row = evaluate.measure(its, digits, teacher)
     assert row["parameters"] == 7
     assert row["test_errors"] == 2
     assert row["accuracy"] == 0.5
     assert row["agreement"] == 0.5
     assert row["errors_per_class"] == [1, 0, 1]
-    assert row["nll_at_best_temperature"] < row["nll"]
-    assert row["ece_at_best_temperature"] < row["ece"]
+    assert row["nll_at_best"] < row["nll"]
+    assert row["ece_at_best"] < row["ece"]
     assert json.loads(json.dumps(row)) == row
-    alone = evaluate.measure(answers, digits._replace(validation=data.Split(*(x[:0] for x in digits.test))), None)
-    unknown = ("agreement", "kl_to_teacher", "best_temperature", "ece_at_best_temperature")
+    alone = evaluate.measure(its, digits._replace(validation=data.Split(*(x[:0] for x in digits.test))), None)
+    unknown = ("agreement", "kl_to_teacher", "best_temperature", "ece_at_best")
     assert all(alone[key] is None for key in unknown)
 
 
@@ -48,23 +52,24 @@ def test_temperature_is_fitted_on_validation_and_tried_on_test():
     labels, gaps = np.array([0, 0, 0, 1], np.int32), np.array([[4.0, 0.0]] * 4, np.float32)
     images = np.zeros((4, 2, 2), np.uint8)
     digits = data.Dataset(None, data.Split(images, labels), data.Split(images, 0 * labels), 2)
-    teacher = evaluate.Answers({}, "", np.log(np.array([[0.5, 0.5]] * 4, np.float32)), gaps)
-    row = evaluate.measure(evaluate.Answers({}, "", gaps, gaps), digits, teacher)
+    teacher = evaluated({}, np.log(np.array([[0.5, 0.5]] * 4, np.float32)), gaps)
+    row = evaluate.measure(evaluated({}, gaps, gaps), digits, teacher)
     assert row["best_temperature"] == pytest.approx(4 / np.log(3), rel=1e-3)
-    assert row["nll_at_best_temperature"] == pytest.approx(np.log(4 / 3), rel=1e-3)
-    assert row["ece_at_best_temperature"] == pytest.approx(0.25, rel=1e-3)
+    assert row["nll_at_best"] == pytest.approx(np.log(4 / 3), rel=1e-3)
+    assert row["ece_at_best"] == pytest.approx(0.25, rel=1e-3)
     sure = 1 / (1 + np.exp(-4))
     assert row["kl_to_teacher"] == pytest.approx(-np.log(2) - 0.5 * np.log(sure * (1 - sure)), rel=1e-5)
     assert (row["accuracy_low"], row["accuracy_high"]) == (pytest.approx(0.5101, abs=1e-4), 1.0)  # Wilson of 4 in 4
 
 
-def test_the_report_of_a_stranger_alone(tiny, tmp_path, monkeypatch, capsys):
-    """One model that is not ours, no teacher, no validation images, figures as SVG."""
+def test_the_report_of_one_foreign_model(tiny, tmp_path, monkeypatch, capsys):
+    """One model that Keras saved, no teacher, no validation images, figures as SVG."""
     net = keras.Sequential([student.build_student((12, 10), 3), keras.layers.Softmax()])
     net.save(tmp_path / "my net.keras")
     (tmp_path / "my net.csv").write_text("epoch,accuracy,loss,val_accuracy,val_loss\n0,0.9,0.1,0.9,0.1\n")
     (tmp_path / "out" / "plots").mkdir(parents=True)
-    (tmp_path / "out" / "plots" / "gallery.svg").touch()  # of an earlier evaluation
+    for name in ("gallery.svg", "gallery.png", "errors_per_class.pdf"):  # of earlier evaluations
+        (tmp_path / "out" / "plots" / name).touch()
     options = [
         "--data",
         tiny,
@@ -77,31 +82,30 @@ def test_the_report_of_a_stranger_alone(tiny, tmp_path, monkeypatch, capsys):
         tmp_path / "my net.keras",
     ]
     monkeypatch.setattr("sys.argv", ["evaluate.py", *map(str, options)])
-    common.run(evaluate.main)
+    terminal.run(evaluate.main)
     printed = capsys.readouterr().out
     row = json.loads((tmp_path / "out" / "metrics.json").read_text())["models"]["my net"]
     assert row["best_temperature"] is row["agreement"] is None
     assert "my net.keras ends in a softmax" in printed
     drawn = sorted(path.name for path in (tmp_path / "out" / "plots").iterdir())
-    assert drawn == ["accuracy_against_parameters.svg", "errors_per_class.svg", "mistakes.svg"]
+    assert drawn == ["accuracy_against_parameters.svg", "confusions.svg", "errors_per_class.svg"]
 
 
-def test_a_teacher_of_another_name_is_no_student(tiny, tmp_path, monkeypatch):
+def test_a_teacher_is_no_student_and_listed_once_however_it_is_named(tiny, tmp_path, monkeypatch):
     for name in ("big", "small"):
         student.build_student((12, 10), 3).save(tmp_path / f"{name}.keras")
     drawn = {}
-    monkeypatch.setattr(
-        evaluate, "draw", lambda digits, logits, histories, rows, students, *rest: drawn.update(s=students)
-    )
+    monkeypatch.setattr(evaluate, "draw", lambda data, its, rows, students, *rest: drawn.update(its=its, s=students))
     big, small = tmp_path / "big.keras", tmp_path / "small.keras"
-    options = ["--data", tiny, "--out", tmp_path, "--teacher", big, big, small]
+    monkeypatch.chdir(tmp_path)  # the teacher's path is spelled in two ways
+    options = ["--data", tiny, "--out", tmp_path, "--teacher", big, "big.keras", small]
     monkeypatch.setattr("sys.argv", ["evaluate.py", *map(str, options)])
-    common.run(evaluate.main)
-    assert drawn["s"] == ["small"]
+    terminal.run(evaluate.main)
+    assert (list(drawn["its"]), drawn["s"]) == (["big", "small"], ["small"])
 
 
 def test_multiply_adds_are_those_of_the_layers():
-    assert evaluate.multiply_adds(student.build_student((28, 28), 10)) == 784 * 64 + 64 * 64 + 64 * 10
+    assert models.multiply_adds(student.build_student((28, 28), 10)) == 784 * 64 + 64 * 64 + 64 * 10
     layers = keras.layers
     net = keras.Sequential(
         [
@@ -113,8 +117,8 @@ def test_multiply_adds_are_those_of_the_layers():
             layers.Dense(5),
         ]
     )
-    assert evaluate.multiply_adds(net) == 6 * 4 * 4 * 9 + 6 * 4 * 4 * 9 + 96 * 5
-    assert evaluate.multiply_adds(keras.Sequential([keras.Input((8, 6)), layers.LSTM(3), layers.Dense(2)])) is None
+    assert models.multiply_adds(net) == 6 * 4 * 4 * 9 + 6 * 4 * 4 * 9 + 96 * 5
+    assert models.multiply_adds(keras.Sequential([keras.Input((8, 6)), layers.LSTM(3), layers.Dense(2)])) is None
 
 
 def test_a_model_that_ends_in_softmax_is_recognised_and_gives_the_same_metrics(digits, tmp_path, capsys):
@@ -123,7 +127,8 @@ def test_a_model_that_ends_in_softmax_is_recognised_and_gives_the_same_metrics(d
     net.save(tmp_path / "net.keras")
     keras.Sequential([net, keras.layers.Softmax()]).save(tmp_path / "soft.keras")
     plain, soft = (
-        evaluate.measure(evaluate.ask(tmp_path / f"{name}.keras", digits), digits, None) for name in ("net", "soft")
+        evaluate.measure(evaluate.run_model(tmp_path / f"{name}.keras", digits), digits, None)
+        for name in ("net", "soft")
     )
     assert "soft.keras ends in a softmax" in capsys.readouterr().out
     for key in ("test_errors", "nll", "ece", "best_temperature", "multiply_adds", "parameters"):
@@ -136,8 +141,8 @@ def test_a_model_that_is_not_finite_is_refused(digits, tmp_path):
     net = student.build_student(digits.image_shape, digits.num_classes)
     net.set_weights([np.full_like(weight, np.nan) for weight in net.get_weights()])
     net.save(tmp_path / "nan.keras")
-    with pytest.raises(common.UserError, match=r"nan.keras: the model's outputs are not finite"):
-        evaluate.ask(tmp_path / "nan.keras", digits)
+    with pytest.raises(UserError, match=r"nan.keras: the model's outputs are not finite"):
+        evaluate.run_model(tmp_path / "nan.keras", digits)
 
 
 def test_compare_sorts_images_by_which_model_is_right():
@@ -154,7 +159,7 @@ def test_compare_sorts_images_by_which_model_is_right():
     }
 
 
-def test_models_are_found_in_the_order_of_the_story_without_scratch_files(tmp_path):
+def test_models_are_found_in_order_without_scratch_files(tmp_path):
     for name in ("distilled", "another", "student", ".student.partial", "teacher"):
         (tmp_path / f"{name}.keras").touch()
     assert list(evaluate.find_models([], tmp_path)) == ["teacher", "student", "distilled", "another"]

@@ -3,7 +3,7 @@
 import os
 import sys
 
-import common
+from support import UserError, models, terminal
 
 import conftest
 import keras
@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 
 import data
-import export
 import student
-import training
+from tools import export
 
 
 @pytest.fixture(scope="module")
@@ -23,52 +22,52 @@ def real(tmp_path_factory):
     recipe = conftest.RECIPE | {"hidden": [64, 64], "epochs": 1, "batch_size": 250, "learning_rate": 5e-3}
     net, history = student.train_student(digits, recipe)
     folder = tmp_path_factory.mktemp("export")
-    training.save(net, folder / "distilled.keras", recipe, history)
+    models.save(net, folder / "distilled.keras", recipe, history)
     return digits, net, folder
 
 
 @pytest.fixture(scope="module")
-def files(real):
+def exported(real):
     digits, net, folder = real
     export.convert(net, folder / "a.tflite")
     export.convert(net, folder / "b.tflite", **export.int8_options(digits.train.images[:300]))
     return folder / "a.tflite", folder / "b.tflite"
 
 
-def test_files_give_the_classes_of_the_model_on_real_digits(real, files):
+def test_files_give_the_classes_of_the_model_on_real_digits(real, exported):
     digits, net, _ = real
     images = digits.test.images[:2000]
-    classes = training.predictor(net)(images).argmax(-1)
-    plain, microseconds = export.run_file(files[0], images)
+    classes = models.predictor(net)(images).argmax(-1)
+    plain, microseconds = export.run_file(exported[0], images)
     np.testing.assert_array_equal(plain, classes)
     assert microseconds > 0
-    small, _ = export.run_file(files[1], images)
+    small, _ = export.run_file(exported[1], images)
     assert np.mean(small != classes) < 0.01
     assert np.mean(classes == digits.test.labels[:2000]) > 0.9  # or agreement would say little
 
 
-def test_the_small_file_is_int8_from_end_to_end(files):
-    made = export.interpreter(files[1])
+def test_the_small_file_is_int8_from_end_to_end(exported):
+    made = export.interpreter(exported[1])
     assert made.get_input_details()[0]["dtype"] == made.get_output_details()[0]["dtype"] == np.int8
     weights = [detail for detail in made.get_tensor_details() if len(detail["shape"]) == 2]
     assert all(detail["dtype"] in (np.int8, np.int32) for detail in weights)
-    assert files[1].stat().st_size <= files[0].stat().st_size / 3
+    assert exported[1].stat().st_size <= exported[0].stat().st_size / 3
 
 
 def test_the_script_writes_both_files_and_says_what_they_do(real, monkeypatch, capfd):
     monkeypatch.setattr(sys, "argv", ["export.py", "--out", str(real[2])])
-    common.run(export.main)
+    terminal.run(export.main)
     printed, noise = capfd.readouterr()
     assert noise == ""
-    lines = printed.splitlines()[-3:]
+    lines = printed.rstrip().splitlines()[-3:]
     assert [line.split()[0] for line in lines] == ["distilled.keras", "distilled.tflite", "distilled_int8.tflite"]
-    errors = training.count_errors(real[1], real[0].test)
+    errors = models.count_errors(real[1], real[0].test)
     assert f" {errors:,} " in lines[0]
     assert lines[1].split()[2:5] == [f"{errors:,}", f"{1 - errors / 10_000:.2%}", "0"]
 
 
-def test_an_interrupted_export_leaves_the_last_file_whole(real, files, monkeypatch):
-    before, names = files[0].read_bytes(), sorted(os.listdir(real[2]))
+def test_an_interrupted_export_leaves_the_last_file_whole(real, exported, monkeypatch):
+    before, names = exported[0].read_bytes(), sorted(os.listdir(real[2]))
 
     def interrupted(scratch, **options):
         scratch.write_bytes(b"half")
@@ -76,8 +75,8 @@ def test_an_interrupted_export_leaves_the_last_file_whole(real, files, monkeypat
 
     monkeypatch.setattr(keras.Sequential, "export", lambda self, scratch, **options: interrupted(scratch))
     with pytest.raises(KeyboardInterrupt):
-        export.convert(real[1], files[0])
-    assert (files[0].read_bytes(), sorted(os.listdir(real[2]))) == (before, names)
+        export.convert(real[1], exported[0])
+    assert (exported[0].read_bytes(), sorted(os.listdir(real[2]))) == (before, names)
 
 
 def test_a_model_that_cannot_be_converted_is_refused_in_a_line(refusal, real, tmp_path):
@@ -86,13 +85,13 @@ def test_a_model_that_cannot_be_converted_is_refused_in_a_line(refusal, real, tm
             return keras.ops.fft2((x, x))[0]
 
     net = keras.Sequential([keras.Input((28, 28)), Odd(), keras.layers.Flatten(), keras.layers.Dense(10)])
-    with pytest.raises(common.UserError, match=r"cannot convert this model to odd.tflite \("):
+    with pytest.raises(UserError, match=r"cannot convert this model to odd.tflite \("):
         export.convert(net, tmp_path / "odd.tflite", **export.int8_options(real[0].train.images[:10]))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_missing_interpreter_is_asked_for_by_name(files, monkeypatch):
+def test_a_missing_interpreter_is_asked_for_by_name(exported, monkeypatch):
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
     monkeypatch.delattr("tensorflow.lite.Interpreter")
-    with pytest.raises(common.UserError, match="pip install ai-edge-litert"):
-        export.interpreter(files[0])
+    with pytest.raises(UserError, match="pip install ai-edge-litert"):
+        export.interpreter(exported[0])

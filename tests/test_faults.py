@@ -19,8 +19,7 @@ import time
 import zipfile
 from pathlib import Path
 
-import common
-from common import UserError
+from support import UserError, files, models, terminal, training
 
 import keras
 import numpy as np
@@ -32,13 +31,10 @@ from hypothesis import strategies as st
 import data
 import distill
 import evaluate
-import export
-import frontier
-import paper
 import student
-import sweep
 import teacher
-import training
+from studies import headline, paper, small_nets
+from tools import export, sweep
 
 MUTATIONS = 200
 
@@ -50,13 +46,13 @@ def digits(tiny):
 
 @pytest.fixture(scope="module")
 def whole(digits, tmp_path_factory):
-    """A folder with a saved model, its history, a data file and cached logits, to be damaged in copies."""
+    """A folder with a saved model, its history, a data file, cached logits and a checkpoint, to be damaged in copies."""
     folder = tmp_path_factory.mktemp("whole")
     net, history = student.train_student(digits, RECIPE)
-    training.save(net, folder / "net.keras", RECIPE, history)
+    models.save(net, folder / "net.keras", RECIPE, history)
     distill.teacher_logits(net, digits.train.images, cache=folder)
     np.savez_compressed(folder / "data.npz", **make_arrays())
-    training.Checkpoint(folder / "checkpoint.npz", RECIPE, True).keep(net.variables, history)
+    training.Checkpoint(folder / "checkpoint.npz", RECIPE, True).save(net.variables, history)
     return folder
 
 
@@ -133,12 +129,12 @@ def outcomes(path, read, expected, rezipped=True):
 def test_a_damaged_model_file_is_refused_or_harmless(whole, digits, tmp_path):
     path = tmp_path / "net.keras"
     shutil.copy(whole / "net.keras", path)
-    made = training.load_settings(path)
+    made = models.load_settings(path)
 
     def read():
-        model = training.load(path, digits.image_shape, digits.num_classes)
-        assert training.load_settings(path) == made
-        return *model.get_weights(), np.array(training.load_history(path))
+        model = models.load(path, digits.image_shape, digits.num_classes)
+        assert models.load_settings(path) == made
+        return *model.get_weights(), np.array(models.load_history(path))
 
     assert outcomes(path, read, read())["refused"] > MUTATIONS / 2
 
@@ -149,7 +145,7 @@ def test_the_shipped_data_file_is_refused_when_it_is_damaged(whole, tmp_path, mo
     with np.load(path) as file:
         digests = {key: hashlib.sha256(file[key]).hexdigest() for key in data.SHA256}
     monkeypatch.setattr(data, "SHA256", digests)
-    monkeypatch.setattr(data, "SHIPPED", path)
+    monkeypatch.setattr(data, "MNIST", path)
 
     def read():
         return [array for split in data.load()[:3] for array in split]
@@ -179,27 +175,27 @@ def test_damaged_arrays_are_refused_or_harmless(whole, tmp_path, name):
     shutil.copy(whole / name, tmp_path)
 
     def read():
-        return [array for _, array in sorted(common.load_arrays(tmp_path / name).items())]
+        return [array for _, array in sorted(files.load_arrays(tmp_path / name).items())]
 
     assert outcomes(tmp_path / name, read, read())["refused"] > MUTATIONS / 2
 
 
 def test_whole_files_in_each_other_s_place_are_refused(whole, digits, tmp_path):
     arrays = {"one": np.zeros(3), "other": np.ones(3)}
-    common.save_arrays(tmp_path / "swapped.npz", **arrays)
+    files.save_arrays(tmp_path / "swapped.npz", **arrays)
     with np.load(tmp_path / "swapped.npz") as file:
         contents = {name: file[name] for name in file.files}
     np.savez(tmp_path / "swapped.npz", **contents | {"one": contents["other"], "other": contents["one"]})
     with pytest.raises(UserError, match="its contents have changed"):
-        common.load_arrays(tmp_path / "swapped.npz")
+        files.load_arrays(tmp_path / "swapped.npz")
     np.savez(
         tmp_path / "swapped.npz",
         **{{"one": "other", "other": "one"}.get(name, name): contents[name] for name in contents},
     )
     with pytest.raises(UserError, match="its contents have changed"):
-        common.load_arrays(tmp_path / "swapped.npz")
+        files.load_arrays(tmp_path / "swapped.npz")
 
-    net = training.load(whole / "net.keras", digits.image_shape, digits.num_classes)
+    net = models.load(whole / "net.keras", digits.image_shape, digits.num_classes)
     distill.teacher_logits(net, digits.train.images, 1, cache=tmp_path)
     (tmp_path / "teacher_logits_1px.npz").rename(tmp_path / "teacher_logits_0px.npz")
     assert distill.teacher_logits(net, digits.train.images, 0, cache=tmp_path).shape == (len(digits.train.images), 1, 3)
@@ -210,11 +206,11 @@ def test_whole_files_in_each_other_s_place_are_refused(whole, digits, tmp_path):
 
     shutil.copy(whole / "net.keras", tmp_path / "net.h5")  # Keras would look for another format in it
     with pytest.raises(UserError, match="does not end in .keras"):
-        training.load(tmp_path / "net.h5", digits.image_shape, digits.num_classes)
+        models.load(tmp_path / "net.h5", digits.image_shape, digits.num_classes)
 
 
 def test_damaged_logits_are_computed_again(whole, digits, tmp_path):
-    net = training.load(whole / "net.keras", digits.image_shape, digits.num_classes)
+    net = models.load(whole / "net.keras", digits.image_shape, digits.num_classes)
     path = tmp_path / "teacher_logits_0px.npz"
     expected = distill.teacher_logits(net, digits.train.images, cache=tmp_path)
     content = path.read_bytes()
@@ -229,11 +225,11 @@ def test_a_checkpoint_of_another_version_is_refused(tiny, tmp_path, monkeypatch,
 
     options = ["--data", tiny, "--out", tmp_path, "--epochs", 2, "--batch-size", 20, "--hidden", 8, "--resume"]
     with monkeypatch.context() as patch:
-        patch.setattr(training, "save", full)
+        patch.setattr(models, "save", full)
         assert ended(teacher.main, *options)[0] == 1  # with all epochs done, so that its checkpoint stays
-    other = common.versions() | {"keras": "2.0.0"}
+    other = files.versions() | {"keras": "2.0.0"}
     with monkeypatch.context() as patch:
-        patch.setattr(common, "versions", lambda: other)
+        patch.setattr(files, "versions", lambda: other)
         status, stderr = ended(teacher.main, *options)
         assert (status, "other settings (keras)" in stderr) == (1, True)
     assert ended(teacher.main, *options) == (0, "")
@@ -241,7 +237,7 @@ def test_a_checkpoint_of_another_version_is_refused(tiny, tmp_path, monkeypatch,
 
 @pytest.mark.parametrize(
     ("read", "name"),
-    [(data.load, "data.npz"), (common.load_arrays, "checkpoint.npz"), (training.load_settings, "net.keras")],
+    [(data.load, "data.npz"), (files.load_arrays, "checkpoint.npz"), (models.load_settings, "net.keras")],
 )
 def test_a_file_that_may_not_be_read_is_not_called_damaged(whole, monkeypatch, read, name):
     def locked(path):
@@ -313,25 +309,13 @@ def climbing_member(path):
 
 
 def weights_that_unpack(path):
-    """HDF5 has compression of its own: 4 GB of zeros in some kilobytes."""
+    """HDF5 has compression of its own: 4 GB of zeros in some kilobytes. Keras refuses them."""
     import h5py
 
     file = io.BytesIO()
     with h5py.File(file, "w") as weights:
-        weights.create_dataset("layers/dense/vars/0", shape=(2**30,), dtype="f4", chunks=(2**20,), compression="gzip")
-    rewritten(path, {"model.weights.h5": file.getvalue()})
-
-
-def weights_in_a_large_chunk(path):
-    """The biases are as they should be, three zeros; to read them, HDF5 would unpack 3 GB, had those been written."""
-    import h5py
-
-    with zipfile.ZipFile(path) as archive:
-        file = io.BytesIO(archive.read("model.weights.h5"))
-    with h5py.File(file, "a") as weights:
-        del weights["layers/dense/vars/1"]
         weights.create_dataset(
-            "layers/dense/vars/1", shape=(3,), dtype="f4", maxshape=(None,), chunks=(3 * 2**28,), compression="gzip"
+            "layers/dense/vars/0", shape=(2**30 + 1,), dtype="f4", chunks=(2**20,), compression="gzip"
         )
     rewritten(path, {"model.weights.h5": file.getvalue()})
 
@@ -341,7 +325,7 @@ def large_net(path):
 
 
 def settings_that_are_none(path):
-    rewritten(path, {training.SETTINGS: b"[]"})
+    rewritten(path, {models.SETTINGS: b"[]"})
 
 
 def bomb(path):
@@ -358,7 +342,6 @@ ATTACKS = (
     foreign_function,
     climbing_member,
     weights_that_unpack,
-    weights_in_a_large_chunk,
     large_net,
     bomb,
 )
@@ -370,8 +353,8 @@ def test_a_hostile_model_runs_nothing_and_stays_small(whole, tiny, tmp_path, att
     digits = data.load(tiny)
     keras.Sequential([keras.Input((12, 10)), keras.layers.Flatten(), keras.layers.Dense(3)]).save(path)
     attack(path)
-    with growing_by_at_most(500_000), pytest.raises(UserError, match="no .keras file that can be loaded") as refused:
-        training.load(path, digits.image_shape, digits.num_classes)
+    with growing_by_at_most(500_000), pytest.raises(UserError, match="net.keras cannot be read") as refused:
+        models.load(path, digits.image_shape, digits.num_classes)
     assert "\n" not in str(refused.value)
     assert sorted(os.listdir(tmp_path)) == ["net.keras"]
     assert not os.path.exists("/tmp/owned_by_a_test")
@@ -386,7 +369,7 @@ def test_settings_that_are_none_are_refused(tmp_path):
     keras.Sequential([keras.Input((12, 10)), keras.layers.Flatten()]).save(tmp_path / "net.keras")
     settings_that_are_none(tmp_path / "net.keras")
     with pytest.raises(UserError, match="holds no settings"):
-        training.load_settings(tmp_path / "net.keras")
+        models.load_settings(tmp_path / "net.keras")
 
 
 def head_of(shape):
@@ -410,11 +393,17 @@ def data_bomb(path):
     bomb(path)
 
 
-def test_arrays_that_unpack_to_too_much_are_refused(tmp_path, monkeypatch):
+def test_what_unpacks_to_far_more_than_its_size_is_refused_and_large_files_are_not(tmp_path, monkeypatch):
     np.savez_compressed(tmp_path / "logits.npz", logits=np.zeros(10_000, np.float32))
-    monkeypatch.setattr(common, "MOST_BYTES", 10_000)
-    with pytest.raises(UserError, match="10,000 are the most"):
-        common.load_arrays(tmp_path / "logits.npz")
+    monkeypatch.setattr(files, "SMALL_BYTES", 10_000)
+    with pytest.raises(UserError, match="10,000 is the limit"):
+        files.load_arrays(tmp_path / "logits.npz")
+    # A large file that is honest about its size is read, however large it is: a checkpoint, cached logits, a model.
+    files.save_arrays(tmp_path / "logits.npz", logits=np.zeros(10_000, np.float32))
+    assert len(files.load_arrays(tmp_path / "logits.npz")["logits"]) == 10_000
+    net = student.build_student((12, 10), 3, [64, 64])
+    net.save(tmp_path / "net.keras")
+    assert models.load(tmp_path / "net.keras", (12, 10), 3).count_params() * 4 > 10_000
 
 
 @pytest.mark.parametrize("attack", [pickled, huge_shape, data_bomb], ids=lambda attack: attack.__name__)
@@ -595,7 +584,9 @@ def read_only():
 
 
 @pytest.mark.parametrize(
-    "script", [teacher, student, distill, evaluate, sweep, export, paper, frontier], ids=lambda script: script.__name__
+    "script",
+    [teacher, student, distill, evaluate, sweep, export, paper, small_nets, headline],
+    ids=lambda script: script.__name__,
 )
 def test_where_nothing_can_be_written_each_script_says_so_at_once(script, refusal, read_only):
     for place in (read_only, ROOT / "README.md", ROOT / "README.md" / "below"):
@@ -612,7 +603,7 @@ def test_two_runs_never_share_a_folder(tiny, tmp_path, ended):
         assert status == 1
         assert stderr == (
             f"student.py: error: {tmp_path} is in use by teacher.py, process {first.pid}:"
-            " wait until it ends, or write elsewhere with --out\n"
+            " wait until it ends, or choose another --out\n"
         )
     finally:
         first.kill()
@@ -637,7 +628,7 @@ def start(*arguments):
 def test_a_full_disk_is_an_error_of_a_line(main, whole, tiny, tmp_path, monkeypatch, ended):
     shutil.copy(whole / "net.keras", tmp_path / "student.keras")
     before = (tmp_path / "student.keras").read_bytes()
-    real = common.replacing
+    real = files.atomic_write
 
     @contextlib.contextmanager
     def full(path):
@@ -645,8 +636,7 @@ def test_a_full_disk_is_an_error_of_a_line(main, whole, tiny, tmp_path, monkeypa
             yield scratch
             raise OSError(28, "No space left on device", str(path))
 
-    for module in (common, training):
-        monkeypatch.setattr(module, "replacing", full)
+    monkeypatch.setattr(files, "atomic_write", full)
     options = [] if main is evaluate.main else ["--epochs", 1, "--batch-size", 20]
     status, stderr = ended(main, "--data", tiny, "--out", tmp_path, *options)
     assert (status, stderr.count("\n"), "No space left on device" in stderr) == (1, 1, True)
@@ -661,10 +651,10 @@ RUNS = {  # script: options, beside --data and --out, with which it runs for som
     "teacher.py": ["--epochs", "400", "--batch-size", "20", "--hidden", "8"],
     "student.py": ["--epochs", "400", "--batch-size", "20"],
     "distill.py": ["--epochs", "200", "--batch-size", "20", "--translate", "1"],
-    "sweep.py": ["--epochs", "20", "--batch-size", "20", "--temperatures", "2", "4", "--alphas", "0.9"],
+    "tools/sweep.py": ["--epochs", "20", "--batch-size", "20", "--temperatures", "2", "4", "--alphas", "0.9"],
     "evaluate.py": [],
-    "export.py": [],
-    "paper.py": ["smoothing", "--quick", "--seeds", "1"],
+    "tools/export.py": [],
+    "studies/paper.py": ["smoothing", "--quick", "--seeds", "1"],
 }
 LAUNCH = """
 import os, runpy, signal, sys
@@ -683,13 +673,14 @@ if "--data" not in sys.argv:  # a script on MNIST alone, in batches of up to 500
     digits = data.load(tiny, 0)
     digits = digits._replace(train=data.Split(*(part.repeat(3, 0) for part in digits.train)))
     data.load = lambda validation: digits
+sys.path.insert(0, os.path.dirname(sys.argv[0]))
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
 def launch(script, tiny, out, *options, killed_in="fsync", at=0):
     """A script of RUNS as a process; it is killed as it calls os.fsync, or another, for the `at`th time."""
-    data_options = [] if script == "paper.py" else ["--data", tiny]
+    data_options = [] if script == "studies/paper.py" else ["--data", tiny]
     launcher = ["-c", LAUNCH, killed_in, at, tiny]
     return start(*launcher, ROOT / script, "--out", out, *data_options, *RUNS[script], *options)
 
@@ -716,10 +707,10 @@ def look(out, digits):
     found = [path for path in out.rglob("*") if path.is_file() and not path.name.startswith(".")]
     for path in found:
         if path.suffix == ".keras":
-            training.load(path, digits.image_shape, digits.num_classes)
-            assert training.load_history(path)
+            models.load(path, digits.image_shape, digits.num_classes)
+            assert models.load_history(path)
         elif path.suffix == ".npz":
-            assert common.load_arrays(path)
+            assert files.load_arrays(path)
         elif path.suffix == ".json":
             assert json.loads(path.read_text())
         elif path.suffix == ".png":
@@ -753,11 +744,11 @@ def test_a_script_that_is_ended_at_any_moment_leaves_whole_files(script, ending,
             process.communicate(timeout=lasts * (num_ended + 0.5) / MOMENTS)
         process.send_signal(ending)
         _, stderr = process.communicate(timeout=60)
-        assert process.returncode in (0, -ending, common.STOPPED), stderr
+        assert process.returncode in (0, -ending, terminal.STOPPED), stderr
         assert "Traceback" not in stderr
         assert look(out, digits) >= 8
-        if process.returncode == common.STOPPED:
-            assert "stopped; every file is whole" in stderr
+        if process.returncode == terminal.STOPPED:
+            assert "stopped; every file is complete" in stderr
             assert not list(out.rglob(".*.partial-*"))
         if process.returncode:
             num_ended += 1
@@ -766,45 +757,48 @@ def test_a_script_that_is_ended_at_any_moment_leaves_whole_files(script, ending,
     see_it_through(launch(script, tiny, out), out)
 
 
-@pytest.mark.parametrize("block", ["contextlib.suppress(BaseException)", "common.quiet()"])
+@pytest.mark.parametrize("block", ["contextlib.suppress(BaseException)", "support.quiet()"])
 def test_ctrl_c_is_heard_where_an_exception_would_be_lost_and_leaves_no_half_file(tmp_path, block):
     (tmp_path / "result.txt").write_text("old")
     code = f"""
-import contextlib, os, signal, sys, common
+import contextlib, os, signal, sys
+import support
+from support import files, terminal
 def main():
-    with common.replacing(sys.argv[1]) as scratch:
+    with files.atomic_write(sys.argv[1]) as scratch:
         scratch.write_text("half")
         with {block}:  # HDF5 does not let out what its callbacks raise
             os.kill(os.getpid(), signal.SIGINT)
             print("went on")
         print("went on")
 signal.signal(signal.SIGINT, signal.default_int_handler)
-common.run(main)
+terminal.run(main)
 """
     command = [sys.executable, "-c", code, tmp_path / "result.txt"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
-    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (common.STOPPED, "", 1)
-    assert "stopped; every file is whole" in done.stderr
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (terminal.STOPPED, "", 1)
+    assert "stopped; every file is complete" in done.stderr
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("result.txt", "old")]
 
 
 def test_ctrl_c_ends_a_script_whose_reader_is_gone():
     """As `python distill.py 2>&1 | tee log`: Ctrl-C ends tee too."""
     code = """
-import os, signal, common
+import os, signal
+from support import terminal
 def main():
     try:
         os.kill(os.getpid(), signal.SIGINT)
     except OSError:
         pass
 signal.signal(signal.SIGINT, signal.default_int_handler)
-common.run(main)
+terminal.run(main)
 """
     read_end, write_end = os.pipe()
     os.close(read_end)
     with open(write_end, "w") as pipe:
         done = subprocess.run([sys.executable, "-c", code], stdout=pipe, stderr=pipe, check=False, cwd=ROOT)
-    assert done.returncode == common.STOPPED
+    assert done.returncode == terminal.STOPPED
 
 
 @pytest.mark.kills
@@ -825,7 +819,7 @@ def test_a_script_that_is_killed_while_it_saves_leaves_whole_files(script, call,
             break  # it writes no more files than these
         assert process.returncode == -signal.SIGKILL, stderr
         killed_at += stderr
-    if call == "replace" and script not in ("evaluate.py", "export.py"):
+    if call == "replace" and script not in ("evaluate.py", "tools/export.py"):
         assert ".keras" in killed_at
     see_it_through(launch(script, tiny, out, *options), out)
 
@@ -844,6 +838,6 @@ def test_a_teacher_that_is_killed_again_and_again_ends_with_the_same_bits(tiny, 
         process.communicate()
     last = run_script("teacher.py", *options, "--out", tmp_path / "killed", "--resume")
     assert last.returncode == 0 and "going on after epoch" in last.stdout
-    one, other = (training.load(tmp_path / name / "teacher.keras", (12, 10), 3) for name in ("whole", "killed"))
+    one, other = (models.load(tmp_path / name / "teacher.keras", (12, 10), 3) for name in ("whole", "killed"))
     for weight, again in zip(one.get_weights(), other.get_weights(), strict=True):
         assert np.array_equal(weight, again)

@@ -20,7 +20,7 @@ def log_softmax(values):
 
 
 def reference(labels, teacher, student, temperature, alpha):
-    """The formula of DESIGN and README, term by term, in float64."""
+    """The formula in README and in the docstring, term by term, in float64."""
     teacher, student = teacher.astype(np.float64), student.astype(np.float64)
     teacher_log, student_log = log_softmax(teacher / temperature), log_softmax(student / temperature)
     kl = (np.exp(teacher_log) * (teacher_log - student_log)).sum(-1)

@@ -2,10 +2,10 @@
 
 import math
 
+from support import metrics
+
 import numpy as np
 import pytest
-
-import metrics
 
 
 def test_wilson_interval_is_that_of_the_literature():
@@ -35,16 +35,16 @@ def test_mcnemar_is_exact():
 def test_pairs_are_images_and_not_seeds():
     first, second = np.zeros(1000, int), np.zeros(1000, int)
     first[:60], second[40:80] = 1, 1  # 40 images for which only the first is wrong, 20 for the second, 20 for both
-    assert metrics.paired(first, second) == pytest.approx(0.00982, abs=1e-5)  # z = 20 / sqrt(60) = 2.582
-    assert metrics.paired(second, first) == metrics.paired(first, second)
-    assert metrics.paired(5 * first, 5 * second) == pytest.approx(
-        metrics.paired(first, second)
+    assert metrics.paired_p(first, second) == pytest.approx(0.00982, abs=1e-5)  # z = 20 / sqrt(60) = 2.582
+    assert metrics.paired_p(second, first) == metrics.paired_p(first, second)
+    assert metrics.paired_p(5 * first, 5 * second) == pytest.approx(
+        metrics.paired_p(first, second)
     )  # five seeds alike are no five draws
-    assert metrics.paired(first, first) == 1
+    assert metrics.paired_p(first, first) == 1
 
 
-def test_mistakes_are_counted_by_label_and_answer():
-    counts = metrics.mistakes(np.array([0, 0, 1, 2, 2, 2]), np.array([0, 1, 1, 0, 0, 2]), 4)
+def test_confusions_are_counted_by_label_and_answer():
+    counts = metrics.confusion_counts(np.array([0, 0, 1, 2, 2, 2]), np.array([0, 1, 1, 0, 0, 2]), 4)
     assert counts.tolist() == [[0, 1, 0, 0], [0, 0, 0, 0], [2, 0, 0, 0], [0, 0, 0, 0]]
 
 

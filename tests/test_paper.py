@@ -3,7 +3,7 @@
 import json
 import sys
 
-import common
+from support import UserError, metrics, models, terminal
 
 import numpy as np
 import pytest
@@ -11,10 +11,7 @@ from conftest import make_arrays
 
 import data
 import distill
-import experiments
-import metrics
-import paper
-import training
+from studies import lab, paper, tables
 
 SMALL = {"hidden": [16, 16], "epochs": 2, "batch_size": 50}
 TENTH = np.full(10, 0.1)
@@ -30,19 +27,20 @@ def digits():
 @pytest.fixture
 def run(digits, tmp_path, monkeypatch, capsys, eager):
     """run(folder, *options) -> what paper.py printed; nets and data are small, results go to the folder."""
-    for module in (paper, experiments):  # `distilled` has its own
+    for module in (paper, lab):  # `distilled` uses those of lab
         for name, settings in list(vars(module).items()):
             if isinstance(settings, dict) and "net" in settings:
                 monkeypatch.setattr(module, name, settings | SMALL)
     for name, value in (("HELD_OUT", 60), ("TEMPERATURES", (20,)), ("WIDTHS", {8: 5e-3}), ("SHARES", (0.5,))):
         monkeypatch.setattr(paper, name, value)
     monkeypatch.setattr(data, "load", lambda validation: digits)
+    monkeypatch.setattr(tables, "fill", None)  # only five seeds are for the documents
 
     def run(name, *options):
-        monkeypatch.setattr(paper, "RESULTS", tmp_path / name)
+        monkeypatch.setattr(lab, "FOLDER", tmp_path / name)
         monkeypatch.setattr(sys, "argv", ["paper.py", "--out", str(tmp_path / name / "out"), *options])
         (tmp_path / name).mkdir(exist_ok=True)
-        common.run(paper.main)
+        terminal.run(paper.main)
         return capsys.readouterr().out
 
     return run
@@ -57,21 +55,21 @@ def runs(folder):
 def test_runs_that_were_stopped_end_like_those_that_were_not(run, tmp_path, monkeypatch):
     options = ("omissions", "--seeds", "1")
     printed = run("whole", *options)
-    keep = experiments.Lab.keep
+    save = lab.RunStore.save
 
-    def stop_after_the_teacher(lab, record):
+    def stop_after_the_teacher(store, record):
         if record["settings"]["net"] == "student":
             raise KeyboardInterrupt
-        keep(lab, record)
+        save(store, record)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(experiments.Lab, "keep", stop_after_the_teacher)
+        patch.setattr(lab.RunStore, "save", stop_after_the_teacher)
         run("stopped", *options)
     assert len(runs(tmp_path / "stopped")) == 1
     assert "5 runs, 1 of them finished before" in run("stopped", *options)
     assert runs(tmp_path / "stopped") == runs(tmp_path / "whole")
 
-    monkeypatch.setattr(experiments, "run", None)  # nothing is left to be run: the tables come from the file
+    monkeypatch.setattr(lab, "run", None)  # nothing is left to be run: the tables come from the file
     again = run("whole", *options)
     assert again[again.index("omissions:") :] == printed[printed.index("omissions:") :]
 
@@ -79,7 +77,7 @@ def test_runs_that_were_stopped_end_like_those_that_were_not(run, tmp_path, monk
 def test_every_experiment_runs_and_two_are_drawn(run, tmp_path):
     printed = run("every", "--seeds", "1")
     assert all(f"\n{name}: " in printed for name in paper.EXPERIMENTS)
-    assert "2x8: T 20 is best" in printed
+    assert "| 784-8-8-10 | 20     |" in printed
     for figure in ("temperatures", "labels"):
         assert (tmp_path / "every" / f"paper_{figure}.png").stat().st_size > 10_000
     for record in runs(tmp_path / "every"):
@@ -97,25 +95,34 @@ def test_a_run_keeps_what_it_is_and_which_images_it_has_wrong(run, digits, tmp_p
         assert np.array_equal(
             np.bincount(digits.test.labels[record["wrong"]], minlength=10), record["errors_per_class"]
         )
-    net = training.load(tmp_path / "kept" / "out" / "paper" / "translated_seed0" / "teacher.keras", (22, 10), 10)
-    assert training.count_errors(net, digits.test) == teacher["errors"]
+    net = models.load(tmp_path / "kept" / "out" / "studies" / "translated_seed0" / "teacher.keras", (22, 10), 10)
+    assert models.count_errors(net, digits.test) == teacher["errors"]
 
 
 def test_other_data_are_another_run(digits, tmp_path):
-    lab = experiments.Lab(digits, tmp_path, tmp_path / "paper.json")
-    lab.keep({"settings": paper.STUDENT, "seed": 0, "data": lab.data, "errors": 1})
-    assert experiments.Lab(digits, tmp_path, tmp_path / "paper.json").find(paper.STUDENT, 0)["errors"] == 1
-    assert not lab.find(paper.STUDENT, 1)
-    assert not lab.find(paper.STUDENT | {"epochs": 1}, 0)
+    store = lab.RunStore(digits, tmp_path, tmp_path / "paper.json")
+    store.save({"settings": paper.STUDENT, "seed": 0, "dataset": store.dataset_sha256, "errors": 1})
+    assert lab.RunStore(digits, tmp_path, tmp_path / "paper.json").find(paper.STUDENT, 0)["errors"] == 1
+    assert not store.find(paper.STUDENT, 1)
+    assert not store.find(paper.STUDENT | {"epochs": 1}, 0)
     others = digits._replace(test=data.Split(255 - digits.test.images, digits.test.labels))
-    assert not experiments.Lab(others, tmp_path, tmp_path / "paper.json").find(paper.STUDENT, 0)
+    assert not lab.RunStore(others, tmp_path, tmp_path / "paper.json").find(paper.STUDENT, 0)
+
+
+def test_records_from_before_an_option_are_those_of_its_default(digits, tmp_path):
+    store = lab.RunStore(digits, tmp_path, tmp_path / "paper.json")
+    old = {name: value for name, value in paper.STUDENT.items() if name not in ("crop", "distort", "activation")}
+    store.save({"settings": old, "seed": 0, "dataset": store.dataset_sha256, "errors": 1})
+    again = lab.RunStore(digits, tmp_path, tmp_path / "paper.json")
+    assert again.find(paper.STUDENT, 0)
+    assert not again.find(paper.STUDENT | {"crop": 1}, 0)
 
 
 @pytest.mark.parametrize("content", ['{"runs": [', "[]", '{"runs": [1]}', '{"runs": ["one"]}'])
 def test_a_damaged_results_file_is_refused(digits, tmp_path, content):
     (tmp_path / "paper.json").write_text(content)
-    with pytest.raises(common.UserError, match="cannot be read"):
-        experiments.Lab(digits, tmp_path, tmp_path / "paper.json")
+    with pytest.raises(UserError, match="cannot be read"):
+        lab.RunStore(digits, tmp_path, tmp_path / "paper.json")
 
 
 def test_wrong_options_are_refused(refusal):
@@ -125,7 +132,17 @@ def test_wrong_options_are_refused(refusal):
 
 
 def plan(names, seeds, quick=False):
-    return experiments.plan({name: paper.rows(name, quick) for name in names}, seeds)
+    return lab.plan({name: paper.rows(name, quick) for name in names}, seeds)
+
+
+def test_the_time_left_counts_cropping_pooling_and_a_teacher_that_must_be_trained_again(digits, tmp_path):
+    store = lab.RunStore(digits, tmp_path, tmp_path / "paper.json")
+    plain = lab.cost(store, paper.STUDENT, 0)
+    assert lab.cost(store, paper.STUDENT | {"crop": 2, "pool": 2}, 0) < plain
+    taught = lab.distilled(paper.TEACHER, 4)
+    assert lab.cost(store, taught, 0) == plain  # its teacher is a run of its own
+    store.save({"settings": paper.TEACHER, "seed": 0, "dataset": store.dataset_sha256})  # finished, its file gone
+    assert lab.cost(store, taught, 0) == plain + lab.cost(store, paper.TEACHER, 0)
 
 
 def test_the_plan_has_each_run_once_and_a_teacher_before_its_students():
@@ -150,26 +167,26 @@ def test_quick_is_a_tenth_of_it():
 
 def test_a_transfer_set_has_the_classes_asked_for():
     labels = np.arange(1000) % 10
-    chosen, kept = experiments.transfer_set(labels, paper.STUDENT | {"classes": [7, 8]}, 0)
+    chosen, kept = lab.transfer_set(labels, paper.STUDENT | {"classes": [7, 8]}, 0)
     assert len(chosen) == 200 and set(kept) == {7, 8} and np.array_equal(labels[chosen], kept)
 
 
 def test_labels_are_hidden_or_their_images_left_out():
     labels = np.arange(1000) % 10
     few = paper.STUDENT | {"labelled": 0.03}
-    chosen, kept = experiments.transfer_set(labels, few, 0)
+    chosen, kept = lab.transfer_set(labels, few, 0)
     assert len(set(chosen)) == 30 and np.array_equal(labels[chosen], kept)
-    everything, hidden = experiments.transfer_set(labels, few | {"keep_unlabelled": True}, 0)
+    everything, hidden = lab.transfer_set(labels, few | {"keep_unlabelled": True}, 0)
     assert np.array_equal(everything, np.arange(1000))
     known = np.flatnonzero(hidden >= 0)
     assert set(known) == set(chosen) and np.array_equal(hidden[known], labels[known])
-    assert set(experiments.transfer_set(labels, few, 1)[0]) != set(chosen)
+    assert set(lab.transfer_set(labels, few, 1)[0]) != set(chosen)
 
 
-def test_an_image_without_a_label_has_the_soft_term_only():
+def test_an_image_without_a_label_has_the_teachers_part_only():
     random = np.random.default_rng(0)
     teacher, student = random.normal(0, 3, (2, 2, 5)).astype(np.float32)
-    losses = experiments.combined_loss(4.0, 0.9, True)(np.array([2, -1]), teacher, student).numpy()
+    losses = lab.partly_labelled_loss(np.array([2, -1]), teacher, student, 4.0, 0.9).numpy()
     both = distill.distillation_loss(np.array([2, 2]), teacher, student, 4.0, 0.9).numpy()
     soft = distill.distillation_loss(np.array([2, 2]), teacher, student, 4.0, 1.0).numpy()
     assert losses[0] == both[0]
@@ -180,7 +197,7 @@ def test_smoothed_labels_are_spread_over_the_classes():
     labels, logits = np.array([2, 0]), np.random.default_rng(0).normal(0, 3, (2, 5)).astype(np.float32)
     targets = 0.9 * np.eye(5)[labels] + 0.1 / 5
     expected = -(targets * metrics.log_softmax(logits)).sum(-1)
-    assert experiments.smoothed_cross_entropy(0.1)(labels, logits).numpy() == pytest.approx(expected, rel=1e-5)
+    assert lab.smoothed_cross_entropy(labels, logits, 0.1).numpy() == pytest.approx(expected, rel=1e-5)
 
 
 # ---- biases ----------------------------------------------------------------------------------------------------------
@@ -207,9 +224,9 @@ def test_biases_mend_what_was_left_out_and_know_no_test_label(unbalanced):
     logits, labels = unbalanced
     halves = logits[:2000], labels[:2000], logits[2000:]
     ways = dict(paper.corrections(*halves, labels[2000:], [0, 1, 2, 4, 5, 6, 7, 8, 9]))
-    before = experiments.score(logits[2000:], labels[2000:])["errors"]
+    before = lab.score(logits[2000:], labels[2000:])["errors"]
     for biases in ways.values():
-        assert experiments.score(logits[2000:] + biases, labels[2000:])["errors"] < before / 10
+        assert lab.score(logits[2000:] + biases, labels[2000:])["errors"] < before / 10
     shuffled = dict(paper.corrections(*halves, np.roll(labels[2000:], 1), [0, 1, 2, 4, 5, 6, 7, 8, 9]))
     changed = [way for way in ways if not np.array_equal(ways[way], shuffled[way])]
     assert changed == ["one number, chosen on the test set"]

@@ -1,11 +1,11 @@
 """Each figure opens, has the size it is meant to have, and shows something."""
 
+from support import plots
+from support.models import Epoch
+
 import matplotlib.image
 import numpy as np
 import pytest
-
-import plots
-from training import Epoch
 
 HISTORY = [Epoch(n, 1.0 / n, 1 - 0.5 / n, 1 - 0.6 / n, 0.1) for n in range(1, 9)]
 
@@ -30,8 +30,8 @@ def test_learning_curves(tmp_path):
     assert not has_colour(picture, "teacher")
 
 
-@pytest.mark.parametrize("history", [[], HISTORY[:1], [row._replace(validation_accuracy=np.nan) for row in HISTORY]])
-def test_learning_curves_of_what_is_not_there(tmp_path, history):
+@pytest.mark.parametrize("history", [HISTORY[:1], [row._replace(validation_accuracy=np.nan) for row in HISTORY]])
+def test_learning_curves_of_one_epoch_or_no_validation(tmp_path, history):
     plots.learning_curves({"teacher": HISTORY, "student": history}, tmp_path / "curves.png")
     assert has_colour(drawn(tmp_path / "curves.png", 504, 1200), "teacher")
 
@@ -56,7 +56,7 @@ def test_errors_per_class(tmp_path, num_classes):
     assert all(has_colour(picture, name) for name in plots.COLOURS)
 
 
-def test_a_model_has_one_colour_and_strangers_have_others():
+def test_a_model_has_one_colour_and_others_have_others():
     assert len({*plots.COLOURS.values(), *plots.OTHERS}) == len(plots.COLOURS) + len(plots.OTHERS)
     names = ["another", "distilled", "more"]
     assert plots.colour("distilled", names) == plots.colour("distilled")
@@ -78,9 +78,9 @@ def test_accuracy_against_parameters(tmp_path):
 
 
 @pytest.mark.parametrize("matrix", [MATRIX, 0 * MATRIX, np.ones((30, 30), int) - np.eye(30, dtype=int)])
-def test_mistakes(tmp_path, matrix):
-    plots.mistakes({"teacher": matrix, "student": matrix // 2}, tmp_path / "mistakes.png")
-    drawn(tmp_path / "mistakes.png", 552, 1080)
+def test_confusions(tmp_path, matrix):
+    plots.confusions({"teacher": matrix, "student": matrix // 2}, tmp_path / "confusions.png")
+    drawn(tmp_path / "confusions.png", 552, 1080)
 
 
 def test_reliability(tmp_path):
@@ -102,10 +102,10 @@ def test_gallery(tmp_path, number):
 
 
 @pytest.mark.parametrize("log", [False, True])
-def test_spread(tmp_path, log):
+def test_error_lines(tmp_path, log):
     errors = {alpha: np.random.default_rng(0).integers(60, 900, (4, 3)) for alpha in ("one", "other")}
-    plots.spread([1, 2, 4, 8], errors, tmp_path / "spread.png", log=log, xlabel="temperature", ylabel="errors")
-    drawn(tmp_path / "spread.png", 552, 960)
+    plots.error_lines([1, 2, 4, 8], errors, tmp_path / "lines.png", log=log, xlabel="temperature", ylabel="errors")
+    drawn(tmp_path / "lines.png", 552, 960)
 
 
 @pytest.mark.parametrize(("suffix", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])

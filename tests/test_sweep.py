@@ -1,9 +1,10 @@
 """A grid of students that is finished in the end, however often it is stopped."""
 
+import functools
 import json
 import sys
 
-import common
+from support import models, terminal
 
 import keras
 import numpy as np
@@ -12,9 +13,8 @@ import pytest
 import data
 import distill
 import student
-import sweep
 import teacher
-import training
+from tools import sweep
 
 GRID = ["--temperatures", "1", "4", "--alphas", "0.5", "1", "--seeds", "2"]
 QUICK = ["--hidden", "8", "--epochs", "3", "--batch-size", "20"]
@@ -28,7 +28,7 @@ def folder(tiny, tmp_path):
 
     def make(name):
         (tmp_path / name).mkdir()
-        training.save(net, tmp_path / name / "teacher.keras", {}, [])
+        models.save(net, tmp_path / name / "teacher.keras", {}, [])
         return tmp_path / name
 
     return make
@@ -40,16 +40,16 @@ def run(tiny, monkeypatch, capsys):
 
     def run(out, *options):
         monkeypatch.setattr(sys, "argv", ["sweep.py", "--data", str(tiny), "--out", str(out), *GRID, *QUICK, *options])
-        common.run(sweep.main)
+        terminal.run(sweep.main)
         return capsys.readouterr().out
 
     return run
 
 
-def test_a_sweep_that_was_stopped_ends_like_one_that_was_not(run, folder, monkeypatch):
+def test_a_sweep_that_was_stopped_ends_like_one_that_was_not(run, folder, tiny, tmp_path, monkeypatch):
     whole, stopped = folder("whole"), folder("stopped")
     printed = run(whole)
-    save, saved = training.save, []
+    save, saved = models.save, []
 
     def stop_after_three(*arguments):
         if len(saved) == 3:
@@ -58,18 +58,23 @@ def test_a_sweep_that_was_stopped_ends_like_one_that_was_not(run, folder, monkey
         save(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "save", stop_after_three)
+        patch.setattr(models, "save", stop_after_three)
         run(stopped)
     saved[1].write_bytes(saved[1].read_bytes()[:-900])  # and one is damaged
     resumed = run(stopped)
     assert "2 of 8 students are there already" in resumed
     assert (stopped / "sweep.json").read_text() == (whole / "sweep.json").read_text()
-    start = printed.index("wrong of 20 validation images: mean")
-    assert resumed[resumed.index("wrong of 20 validation images: mean") :] == printed[start:].replace(
+    start = printed.index("errors in 20 validation images: mean")
+    assert resumed[resumed.index("errors in 20 validation images: mean") :] == printed[start:].replace(
         "whole", "stopped"
     )
     assert "8 of 8 students are there already" in run(stopped)
     assert "there already" not in run(stopped, "--learning-rate", "0.02")  # other settings, other students
+    with np.load(tiny) as file:
+        arrays = dict(file)
+    arrays["y_train"][-20:] = arrays["y_train"][-20:][::-1]  # other validation labels, the same training images
+    np.savez(tmp_path / "other.npz", **arrays)
+    assert "there already" not in run(whole, "--data", str(tmp_path / "other.npz"))
 
 
 def test_it_chooses_on_validation_images_and_opens_the_test_set_for_the_chosen(run, folder, tiny):
@@ -83,8 +88,8 @@ def test_it_chooses_on_validation_images_and_opens_the_test_set_for_the_chosen(r
         key = settings["temperature"], settings["alpha"]
         means.setdefault(key, []).append(settings["validation_errors"])
         name = f"T{key[0]}_alpha{key[1]}_seed{settings['seed']}.keras"
-        net = training.load(out / "sweep" / name, (12, 10), 3)
-        assert training.count_errors(net, data.load(tiny).validation) == settings["validation_errors"]
+        net = models.load(out / "sweep" / name, (12, 10), 3)
+        assert models.count_errors(net, data.load(tiny).validation) == settings["validation_errors"]
     assert min(means, key=lambda key: np.mean(means[key])) == (chosen["temperature"], chosen["alpha"])
     assert len(chosen["test_errors"]) == 2
     assert printed.count("test errors") == 1
@@ -96,14 +101,11 @@ def test_its_students_are_those_of_distill(run, folder, tiny, temperature, alpha
     out, digits = folder("out"), data.load(tiny)
     run(out)
     path = out / "sweep" / f"T{temperature}_alpha{alpha}_seed{seed}.keras"
-    logits = distill.teacher_logits(training.load(out / "teacher.keras", (12, 10), 3), digits.train.images)
-
-    def loss(labels, teacher_logits, student_logits):
-        return distill.distillation_loss(labels, teacher_logits, student_logits, temperature, alpha)
-
-    alike, _ = student.train_student(digits, training.load_settings(path), loss, logits)
-    for one, other in zip(training.load(path, (12, 10), 3).get_weights(), alike.get_weights()):
-        np.testing.assert_allclose(one, other, atol=1e-5)
+    logits = distill.teacher_logits(models.load(out / "teacher.keras", (12, 10), 3), digits.train.images)
+    loss = functools.partial(distill.distillation_loss, temperature=temperature, alpha=alpha)
+    alike, _ = student.train_student(digits, models.load_settings(path), loss, logits)
+    for one, other in zip(models.load(path, (12, 10), 3).get_weights(), alike.get_weights()):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_without_validation_images_it_cannot_choose(refusal, tiny, tmp_path):

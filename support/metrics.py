@@ -1,4 +1,4 @@
-"""The numbers of a report: counts and logits in, figures out, in float64. Knows nothing of models."""
+"""The formulas of a report, in float64: from counts and logits to numbers."""
 
 import math
 
@@ -15,7 +15,7 @@ def log_softmax(logits):
 
 
 def wilson_interval(hits, number):
-    """The Wilson score interval, 95 %, of a share of `hits` in `number`: (low, high)."""
+    """The 95 % Wilson score interval of the share hits / number: (low, high), fractions."""
     z = 1.959964
     share, spread = hits / number, z * z / number
     middle = (share + spread / 2) / (1 + spread)
@@ -24,30 +24,31 @@ def wilson_interval(hits, number):
 
 
 def mcnemar_exact(only_first, only_second):
-    """The two-sided exact McNemar p-value: of a split at least as uneven, were either model as likely to be the only right one.
+    """The two-sided exact McNemar p-value of two models that are right on the same images with the same probability.
 
-    only_first, only_second: on how many images just this one of the two models is right.
+    only_first, only_second: the number of images on which only this one of the two models is right.
     """
     number = only_first + only_second
-    ways = tail = 1  # in which to choose k of `number` images, exact; and their sum
+    ways = tail = 1  # the binomial coefficient of k in `number`, and the sum up to k
     for k in range(min(only_first, only_second)):
         ways = ways * (number - k) // (k + 1)
         tail += ways
     return min(1.0, 2 * tail / 2**number)
 
 
-def paired(first, second):
-    """The two-sided p-value of two nets, of several seeds each, erring as often on images of this kind.
+def paired_p(first, second):
+    """The two-sided p-value of two kinds of nets, several seeds of each, that err equally often on each image.
 
-    first, second: (n,) how many of the seeds are wrong on each image. Images are the draws, not seeds: each one's difference
-    could as well have had the other sign. The normal approximation of that sign-flip test.
+    first, second: (n,) the number of seeds that are wrong on each image. The images are the sample, not the seeds: under the
+    null hypothesis the difference on an image has either sign with the same probability. Normal approximation of that
+    sign-flip test.
     """
     difference = np.subtract(first, second, dtype=float)
     return math.erfc(abs(difference.sum()) / math.sqrt(2 * max(1.0, (difference**2).sum())))
 
 
-def mistakes(labels, classes, num_classes):
-    """How many images of each label are put into each other class: (C, C) integers, a row for each label, 0 where right."""
+def confusion_counts(labels, classes, num_classes):
+    """The number of images of each label (row) that a model puts into each other class (column): (C, C), 0 where right."""
     counts = np.zeros((num_classes, num_classes), int)
     np.add.at(counts, (labels, classes), 1)
     np.fill_diagonal(counts, 0)
@@ -66,9 +67,9 @@ def kl(teacher_logits, logits):
 
 
 def reliability(labels, logits):
-    """What ECE_BINS equal-width bins of confidence hold: (images, mean accuracy, mean confidence), (ECE_BINS,) each.
+    """Images sorted into ECE_BINS equal-width bins of confidence: (number, mean accuracy, mean confidence), (ECE_BINS,) each.
 
-    Confidence is the highest probability of logits (n, C); an empty bin has nan for means.
+    The confidence is the highest probability of logits (n, C). The means of an empty bin are nan.
     """
     probabilities = np.exp(log_softmax(logits))
     confidence, hits = probabilities.max(-1), probabilities.argmax(-1) == labels
@@ -81,16 +82,16 @@ def reliability(labels, logits):
 def ece(labels, logits):
     """The expected calibration error of logits (n, C): a fraction (Guo et al. 2017).
 
-    Over the bins of `reliability`: the mean of |accuracy - mean confidence|, weighted by how many images a bin holds.
+    The mean over the bins of `reliability` of |accuracy - confidence|, weighted by the number of images in a bin.
     """
     images, accuracy, confidence = reliability(labels, logits)
     return float(np.nansum(images * np.abs(accuracy - confidence)) / len(labels))
 
 
 def best_temperature(labels, logits):
-    """The temperature, from 0.05 to 20, at which logits (n, C) give labels (n,) the least nll (Guo et al. 2017).
+    """The temperature, from 0.05 to 20, at which logits (n, C) give labels (n,) the lowest nll (Guo et al. 2017).
 
-    The nll is convex in 1 / T, so it has one minimum in log T, and a golden-section search finds it.
+    The nll is convex in 1 / T, so it has one minimum in log T, which a golden-section search finds.
     """
     golden = (math.sqrt(5) - 1) / 2
     low, high = math.log(0.05), math.log(20)

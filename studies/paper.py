@@ -1,36 +1,33 @@
-"""Repeat section 3 of Hinton, Vinyals & Dean (2015), arXiv 1503.02531, with seeds and spread.
+"""Repeat section 3 of Hinton, Vinyals & Dean (2015), arXiv 1503.02531, with seeds and spread. The results: paper.md.
 
-    python paper.py                        every experiment, 5 seeds each: about 10 hours on two cores
-    python paper.py temperatures           one of them; python paper.py --list names them all
-    python paper.py --seeds 1 --quick      a small version of everything, in minutes, into artifacts/paper/quick/
+    python studies/paper.py                        every experiment, 5 seeds each: about 10 hours on two cores
+    python studies/paper.py temperatures           one of them; --list names them all
+    python studies/paper.py --seeds 1 --quick      a small version of everything, in minutes, in artifacts/studies/quick/
 
-Trains on all 60,000 images, as the paper did, and counts test errors. A run that is finished goes into results/paper.json
-at once and is never run again, so stop it whenever you like. Teachers, and their logits, are kept in artifacts/paper/.
+Trains on all 60,000 images, as the paper did, and counts test errors. A finished run is saved to studies/paper.json at once and
+never repeated, so stop it whenever you like. Teachers and their logits are kept in artifacts/studies/.
 
-What the paper does not state stands in TEACHER and STUDENT of experiments.py, and in WIDTHS below, beside Adam, warm-up and half
-a cosine. Dropout, weight decay and 2x800's learning rate were chosen on the last 5,000 training images; alpha 0.9 and the
-rest are guesses, kept.
+What the paper does not state is in TEACHER and STUDENT of lab.py, and in WIDTHS below; besides, Adam, warm-up and half a cosine.
+Dropout, weight decay and 2x800's learning rate were chosen on the last 5,000 training images; alpha 0.9 was not tuned.
 """
 
+import sys
 from pathlib import Path
 
-import common  # before TensorFlow: it keeps the start-up quiet
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from support import metrics, models, plots, terminal
 
 import numpy as np
 
-import experiments
-import metrics
-import plots
-import training
-from experiments import DISTORTED, STUDENT, TEACHER, distilled
+from studies import lab, tables
+from studies.lab import DISTORTED, STUDENT, TEACHER, distilled
 
-RESULTS = Path(__file__).with_name("results")
 LONGER = TEACHER | {"kind": "translated_longer", "epochs": 240}
 WIDTHS = {30: 5e-3, 100: 5e-3, 300: 2e-3, 800: 2e-3}  # units in each of a student's two hidden layers: learning rate
 TEMPERATURES = (1, 2.5, 4, 8, 20, 40)
 SHARES = (0.01, 0.03, 0.1, 0.3)  # of the training images that keep their label
 HELD_OUT = 5000  # training images to choose a temperature on
-
 CHOSEN_TEMPERATURE = 8  # for 2x800, by `choices`
 
 
@@ -127,23 +124,19 @@ EXPERIMENTS = {run.__name__: run for run in (choices, teachers, students, temper
 # ---- classes that a transfer set lacks -------------------------------------------------------------------------------
 
 
-def corrected(settings, net, train, logits, labels):
-    """What a record says more of a student that saw some classes only: its scores with each of the `corrections`."""
+def corrected(settings, model, train, logits, labels):
+    """What the record of a student that saw some classes only has besides: its scores with each of the `corrections`."""
     if not settings.get("classes"):
         return {}
-    ways = corrections(training.predictor(net)(train.images), train.labels, logits, labels, settings["classes"])
-    return {
-        "corrected": {
-            way: experiments.score(logits + biases, labels) | {"biases": biases.round(3).tolist()}
-            for way, biases in ways
-        }
-    }
+    ways = corrections(models.predictor(model)(train.images), train.labels, logits, labels, settings["classes"])
+    scores = {way: lab.score(logits + biases, labels) | {"biases": biases.round(3).tolist()} for way, biases in ways}
+    return {"corrected": scores}
 
 
 def corrections(train_logits, train_labels, test_logits, test_labels, classes):
-    """Biases to add to the logits of a student that saw some classes only: yields (way, (C,)).
+    """Biases to add to the logits of a student that saw only these classes: yields (way, (C,)).
 
-    The paper moved the biases by one number, chosen on the test set. The others use no test image and no label of an image,
+    The paper moved the biases by one number, chosen on the test set. The other ways use no test image and no image's label,
     only how often each class occurs: that share of the (unlabelled) training images is to be put into it.
     """
     num_classes = train_logits.shape[1]
@@ -156,7 +149,7 @@ def corrections(train_logits, train_labels, test_logits, test_labels, classes):
     errors = [np.sum((test_logits + raised(step)).argmax(-1) != test_labels) for step in steps]
     yield "one number, chosen on the test set", raised(steps[np.argmin(errors)])
     shares = np.bincount(train_labels, minlength=num_classes) / len(train_labels)
-    lead = train_logits[:, ~unseen].max(-1) - train_logits[:, unseen].max(-1)  # an image changes over at this number
+    lead = train_logits[:, ~unseen].max(-1) - train_logits[:, unseen].max(-1)  # raising by more moves the image over
     yield "one number, from the classes' shares", raised(np.quantile(lead, shares[unseen].sum()))
     yield "a number for each class, from the classes' shares", balancing_biases(train_logits, shares)
 
@@ -172,55 +165,81 @@ def balancing_biases(logits, shares):
 # ---- tables and figures ----------------------------------------------------------------------------------------------
 
 
-def rows(experiment, quick):
+def rows(experiment, quick=False):
     """{row: settings} of an experiment."""
     table = {row: settings for row, (settings, _) in EXPERIMENTS[experiment]().items()}
-    return {row: experiments.quickly(settings) for row, settings in table.items()} if quick else table
+    return {row: lab.quick_settings(settings) for row, settings in table.items()} if quick else table
 
 
-def report(lab, experiment, seeds, quick):
-    """Print an experiment's table: errors beside the paper's."""
-    published = {row: number for row, (_, number) in EXPERIMENTS[experiment]().items()}
-    print(f"\n{experiment}: {EXPERIMENTS[experiment].__doc__}")
-    where = "held out of training" if experiment == "choices" else "test images"
-    print(f"{f'errors, {where}':<64}{'paper':>8}{'mean':>10}{'sd':>8}  each seed")
-    for row, settings in rows(experiment, quick).items():
-        records = [record for seed in range(seeds) if (record := lab.find(settings, seed))]
-        experiments.print_row(row, published[row], [record["errors"] for record in records])
-        if settings.get("classes"):
-            unseen = [label for label in range(lab.digits.num_classes) if label not in settings["classes"]]
-            _report_corrections(records, unseen)
+def texts(store, seeds=5, quick=False):
+    """{name: Markdown} of the tables of all experiments, for paper.md: the rows whose runs are complete."""
+    found = {}
+    for name in EXPERIMENTS:
+        complete = {row: store.all_seeds(settings, seeds) for row, settings in rows(name, quick).items()}
+        complete = {row: records for row, records in complete.items() if records}
+        if name == "omissions":
+            header, lines = ["transfer set", "the paper", "as trained", *CORRECTED], omission_lines(complete)
+        elif name == "temperatures":
+            header, lines = ["T", *(f"784-{width}-{width}-10" for width in WIDTHS)], temperature_lines(complete)
+        else:
+            header, lines = ["net", "the paper", "here", "each seed"], []
+            for row, records in complete.items():
+                errors = [record["errors"] for record in records]
+                lines.append([row, published(name, row), tables.spread(errors), tables.each(errors)])
+        found[f"paper_{name}"] = tables.markdown(header, lines)
+    found["paper_best_temperatures"] = tables.markdown(
+        ["net", "best T", "errors more at the others, and the p-value"],
+        [line for width in WIDTHS for line in best_temperature(store, width, seeds, quick)],
+    )
+    return found
 
 
-def _report_corrections(records, unseen):
-    def on_unseen(scores):
-        return [sum(score["errors_per_class"][label] for label in unseen) for score in scores]
-
-    experiments.print_row("    on the classes left out", None, on_unseen(records))
-    for way in records[0]["corrected"]:
-        scores = [record["corrected"][way] for record in records]
-        experiments.print_row(f"  biases: {way}", None, [score["errors"] for score in scores])
-        experiments.print_row("    on the classes left out", None, on_unseen(scores))
+def published(experiment, row):
+    """The test errors that the paper states for a row, as text."""
+    number = EXPERIMENTS[experiment]()[row][1]
+    return f"{number:,}" if number else ""
 
 
-def compare_temperatures(lab, width, seeds, quick):
-    """A line: each temperature against the best for students of this width, image by image."""
-    table = rows("temperatures", quick)
-    wrong = {}
+CORRECTED = ("one number, from the test set", "one number, from the shares", "a number for each class, from the shares")
+
+
+def omission_lines(complete):
+    """The lines on transfer sets that lack classes: the errors, and in brackets those on these classes, for each way."""
+    for row, records in complete.items():
+        cells = []
+        for scores in (records, *zip(*(record["corrected"].values() for record in records))):
+            seen = records[0]["settings"]["classes"]
+            on_unseen = [sum(n for label, n in enumerate(s["errors_per_class"]) if label not in seen) for s in scores]
+            cells.append(f"{tables.spread([score['errors'] for score in scores])} ({np.mean(on_unseen):,.0f})")
+        yield [row, published("omissions", row), *cells]
+
+
+def temperature_lines(complete):
+    """The lines of `temperatures`: a line for each temperature, a column for each width."""
     for temperature in TEMPERATURES:
-        settings = table[f"2x{width}, T {temperature:g}"]
-        wrong[temperature] = experiments.wrong_counts([lab.find(settings, seed) for seed in range(seeds)])
+        names = [f"2x{width}, T {temperature:g}" for width in WIDTHS]
+        errors = [[record["errors"] for record in complete.get(name, [])] for name in names]
+        yield [f"{temperature:g}", *(tables.spread(numbers) if numbers else "" for numbers in errors)]
+
+
+def best_temperature(store, width, seeds, quick):
+    """A line, if the runs are complete: each temperature against the best for students of this width, image by image."""
+    table = rows("temperatures", quick)
+    records = {t: store.all_seeds(table[f"2x{width}, T {t:g}"], seeds) for t in TEMPERATURES}
+    if not all(records.values()):
+        return
+    wrong = {temperature: lab.wrong_counts(found) for temperature, found in records.items()}
     best = min(wrong, key=lambda temperature: wrong[temperature].sum())
     cells = [
-        f"T {temperature:g} {(counts.sum() - wrong[best].sum()) / seeds:+.1f} (p {metrics.paired(counts, wrong[best]):.2g})"
+        f"T {temperature:g} +{(counts.sum() - wrong[best].sum()) / seeds:.1f} (p {metrics.paired_p(counts, wrong[best]):.2g})"
         for temperature, counts in wrong.items()
         if temperature != best
     ]
-    return f"2x{width}: T {best:g} is best; {', '.join(cells)}"
+    yield [f"784-{width}-{width}-10", f"{best:g}", ", ".join(cells)]
 
 
-def draw(lab, seeds, quick, path, experiment):
-    """The figure of `temperatures` or `labels`."""
+def draw(store, seeds, quick, experiment):
+    """Draw the figure of `temperatures` or `labels`, if the runs are complete."""
     table = rows(experiment, quick)
     if experiment == "temperatures":
         places, title = TEMPERATURES, "Distilled students of four widths"
@@ -229,35 +248,37 @@ def draw(lab, seeds, quick, path, experiment):
         places, title = SHARES, "784-300-300-10 with few labels"
         kinds = ("labels alone", "soft targets on these", "soft targets on all")
         lines = {kind: [f"2x300, {place:.0%}, {kind}" for place in places] for kind in kinds}
-    plots.spread(
+    records = {name: [store.all_seeds(table[row], seeds) for row in line] for name, line in lines.items()}
+    if not all(all(found) for found in records.values()):
+        return
+    plots.error_lines(
         places,
-        {
-            name: np.array([[lab.find(table[row], seed)["errors"] for seed in range(seeds)] for row in line])
-            for name, line in lines.items()
-        },
-        path,
+        {name: np.array([[run["errors"] for run in runs] for runs in found]) for name, found in records.items()},
+        store.results.with_name(f"paper_{experiment}.png"),
         log=True,
         xlabel="temperature" if experiment == "temperatures" else "share of the training images that have a label",
-        ylabel=f"errors in {len(lab.digits.test.labels):,} test images",
-        title=f"{title}: mean and range over seeds ({seeds})",
+        ylabel=f"errors in {len(store.dataset.test.labels):,} test images",
+        title=f"{title}: mean and range of {seeds} seeds",
     )
 
 
 def main():
-    arguments = experiments.parse_arguments(__doc__, EXPERIMENTS)
-    lab, seeds, quick = experiments.open_lab(arguments, RESULTS / "paper.json"), arguments.seeds, arguments.quick
-    names = arguments.experiments
-    experiments.run_all(lab, experiments.plan({name: rows(name, quick) for name in names}, seeds), corrected)
-    for name in names:
-        report(lab, name, seeds, quick)
-        if name == "temperatures":
-            print("\nerrors more than the best temperature's, mean of the seeds, and the paired test's p-value")
-            for width in WIDTHS:
-                print(compare_temperatures(lab, width, seeds, quick))
-        if name in ("temperatures", "labels"):
-            draw(lab, seeds, quick, lab.results.with_name(f"paper_{name}.png"), name)
-    print(f"\nevery run is in {lab.results}")
+    arguments = lab.parse_arguments(__doc__, EXPERIMENTS)
+    store, quick = lab.open_store(arguments, lab.FOLDER / "paper.json"), arguments.quick
+    lab.run_all(
+        store, lab.plan({name: rows(name, quick) for name in arguments.experiments}, arguments.seeds), corrected
+    )
+    for name in {"temperatures", "labels"}.intersection(arguments.experiments):
+        draw(store, arguments.seeds, quick, name)
+    found = texts(store, arguments.seeds, quick)
+    for name in arguments.experiments:
+        print(f"\n{name}: {EXPERIMENTS[name].__doc__}\n\n{found[f'paper_{name}']}")
+    if "temperatures" in arguments.experiments:
+        print(f"\nthe best temperature was chosen on the same errors\n\n{found['paper_best_temperatures']}")
+    if arguments.seeds == 5 and not quick:
+        tables.fill(found)
+    print(f"\nevery run is in {store.results}")
 
 
 if __name__ == "__main__":
-    common.run(main)
+    terminal.run(main)

@@ -1,37 +1,35 @@
-"""Every figure: arrays in, a file out, its kind told by the suffix of its path: .png, .svg or .pdf."""
+"""Every figure: arrays in, a file out, whose suffix says its format: .png, .svg or .pdf."""
 
 import itertools
 
-from common import replacing
+from support import files
 
 import numpy as np
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure  # not pyplot: no window, no global state, quicker to import
 from matplotlib.ticker import NullLocator
 
-# Okabe and Ito's palette, told apart by colour-blind readers; the same model has the same colour everywhere.
+# Okabe and Ito's palette, which colour-blind readers can tell apart; a model has the same colour in every figure.
 COLOURS = {"teacher": "#0072B2", "student": "#E69F00", "distilled": "#009E73"}
 OTHERS = ["#CC79A7", "#56B4E9", "#D55E00", "#000000"]
 
 
 def colour(name, names=()):
-    """The colour of a model; one that is not of the three takes the next of the others, by its place in `names`."""
-    strangers = [other for other in names if other not in COLOURS]
-    return COLOURS[name] if name in COLOURS else OTHERS[strangers.index(name) % len(OTHERS)]
+    """The colour of a model: its own for the three of COLOURS, and one of OTHERS by its place among the others in `names`."""
+    others = [other for other in names if other not in COLOURS]
+    return COLOURS[name] if name in COLOURS else OTHERS[others.index(name) % len(OTHERS)]
 
 
 def _save(figure, path):
-    with replacing(path) as scratch:
+    with files.atomic_write(path) as scratch:
         figure.savefig(scratch, dpi=120)
 
 
 def learning_curves(histories, path):
-    """Loss and error rates against epochs. histories: {model's name: list of training.Epoch}."""
+    """Loss and error rates against epochs. histories: {model's name: list of models.Epoch}."""
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name, history in histories.items():
-        if not history:
-            continue
         epochs = [row.epoch for row in history]
         style = {"color": colour(name, histories), "marker": "." if len(history) < 3 else None}
         left.plot(epochs, [row.loss for row in history], label=name, **style)
@@ -42,9 +40,9 @@ def learning_curves(histories, path):
             right.plot(
                 epochs, [100 * (1 - row.validation_accuracy) for row in history], label=f"{name}, validation", **style
             )
-    left.set(xlabel="epoch", ylabel="training loss (nats per image)", yscale="log", title="Loss, each net's own")
+    left.set(xlabel="epoch", ylabel="nats per image", yscale="log", title="Training loss, each net's own")
     right.set(xlabel="epoch", ylabel="images wrong (%)", yscale="log", title="Errors")
-    right.set_ylim(bottom=max(0.05, right.get_ylim()[0]))  # a net that knows its training set by heart leaves the frame
+    right.set_ylim(bottom=max(0.05, right.get_ylim()[0]))  # training errors near 0 would stretch the axis
     right.yaxis.set_major_formatter("{x:g}")
     for axes in (left, right):
         axes.grid(alpha=0.3)
@@ -53,12 +51,10 @@ def learning_curves(histories, path):
 
 
 def dark_knowledge(images, labels, probabilities, path):
-    """Digits, a row each, and beside each what models make of it; no figure of no digits.
+    """Images, a row each, and beside them the probabilities that models give the classes.
 
-    images (k, h, w), labels (k,), probabilities: {title: (model's name, (k, C))}.
+    images (k, h, w), labels (k,), k >= 1; probabilities: {title: (model's name, (k, C))}.
     """
-    if not len(images):
-        return
     names = [name for name, _ in probabilities.values()]
     figure = Figure(figsize=(2 + 2.2 * len(probabilities), 1.35 * len(images) + 0.6), layout="constrained")
     table = figure.subplots(len(images), 1 + len(probabilities), squeeze=False)
@@ -79,7 +75,7 @@ def dark_knowledge(images, labels, probabilities, path):
                 axes.set_xlabel("class (label: full colour)")
             if axes is table[row, 1]:
                 axes.set_ylabel("probability (%)")
-    figure.suptitle("Test digits that the teacher finds ambiguous: what it knows of them, and what its students say")
+    figure.suptitle("Test images that the teacher finds ambiguous: its soft targets, and its students' probabilities")
     _save(figure, path)
 
 
@@ -133,13 +129,13 @@ def accuracy_against_parameters(rows, path):
     _save(figure, path)
 
 
-def mistakes(counts, path):
-    """What is taken for what, a matrix for each model. counts: {model's name: (C, C) label x answer, right ones 0}."""
+def confusions(counts, path):
+    """A confusion matrix for each model. counts: {model's name: (C, C), see metrics.confusion_counts}."""
     figure = Figure(figsize=(max(4.5 * len(counts), 5), 4.6), layout="constrained")
     most = max(1, *(matrix.max() for matrix in counts.values()))
     for axes, (name, matrix) in zip(figure.subplots(1, len(counts), squeeze=False)[0], counts.items()):
         picture = axes.imshow(matrix, cmap="Blues", vmin=0, vmax=most)
-        axes.set(xlabel="answer", ylabel="label", title=f"{name}: {matrix.sum():,} mistakes")
+        axes.set(xlabel="predicted class", ylabel="label", title=f"{name}: {matrix.sum():,} errors")
         axes.title.set_color(colour(name, counts))
         if len(matrix) > 20:
             continue
@@ -152,13 +148,13 @@ def mistakes(counts, path):
 
 
 def reliability(bins, path):
-    """Accuracy against confidence, a frame for each model; the larger a dot, the more images its bin holds.
+    """Accuracy against confidence, a panel for each model; the larger a dot, the more images are in its bin.
 
-    bins: {model's name: {a line's label: what metrics.reliability gives}}, the first line of a model paler.
+    bins: {model's name: {label of a line: what metrics.reliability returns}}; a model's first line is dashed.
     """
     figure = Figure(figsize=(max(4 * len(bins), 5), 4.4), layout="constrained")
     for axes, (name, lines) in zip(figure.subplots(1, len(bins), squeeze=False, sharey=True)[0], bins.items()):
-        axes.plot([0, 100], [0, 100], ":", color="grey", label="as sure as right")
+        axes.plot([0, 100], [0, 100], ":", color="grey", label="perfectly calibrated")
         for (label, (images, *means)), style, strength in zip(lines.items(), ("--", "-"), (0.45, 1.0)):
             held = images > 0
             accuracy, confidence = (100 * values[held] for values in means)
@@ -173,7 +169,7 @@ def reliability(bins, path):
 
 
 def gallery(groups, path):
-    """Digits in groups, the first of each. groups: {title: (images (k, h, w), k captions)}; k may be 0."""
+    """The first images of each group. groups: {title: (images (k, h, w), k captions)}; k may be 0."""
     columns, lines = 12, 2
     figure = Figure(figsize=(columns, 1.45 * lines * len(groups) + 0.3), layout="constrained")
     for part, (title, (images, captions)) in zip(np.ravel(figure.subfigures(len(groups), 1)), groups.items()):
@@ -187,20 +183,20 @@ def gallery(groups, path):
     _save(figure, path)
 
 
-def spread(places, lines, path, *, log=False, points=(), **labels):
-    """Mean of the seeds and their range, a line for each name. lines: {name: (places, seeds) wrong}; both axes log if `log`.
+def error_lines(places, lines, path, *, log=False, points=(), **labels):
+    """Mean and range over seeds of error counts, a line for each name, against a logarithmic axis of places.
 
-    points: (name, place, wrong) of others' results. labels: what matplotlib's Axes.set takes. The horizontal axis is
-    logarithmic.
+    lines: {name: (places, seeds) errors}. log: whether the errors' axis is logarithmic too. points: (name, place, errors) of
+    others' results. labels: of matplotlib's Axes.set.
     """
     figure = Figure(figsize=(8, 4.6), layout="constrained")
     axes = figure.subplots()
-    for (name, wrong), shade, marker in zip(lines.items(), itertools.cycle(OTHERS), itertools.cycle("os^Dv")):
-        axes.plot(places, wrong.mean(-1), marker=marker, color=shade, label=name)
-        axes.fill_between(places, wrong.min(-1), wrong.max(-1), color=shade, alpha=0.15, linewidth=0)
-    for name, place, wrong in points:
-        axes.plot(place, wrong, "k*", markersize=9)
-        axes.annotate(name, (place, wrong), xytext=(6, 6), textcoords="offset points", fontsize=8)
+    for (name, errors), shade, marker in zip(lines.items(), itertools.cycle(OTHERS), itertools.cycle("os^Dv")):
+        axes.plot(places, errors.mean(-1), marker=marker, color=shade, label=name)
+        axes.fill_between(places, errors.min(-1), errors.max(-1), color=shade, alpha=0.15, linewidth=0)
+    for name, place, errors in points:
+        axes.plot(place, errors, "k*", markersize=9)
+        axes.annotate(name, (place, errors), xytext=(6, 6), textcoords="offset points", fontsize=8)
     axes.set(xscale="log", yscale="log" if log else "linear", **labels)
     axes.set_xticks(places, [f"{place:,.10g}" for place in places])
     axes.yaxis.set_major_formatter("{x:g}")

@@ -19,7 +19,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import common  # noqa: F401 - before TensorFlow: it keeps the start-up quiet
-
 import numpy as np
 
 import data
@@ -44,9 +43,10 @@ def load_teacher(path):
 
 def ours(path, translate=0, repeat=1):
     """This project. translate: views of every image, on cached logits; repeat: that many copies of (a part of) the images."""
+    import training
+
     import distill
     import student
-    import training
 
     logits = distill.teacher_logits(load_teacher(path), DIGITS.train.images, translate, cache=Path(path).parent)
     parts = [DIGITS.train.images, DIGITS.train.labels, logits]
@@ -103,10 +103,10 @@ def best_fit(path):
     """Keras' `fit` at its best: indices from tf.data, images gathered from memory, an epoch in one call, XLA, cached logits."""
     import keras
     import tensorflow as tf
+    import training
 
     import distill
     import student
-    import training
 
     logits = distill.teacher_logits(load_teacher(path), DIGITS.train.images, cache=Path(path).parent)
     batches = data.Batches(DIGITS.train, DISTIL_BATCH, seed=0, teacher_logits=logits)
@@ -171,7 +171,6 @@ def keras_example(path):
 
 def keras_fit(model, net):
     import keras
-
     import training
 
     model.compile(
@@ -276,8 +275,9 @@ def torch_memory(path):
 
 def ours_teacher(path):
     """This project."""
-    import teacher
     import training
+
+    import teacher
 
     model = teacher.build_teacher(DIGITS.image_shape, DIGITS.num_classes)
     batches = data.Batches(DIGITS.train, TEACHER_BATCH, seed=0, translate=2)
@@ -289,7 +289,6 @@ def ours_teacher(path):
 def teacher_with_keras_adam(path):
     """This project with Keras' own Adam."""
     import keras
-
     import training
 
     training.FusedAdam = keras.optimizers.Adam
@@ -323,9 +322,9 @@ def keras_teacher(path):
     """Plain `fit` on a tf.data pipeline with a RandomTranslation layer."""
     import keras
     import tensorflow as tf
+    import training
 
     import teacher
-    import training
 
     model = teacher.build_teacher(DIGITS.image_shape, DIGITS.num_classes)
     model.compile(

@@ -1,0 +1,193 @@
+"""Small dense nets: test errors against parameters, distilled and on labels alone. The results: small_nets.md.
+
+    python studies/small_nets.py                     everything, 5 seeds each: about 4 hours on two cores, and the teachers' hour
+    python studies/small_nets.py small               one of the experiments; --list names them
+    python studies/small_nets.py --seeds 1 --quick   a small version of everything, in minutes, in artifacts/studies/quick/
+
+Trains on all 60,000 images and counts test errors. The teacher is that of paper.py on distorted images, of the same seed. A
+finished run is saved to studies/small_nets.json at once and never repeated, so stop it whenever you like. small_nets.md says
+how the settings were chosen.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from support import metrics, plots, terminal
+
+import numpy as np
+
+import student
+from studies import lab, tables
+from studies.lab import DISTORTED, STUDENT, TEACHER, distilled
+
+SIZES = {  # units of the hidden layers: what else such a net is trained with
+    (24, 20): {"crop": 4, "pool": 3, "activation": "silu", "temperature": 2},
+    (40, 34, 30): {"crop": 4, "pool": 3, "activation": "silu", "temperature": 2},
+    (52, 40, 28): {"crop": 3, "pool": 2, "activation": "silu", "temperature": 2},
+    (105, 72, 50): {"crop": 3, "pool": 2, "activation": "silu"},
+    (64, 64): {"learning_rate": 5e-3},
+    (300, 300): {"epochs": 100, "learning_rate": 2e-3},
+    (800, 800): {"epochs": 20, "learning_rate": 2e-3},
+    (1200, 1200): {"epochs": 20, "learning_rate": 2e-3},
+}
+RECIPE = {"translate": 1, "epochs": 300, "learning_rate": 1e-2, "pool": 1, "crop": 0, "temperature": 6}
+ALPHA = 0.9
+CHOSEN = (105, 72, 50)  # of SIZES, of which `parts` changes one thing at a time
+UNCROPPED, UNPOOLED = (76, 64, 64), (48, 20, 16)  # have as many parameters as CHOSEN
+DEFAULTS = TEACHER | {  # those of teacher.py until now
+    "kind": "defaults",
+    "dropout": 0.4,
+    "input_dropout": 0.1,
+    "epochs": 30,
+    "weight_decay": 0.0,
+}
+PUBLISHED = [  # (net, parameters, test errors), by others
+    ("BitNetMCU", 25_216, 100),
+    ("Hinton et al., labels alone", 1_276_810, 146),
+    ("Hinton et al., distilled", 1_276_810, 74),
+    ("Hinton et al., teacher", 2_395_210, 67),
+]
+
+
+def parameters(hidden):
+    """The number of parameters of a net of SIZES, for MNIST."""
+    inputs = RECIPE | SIZES[hidden]
+    return student.build_student((28, 28), 10, hidden, inputs["pool"], inputs["crop"]).count_params()
+
+
+def architecture(hidden):
+    """The units of a net of SIZES, such as '11x11-52-40-28-10'."""
+    inputs = RECIPE | SIZES[hidden]
+    side = -(-(28 - 2 * inputs["crop"]) // inputs["pool"])
+    return "-".join(map(str, [784 if side == 28 else f"{side}x{side}", *hidden, 10]))
+
+
+def rows_of(sizes):
+    """{row: settings} of nets of these sizes, distilled and on labels alone."""
+    rows = {}
+    for hidden in sizes:
+        changes = RECIPE | SIZES[hidden] | {"hidden": list(hidden)}
+        temperature = changes.pop("temperature")
+        rows[f"{parameters(hidden):,} parameters, distilled"] = distilled(DISTORTED, temperature, ALPHA, **changes)
+        rows[f"{parameters(hidden):,} parameters, labels alone"] = STUDENT | changes
+    return rows
+
+
+def small():
+    """Nets of up to 100,000 parameters. 8 minutes a seed, beside its teacher's 9."""
+    return rows_of(hidden for hidden in SIZES if parameters(hidden) <= 100_000)
+
+
+def large():
+    """Those of more. 16 minutes a seed, beside its teacher's 9."""
+    return rows_of(hidden for hidden in SIZES if parameters(hidden) > 100_000)
+
+
+def parts():
+    """What each part of the recipe does for CHOSEN: one change at a time. 12 minutes a seed, beside its teachers' 12."""
+    recipe, alone = rows_of([CHOSEN]).values()
+    short = {"epochs": recipe["epochs"] // 5}
+    return {
+        "the recipe": recipe,
+        "labels alone": alone,
+        f"not cropped, {'-'.join(map(str, UNCROPPED))}": recipe | {"hidden": list(UNCROPPED), "crop": 0},
+        f"not pooled, {'-'.join(map(str, UNPOOLED))}": recipe | {"hidden": list(UNPOOLED), "pool": 1},
+        "ReLU instead of SiLU": recipe | {"activation": "relu"},
+        "not moved": recipe | {"translate": 0},
+        "moved by up to 2 pixels": recipe | {"translate": 2},
+        f"{recipe['epochs'] * 3} epochs": recipe | {"epochs": recipe["epochs"] * 3},
+        f"{short['epochs']} epochs": recipe | short,
+        f"{short['epochs']} epochs, distorted by 0.5": recipe | short | {"translate": 0, "distort": 0.5},
+        "the teacher of teacher.py's defaults": recipe | {"teacher": DEFAULTS},
+        f"T {recipe['temperature'] // 2}": recipe | {"temperature": recipe["temperature"] // 2},
+        f"T {recipe['temperature'] * 2}": recipe | {"temperature": recipe["temperature"] * 2},
+        "alpha 0.5": recipe | {"alpha": 0.5},
+        "alpha 1": recipe | {"alpha": 1.0},
+    }
+
+
+EXPERIMENTS = {run.__name__: run for run in (small, large, parts)}
+
+
+def rows(experiment, quick=False):
+    """{row: settings} of an experiment."""
+    return {row: lab.quick_settings(found) if quick else found for row, found in EXPERIMENTS[experiment]().items()}
+
+
+# ---- tables and the figure -------------------------------------------------------------------------------------------
+
+
+def texts(store, seeds=5, quick=False):
+    """{name: Markdown} of the tables for small_nets.md, from the runs that are there."""
+    lines = []
+    for hidden in SIZES:
+        settings = [lab.quick_settings(one) if quick else one for one in rows_of([hidden]).values()]
+        pair = [store.all_seeds(one, seeds) for one in settings]
+        if all(pair):  # a distilled net without its baseline says nothing
+            lines.append([architecture(hidden), f"{parameters(hidden):,}", *map(_cell, pair), against(*pair)])
+    header = ["net", "parameters", "distilled", "labels alone", "errors saved by the teacher, and the p-value"]
+    return {"small_nets_sizes": tables.markdown(header, lines), "small_nets_parts": _parts_table(store, seeds, quick)}
+
+
+def _parts_table(store, seeds, quick):
+    lines, table = [], rows("parts", quick)
+    recipe = [store.find(table["the recipe"], seed) for seed in range(seeds)]
+    for row, settings in table.items():
+        records = [record for seed in range(seeds) if (record := store.find(settings, seed))]
+        same_seeds = [recipe[record["seed"]] for record in records]
+        if records and all(same_seeds):
+            cost = f"{np.median([record['seconds_an_epoch'] for record in records]):.2f}"
+            lines.append([row, _cell(records), "" if row == "the recipe" else against(same_seeds, records), cost])
+    return tables.markdown(
+        ["change", "test errors", "more than the recipe, and the p-value", "seconds an epoch"], lines
+    )
+
+
+def _cell(records):
+    errors = [record["errors"] for record in records]
+    return tables.spread(errors) + (f" ({tables.each(errors)})" if len(errors) > 1 else "")
+
+
+def against(records, others):
+    """'+1.0 (p 0.4)': how many errors the others make more than these records, of the same seeds, paired image by image."""
+    few, many = lab.wrong_counts(records), lab.wrong_counts(others)
+    return f"{(many.sum() - few.sum()) / len(records):+.1f} (p {metrics.paired_p(few, many):.2g})"
+
+
+def draw(store, seeds, quick, path):
+    """Draw errors against parameters for all sizes, if their runs are complete."""
+    table = rows("small", quick) | rows("large", quick)
+    lines = {}
+    for kind in ("distilled", "labels alone"):
+        records = [store.all_seeds(settings, seeds) for row, settings in table.items() if row.endswith(kind)]
+        if not all(records):
+            return
+        lines[kind] = np.array([[record["errors"] for record in found] for found in records])
+    plots.error_lines(
+        [parameters(hidden) for hidden in sorted(SIZES, key=parameters)],
+        lines,
+        path,
+        log=True,
+        points=PUBLISHED,
+        xlabel="parameters",
+        ylabel=f"errors in {len(store.dataset.test.labels):,} test images",
+        title=f"Dense nets on MNIST: mean and range of {seeds} seeds",
+    )
+
+
+def main():
+    arguments = lab.parse_arguments(__doc__, EXPERIMENTS)
+    store, quick = lab.open_store(arguments, lab.FOLDER / "small_nets.json"), arguments.quick
+    lab.run_all(store, lab.plan({name: rows(name, quick) for name in arguments.experiments}, arguments.seeds))
+    draw(store, arguments.seeds, quick, store.results.with_suffix(".png"))
+    found = texts(store, arguments.seeds, quick)
+    print(f"\n{found['small_nets_sizes']}\n\n{found['small_nets_parts']}")
+    if arguments.seeds == 5 and not quick:
+        tables.fill(found)
+    print(f"\nevery run is in {store.results}")
+
+
+if __name__ == "__main__":
+    terminal.run(main)

@@ -1,0 +1,211 @@
+"""Models: saved with how they were made, loaded safely, asked for their logits, and counted."""
+
+import csv
+import hashlib
+import io
+import json
+import math
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+from support import UserError, files
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+SETTINGS = "settings.json"  # the member of a .keras archive that says how the model was trained
+HISTORY = "history.csv"  # its epochs
+DIGESTS = "sha256.json"  # the SHA-256 of the other members: a zip file's own checksums have 32 bits only
+
+
+class Epoch(NamedTuple):
+    """A row of a training history. Accuracies are fractions; the training accuracy is taken while training, with dropout."""
+
+    epoch: int  # from 1
+    loss: float
+    training_accuracy: float
+    validation_accuracy: float  # nan without validation images
+    seconds: float  # of the training, without the validation
+
+
+# ---- logits ----------------------------------------------------------------------------------------------------------
+
+
+def to_unit(images):
+    """Images of uint8 as float32 in [0, 1], which our models take."""
+    return tf.cast(images, tf.float32) / 255.0
+
+
+def predictor(model, batch_size=1000):
+    """Returns predict(images (n, h, w) uint8) -> logits (n, C) float32, both NumPy arrays, at inference (no dropout)."""
+
+    @tf.function(input_signature=[tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8)])
+    def logits(images):
+        return model(to_unit(images), training=False)
+
+    def predict(images):
+        return np.concatenate([logits(images[i : i + batch_size]) for i in range(0, len(images), batch_size)])
+
+    return predict
+
+
+def count_errors(model, split):
+    """How many images of a data.Split the model puts into a class other than their label."""
+    return int(np.sum(predictor(model)(split.images).argmax(-1) != split.labels))
+
+
+def describe_errors(errors, split):
+    """A sentence: the test errors, and the accuracy on the test split."""
+    return f"{errors:,} test errors in {len(split.labels):,} images, accuracy {1 - errors / len(split.labels):.2%}"
+
+
+def are_probabilities(outputs):
+    """Whether outputs (n, C) are probabilities, as of a model that ends in a softmax, rather than logits."""
+    return bool(outputs.min() >= 0 and np.allclose(outputs.sum(-1), 1, atol=1e-3))
+
+
+def multiply_adds(model):
+    """Multiply-adds of one image in the dense and convolutional layers of a model; None if it has layers of other kinds."""
+    call = tf.function(lambda image: model(image, training=False))
+    graph = call.get_concrete_function(tf.TensorSpec((1, *model.input_shape[1:]))).graph
+    summed = {"MatMul": 1, "Conv2D": 3, "DepthwiseConv2dNative": 2}  # the kernel's dimensions that are summed over
+    total = 0
+    for op in graph.get_operations():
+        if op.type in summed:
+            total += math.prod(op.outputs[0].shape) * math.prod(op.inputs[1].shape[: summed[op.type]])
+        elif op.type.startswith(("Conv", "Einsum", "BatchMatMul", "While", "StatelessWhile", "CudnnRNN")):
+            return None
+    return total
+
+
+# ---- saving ----------------------------------------------------------------------------------------------------------
+
+
+def save(model, path, settings, history):
+    """Save the model at `path` (.keras) and its history beside it (.csv), each completely or not at all.
+
+    settings: a dict of plain values, all that decided the training. They and the history are also members of the .keras
+    archive, from which `load_settings` and `load_history` read them; the .csv is for people.
+    """
+    table = io.StringIO()
+    csv.writer(table).writerows([Epoch._fields, *history])
+    with files.atomic_write(path) as scratch:
+        model.save(scratch)
+        with zipfile.ZipFile(scratch, "a") as archive:
+            archive.writestr(SETTINGS, json.dumps(settings))
+            archive.writestr(HISTORY, table.getvalue())
+            archive.writestr(DIGESTS, json.dumps(_digests(archive)))
+        with files.atomic_write(path.with_suffix(".csv")) as beside, open(beside, "w", newline="") as file:
+            file.write(table.getvalue())
+
+
+def differing(settings, wanted):
+    """The names in the dict `wanted` for which `settings` has no or another value: empty for a model made as wanted."""
+    return [name for name, value in wanted.items() if name not in settings or settings[name] != value]
+
+
+# ---- loading ---------------------------------------------------------------------------------------------------------
+
+
+def load(path, image_shape, num_classes):
+    """Load a .keras file, saved by this project or by anyone, in Keras' safe mode: no Lambda layers, no pickles.
+
+    Raises UserError: it is missing, damaged, no Keras model, or does not map image_shape to num_classes.
+    """
+
+    def read(archive):
+        files.check_expansion(path, _declared_bytes(archive))
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+
+    model = _read(path, read)
+    for what, needed in (("input_shape", (None, *image_shape)), ("output_shape", (None, num_classes))):
+        found = getattr(model, what, None)  # a model that was never built has none
+        if found != needed:
+            raise UserError(
+                f"{path}: {what} is {found}, but the data need {needed}: use the --data it was made for, or another model"
+            )
+    return model
+
+
+def load_settings(path):
+    """The settings that `save` put into a model file; {} for a model from elsewhere. Raises UserError as `load` does."""
+
+    def parse(archive):
+        settings = json.loads(archive.read(SETTINGS)) if SETTINGS in archive.namelist() else {}
+        if not isinstance(settings, dict):
+            raise ValueError(f"its {SETTINGS} holds no settings")  # noqa: TRY004 - the file is at fault
+        return settings
+
+    return _read(path, parse)
+
+
+def is_made_with(path, wanted):
+    """Whether there is a sound model file at `path` that was trained with the settings `wanted`."""
+    try:
+        return not differing(load_settings(path), wanted)
+    except UserError:
+        return False
+
+
+def load_history(path):
+    """The history, a list of Epoch, that `save` put into a model file; [] for a model from elsewhere. Raises UserError."""
+
+    def parse(archive):
+        if HISTORY not in archive.namelist():
+            return []
+        header, *rows = csv.reader(io.StringIO(archive.read(HISTORY).decode(), newline=""))
+        if tuple(header) != Epoch._fields:  # of another version
+            return []
+        return [Epoch(int(number), *map(float, rest)) for number, *rest in rows]
+
+    return _read(path, parse)
+
+
+def _read(path, read):
+    """read(archive) of the .keras file at `path`, after every member of it has passed its checksum."""
+    missing = "there is no such model file: `python teacher.py` and `python distill.py` make them"
+    with files.reading(path, missing, "train or save it again"):
+        if Path(path).suffix != ".keras":
+            raise ValueError("its name does not end in .keras")  # Keras would take it for another format
+        with zipfile.ZipFile(path) as archive:
+            files.check_expansion(path, files.unpacked_bytes(archive))
+            outside = [name for name in archive.namelist() if name.startswith("/") or ".." in name.split("/")]
+            if outside:
+                raise ValueError(f"its {outside[0]} would be written outside of it")
+            if "config.json" not in archive.namelist():
+                raise ValueError("it has no config.json")
+            found = _digests(archive)  # this reads every member, and so zipfile checks its checksum
+            if found.pop(DIGESTS, None):
+                expected = json.loads(archive.read(DIGESTS))
+                changed = {*differing(found, expected), *differing(expected, found)}  # added members too
+                if changed:
+                    raise ValueError(f"changed since it was saved: {', '.join(changed)}")
+            return read(archive)
+
+
+def _digests(archive):
+    digests = {}
+    for name in archive.namelist():
+        with archive.open(name) as member:
+            digests[name] = hashlib.file_digest(member, "sha256").hexdigest()
+    return digests
+
+
+def _declared_bytes(archive):
+    """The memory that the weights of a model will take, as its config.json declares them; Keras checks those in the file."""
+    # Without the optimizer, which cannot be created in a StatelessScope.
+    config = json.loads(
+        archive.read("config.json"),
+        object_hook=lambda found: {key: value for key, value in found.items() if key != "compile_config"},
+    )
+    declared = math.inf
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            variables = keras.models.model_from_json(json.dumps(config)).variables
+            declared = 4 * sum(math.prod(variable.shape) for variable in variables)
+    finally:
+        if declared > files.SMALL_BYTES:
+            keras.utils.clear_session()  # else Keras would create those variables together with the next model's
+    return declared

@@ -1,0 +1,202 @@
+"""The terminal: options spelled alike in all scripts, progress, tables, and errors in one line."""
+
+import argparse
+import contextlib
+import os
+import shutil
+import signal
+import sys
+from pathlib import Path
+
+from support import UserError, files, stderr_descriptor
+
+import tensorflow as tf
+
+STOPPED = 130  # the exit status of a program that Ctrl-C ended, as shells have it
+
+
+def run(main):
+    """Call `main()` as a script: a problem that the user can fix ends in one line and status 1, Ctrl-C in status 130."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold what the terminal cannot show
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nohup sets another
+        signal.signal(signal.SIGINT, _stop)
+    try:
+        main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # `python evaluate.py | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (UserError, OSError) as error:
+        sys.exit(_error_line(str(error)))
+    except (MemoryError, tf.errors.ResourceExhaustedError):
+        sys.exit(_error_line("not enough memory: lower --hidden, --batch-size or --translate, or use fewer images"))
+    finally:
+        files.release_locks()
+
+
+def _error_line(message):
+    clear_progress()
+    return f"{Path(sys.argv[0]).name}: error: {' '.join(message.split())}"
+
+
+def _stop(*_):
+    """End the program at once. An exception would be lost if it came up inside a callback of HDF5 or of Python itself."""
+    message = f"{Path(sys.argv[0]).name}: stopped; every file is complete, either the old one or the new one\n"
+    try:
+        files.remove_scratch_files()
+        with contextlib.suppress(OSError, RuntimeError):  # stdout is closed; Ctrl-C came in the middle of a print
+            clear_progress()
+            sys.stdout.flush()
+        os.write(stderr_descriptor(), message.encode())
+    finally:
+        os._exit(STOPPED)
+
+
+# ---- options ---------------------------------------------------------------------------------------------------------
+
+
+def integer(least, most=10**6):
+    """An argparse type: a whole number from `least` to `most`."""
+    return _between(int, "a whole number", least, most)
+
+
+def number(least, most):
+    """An argparse type: a number from `least` to `most`."""
+    return _between(float, "a number", least, most)
+
+
+def _between(kind, called, least, most):
+    def parse(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {called}") from None
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not from {least:g} to {most:.10g}")
+        return value
+
+    return parse
+
+
+fraction = number(0, 1)
+
+
+def dropout_rate(text):
+    """An argparse type: a number from 0 to below 1."""
+    if fraction(text) == 1:
+        raise argparse.ArgumentTypeError("1 would drop everything: it must be below 1")
+    return float(text)
+
+
+MAX_SEED = 2**32 - 1
+TEMPERATURE = number(1e-3, 1e6)
+OPTIONS = {  # what argparse's add_argument takes, for options that several scripts share
+    "out": {"metavar": "FOLDER", "help": "folder for all files"},
+    "data": {
+        "metavar": "FILE.npz",
+        "help": "your own data: x_train, x_test (n, height, width) uint8; y_train, y_test (n,) integers 0...C-1"
+        " (default: the MNIST digits that come with the project)",
+    },
+    "validation": {
+        "type": integer(0),
+        "metavar": "IMAGES",
+        "help": "hold out the last IMAGES training images (default: 5000, or a twelfth of a smaller set; 0: none)",
+    },
+    "teacher": {"type": Path, "metavar": "PATH", "help": "the teacher's .keras file (default: teacher.keras in --out)"},
+    "hidden": {"type": integer(1), "nargs": "+", "metavar": "UNITS", "help": "units of each hidden layer"},
+    "dropout": {"type": dropout_rate, "metavar": "RATE", "help": "share of the hidden units set to 0"},
+    "input_dropout": {"type": dropout_rate, "metavar": "RATE", "help": "share of the pixels set to 0"},
+    "crop": {"type": integer(0), "metavar": "PIXELS", "help": "cut so many pixels off each edge"},
+    "pool": {"type": integer(1, 1000), "metavar": "PIXELS", "help": "then average squares of so many pixels a side"},
+    "activation": {"choices": ["relu", "gelu", "silu"], "help": "of the hidden units"},
+    "seed": {"type": integer(0, MAX_SEED), "help": "of first weights, order and noise"},
+    "epochs": {"type": integer(1), "help": "passes over the training images"},
+    "batch_size": {"type": integer(1), "metavar": "IMAGES", "help": "images in a step"},
+    "learning_rate": {"type": number(1e-12, 1e6), "metavar": "RATE", "help": "of Adam, at its highest"},
+    "weight_decay": {
+        "type": number(0, 1e3),
+        "metavar": "SHARE",
+        "help": "each step subtracts this share, times the learning rate, of each weight",
+    },
+    "translate": {"type": integer(0), "metavar": "PIXELS", "help": "shift each image by up to so many pixels"},
+    "distort": {
+        "type": number(0, 10),
+        "metavar": "STRENGTH",
+        "help": "in place of --translate, rotate, scale, shift and bend each image: at 1 by up to 10 degrees, 10 %%, 1.5"
+        " pixels, and 1.2 pixels root mean square",
+    },
+    "temperature": {"type": TEMPERATURE, "metavar": "T", "help": "divides the logits of both nets"},
+    "alpha": {"type": fraction, "help": "weight of the distillation loss; the labels' loss has 1 - ALPHA"},
+    "format": {"choices": ["png", "svg", "pdf"], "help": "of figures"},
+}
+DATA = {"out": "artifacts", "data": None, "validation": None}  # the options of every script that takes any data
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):  # argparse would print its usage first, and hide the one line that matters
+        self.exit(2, f"{self.prog}: error: {message} (see `python {self.prog} --help`)\n")
+
+    def parse_args(self, *args):
+        """A --translate or --distort that is given replaces the other one's default."""
+        arguments = super().parse_args(*args)
+        if "distort" in arguments:
+            if arguments.translate and arguments.distort:
+                self.error("--translate and --distort exclude each other: give one of them")
+            for name, other in (("translate", "distort"), ("distort", "translate")):
+                if getattr(arguments, name) is None:
+                    setattr(arguments, name, 0 if getattr(arguments, other) else self.shifts[name])
+        return arguments
+
+
+def parser(description, defaults):
+    """An argparse.ArgumentParser with these of OPTIONS. defaults: {name: default value}."""
+    options = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    options.shifts = {name: default for name, default in defaults.items() if name in ("translate", "distort")}
+    for name, default in defaults.items():
+        settings = dict(OPTIONS[name])
+        if default is not None:
+            settings["help"] += f" (default: {_shown(default)})"
+        default = None if name in options.shifts else default  # so that parse_args sees which of the two is given
+        options.add_argument(f"--{name.replace('_', '-')}", default=default, **settings)
+    return options
+
+
+def print_settings(arguments):
+    """Print every option with its value."""
+    print("settings")
+    for name, value in vars(arguments).items():
+        print(f"  {name.replace('_', '-'):<15} {_shown(value)}")
+    print(flush=True)
+
+
+def _shown(value):
+    if value in (None, []):
+        return "default"
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+# ---- progress and tables ---------------------------------------------------------------------------------------------
+
+
+def progress(text):
+    """Show `text` on a line that the next call overwrites, if stdout is a terminal; `clear_progress` before a print."""
+    if sys.stdout.isatty():
+        width = shutil.get_terminal_size().columns - 1  # a full line would wrap
+        print(f"\r{text[:width]:<{width}}", end="", flush=True)
+
+
+def clear_progress():
+    """Erase the line of `progress`."""
+    progress("")
+    if sys.stdout.isatty():
+        print(end="\r", flush=True)
+
+
+def print_table(caption, header, rows):
+    """Print aligned columns, the first to the left and the others to the right. header, rows: lists of strings."""
+    table = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*table)]
+    print(caption)
+    for first, *others in table:
+        print(f"{first:<{widths[0]}}" + "".join(f"  {cell:>{width}}" for cell, width in zip(others, widths[1:])))
+    print(flush=True)

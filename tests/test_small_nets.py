@@ -1,0 +1,69 @@
+"""The small nets: sizes within their budgets, every size run and drawn, and students that are distill.py's own."""
+
+import json
+import sys
+
+from support import models, terminal
+
+import numpy as np
+import pytest
+from conftest import make_arrays
+
+import data
+import distill
+from studies import lab, small_nets
+
+QUICK_TEACHER = {"hidden": [16], "epochs": 2, "batch_size": 20}
+
+
+@pytest.fixture
+def digits():
+    arrays = make_arrays(200, 40, (28, 28), 10)
+    train, test = (data.Split(arrays[f"x_{part}"], arrays[f"y_{part}"].astype(np.int32)) for part in ("train", "test"))
+    return data.Dataset(train, data.Split(train.images[:0], train.labels[:0]), test, 10)
+
+
+def test_sizes_keep_to_the_budgets_that_they_are_for():
+    found = sorted(small_nets.parameters(hidden) for hidden in small_nets.SIZES)
+    assert found[0] < 2000
+    for budget in (5_000, 10_000, 25_000):
+        assert any(0.9 * budget < parameters <= budget for parameters in found)
+    assert {55_050, 1_276_810, 2_395_210} < {*found}
+
+
+def test_every_size_is_run_and_drawn(digits, tmp_path, monkeypatch, capsys, eager):
+    monkeypatch.setattr(small_nets, "SIZES", {(4,): {"pool": 4, "activation": "silu"}, (200, 200): {"epochs": 1}})
+    monkeypatch.setattr(small_nets, "CHOSEN", (4,))
+    monkeypatch.setattr(small_nets, "UNPOOLED", (3,))
+    monkeypatch.setattr(small_nets, "UNCROPPED", (5,))
+    monkeypatch.setattr(small_nets, "RECIPE", small_nets.RECIPE | {"epochs": 5, "batch_size": 50})
+    for name in ("DISTORTED", "DEFAULTS"):
+        monkeypatch.setattr(small_nets, name, getattr(small_nets, name) | QUICK_TEACHER)
+    monkeypatch.setattr(lab, "FOLDER", tmp_path)
+    monkeypatch.setattr(data, "load", lambda validation: digits)
+    monkeypatch.setattr(sys, "argv", ["small_nets.py", "--out", str(tmp_path / "out"), "--seeds", "1"])
+    terminal.run(small_nets.main)
+    assert (tmp_path / "small_nets.png").stat().st_size > 10_000
+    records = json.loads((tmp_path / "small_nets.json").read_text())["runs"]
+    assert len(records) == 2 + 4 + 13  # two teachers, two sizes, and the changes of one
+    assert all(record["errors"] == len(record["wrong"]) and record["seconds_an_epoch"] >= 0 for record in records)
+    printed = capsys.readouterr().out
+    assert all(f"| {small_nets.parameters(hidden):,} " in printed for hidden in small_nets.SIZES)
+    assert "ReLU instead of SiLU" in printed
+
+
+@pytest.mark.parametrize("changes", [{"translate": 1}, {"distort": 0.5, "pool": 2, "crop": 1, "activation": "silu"}])
+def test_its_students_are_those_of_distill_py_bit_for_bit(tiny, tmp_path, monkeypatch, changes):
+    store = lab.RunStore(data.load(tiny, validation=0), tmp_path, tmp_path / "runs.json")
+    settings = lab.distilled(lab.DISTORTED | QUICK_TEACHER, 6, 0.9, hidden=[8], epochs=3, batch_size=20)
+    settings |= changes
+    net, _ = lab.train_student(store, settings, 1, "")
+    options = f"--data {tiny} --validation 0 --out {tmp_path} --teacher {store.teacher_path(settings['teacher'], 1)}"
+    options += " --hidden 8 --epochs 3 --batch-size 20 --learning-rate 0.002 --seed 1 --temperature 6 --alpha 0.9"
+    for name, value in changes.items():
+        options += f" --{name} {value}"
+    monkeypatch.setattr("sys.argv", ["distill.py", *options.split()])
+    terminal.run(distill.main)
+    script = models.load(tmp_path / "distilled.keras", (12, 10), 3)
+    for one, other in zip(net.get_weights(), script.get_weights(), strict=True):
+        assert np.array_equal(one, other)
