@@ -67,7 +67,7 @@ def texts(found):
         "result": result_table(rows, errors),
         "gain": gain,
         "calibration": calibration_table(rows),
-        "sweep": sweep_table(found["sweep"]),
+        "sweep": tables.markdown(found["sweep"]["header"], found["sweep"]["rows"]),
         "sweep_choice": sweep_choice(found["sweep"]),
         "export": export_table([run["export"] for run in found["runs"]]),
     }
@@ -98,19 +98,6 @@ def calibration_table(rows):
         for name, its in rows.items()
     ]
     return tables.markdown(["model", *columns], lines)
-
-
-def sweep_table(sweep):
-    alphas = sorted({run["alpha"] for run in sweep["runs"]})
-    lines = []
-    for temperature in sorted({run["temperature"] for run in sweep["runs"]}):
-        cells = []
-        for alpha in alphas:
-            same = [run for run in sweep["runs"] if (run["temperature"], run["alpha"]) == (temperature, alpha)]
-            wrong = [run["validation_errors"] for run in same]
-            cells.append(f"{mean(wrong):.1f} ({min(wrong)}-{max(wrong)})")
-        lines.append([f"{temperature:g}", *cells])
-    return tables.markdown(["T", *(f"alpha {alpha:g}" for alpha in alphas)], lines)
 
 
 def sweep_choice(sweep):

@@ -109,12 +109,11 @@ def main():
         ylabel=counted,
         title=f"Mean and range of {arguments.seeds} seeds; alpha is the weight of the teacher's part",
     )
-    rows = []
+    header, rows = ["T", *(f"alpha {alpha:g}" for alpha in alphas)], []
     for row, temperature in enumerate(temperatures):
         cells = (f"{wrong.mean():.1f} ({wrong.min()}-{wrong.max()})" for wrong in grid[:, row].T)
         rows.append([f"{temperature:g}", *cells])
-    caption = f"\n{counted}: mean of {arguments.seeds} seeds (least-most)"
-    terminal.print_table(caption, ["T", *(f"alpha {alpha:g}" for alpha in alphas)], rows)
+    terminal.print_table(f"\n{counted}: mean of {arguments.seeds} seeds (least-most)", header, rows)
     row, column = np.unravel_index(grid.mean(0).argmin(), grid.shape[1:])
     best = {"temperature": temperatures[row], "alpha": alphas[column]}
     print(f"chosen: --temperature {temperatures[row]:g} --alpha {alphas[column]:g}", flush=True)
@@ -128,7 +127,8 @@ def main():
     runs = [settings | {"validation_errors": errors[path]} for path, settings in wanted.items()]
     found = {
         "chosen": best | {"test_errors": test_errors},
-        "validation_images": len(dataset.validation.labels),
+        "header": header,
+        "rows": rows,
         "runs": runs,
     }
     files.write_json(out / "sweep.json", found, indent=1)
