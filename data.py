@@ -44,9 +44,6 @@ class Dataset(NamedTuple):
         return f"{train} training, {validation} validation, {test} test images of {size}, {self.num_classes} classes"
 
 
-# ---- loading ---------------------------------------------------------------------------------------------------------
-
-
 def load(path=None, validation=None):
     """Load a Dataset. path: None for the MNIST digits that come with the project, whose SHA-256 is checked; or an .npz file.
 
@@ -66,9 +63,7 @@ def load(path=None, validation=None):
     num_classes = int(train.labels.max()) + 1
     num_train = len(train.labels)
     if not 2 <= num_classes <= num_train:
-        raise UserError(
-            f"{name}: {num_train} training images cannot have {num_classes} classes: labels are 0...C-1, C >= 2"
-        )
+        raise UserError(f"{name}: {num_train} images cannot have {num_classes} classes: labels are 0...C-1, C >= 2")
     if test.labels.max() >= num_classes:
         raise UserError(f"{name}: y_test has a label {test.labels.max()}; y_train has 0...{num_classes - 1} only")
     if test.images.shape[1:] != train.images.shape[1:]:
@@ -107,9 +102,6 @@ def _checked(name, arrays, part):
     if labels.min() < 0 or labels.max() > np.iinfo(np.int32).max:
         raise UserError(f"{name}: y_{part} has labels from {labels.min()} to {labels.max()}: they must be 0...C-1")
     return Split(images, labels.astype(np.int32))
-
-
-# ---- batches ---------------------------------------------------------------------------------------------------------
 
 
 def num_shifts(pixels):

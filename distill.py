@@ -8,6 +8,7 @@ alpha = 0.5, the weight of the distillation loss. TODO
 Writes distilled.keras, its history distilled.csv and plots/ to artifacts/; teacher_logits_*.npz there is a cache.
 """
 
+import contextlib
 import functools
 
 from support import UserError, files, models, plots, terminal, training
@@ -66,21 +67,13 @@ def teacher_logits(teacher, images, translate=0, distort=0.0, cache=None):
     about = np.frombuffer(f"{translate} {teacher.to_json()}".encode(), np.uint8)
     key = files.fingerprint(images, about, *teacher.get_weights())
     path = cache and cache / f"teacher_logits_{translate}px.npz"
-    logits = _cached(path, key)
-    if logits is None:
-        logits = _compute(predict, images, translate, teacher.output_shape[-1])
-        if path:
-            files.save_arrays(path, key=key, logits=logits)
+    with contextlib.suppress(UserError):  # the file is missing or damaged: the logits are computed again
+        if path and (saved := files.load_arrays(path))["key"] == key:
+            return saved["logits"]
+    logits = _compute(predict, images, translate, teacher.output_shape[-1])
+    if path:
+        files.save_arrays(path, key=key, logits=logits)
     return logits
-
-
-def _cached(path, key):
-    """The logits at `path` if they were saved under `key`; None if not, or if the file is missing or damaged."""
-    try:
-        saved = files.load_arrays(path)
-    except UserError:
-        return None
-    return saved["logits"] if saved["key"] == key else None
 
 
 def _compute(predict, images, translate, num_classes):
@@ -105,9 +98,7 @@ def _check_outputs(logits):
     if not np.isfinite(logits).all():
         raise UserError("the teacher's outputs are not finite: train it again with a lower --learning-rate")
     if models.are_probabilities(logits):
-        raise UserError(
-            "the teacher ends in a softmax: a temperature softens logits, not probabilities; save it without that softmax"
-        )
+        raise UserError("the teacher ends in a softmax, but a temperature divides logits: save it without that softmax")
 
 
 def load_teacher(arguments, dataset, out):
@@ -116,14 +107,17 @@ def load_teacher(arguments, dataset, out):
     return models.load(arguments.teacher or out / "teacher.keras", dataset.image_shape, dataset.num_classes)
 
 
-# ---- the script ------------------------------------------------------------------------------------------------------
-
-
 def describe_gain(before, after):
     """A sentence: what distillation did, from the test errors of the baseline and of the distilled student."""
     share = f" ({abs(before - after) / before:.1%})" if before else ""
     verb = "saves" if after <= before else "costs"
     return f"distillation {verb} the student {abs(before - after):,} of {before:,} test errors{share}"
+
+
+def describe_result(errors, num_images):
+    """The last lines that the script prints. errors: {"teacher", "baseline", "distilled": test errors}."""
+    lines = [f"{name + ':':<10} {models.describe_errors(number, num_images)}" for name, number in errors.items()]
+    return "\n".join([*lines, describe_gain(errors["baseline"], errors["distilled"])])
 
 
 def main():
@@ -140,7 +134,7 @@ def main():
     if models.is_made_with(baseline_path, settings):
         print(f"baseline: {baseline_path} was trained with these settings")
         baseline = models.load(baseline_path, dataset.image_shape, dataset.num_classes)
-        baseline_history = models.load_history(baseline_path)
+        _, baseline_history = models.load_training(baseline_path)
     else:
         print("baseline: the student on the labels alone", flush=True)
         baseline, baseline_history = student.train_baseline(dataset, settings, out)
@@ -157,9 +151,7 @@ def main():
 
     nets = {"teacher": teacher, "baseline": baseline, "distilled": distilled}
     errors = {name: models.count_errors(model, dataset.test) for name, model in nets.items()}
-    for name, number in errors.items():
-        print(f"{name + ':':<10} {models.describe_errors(number, dataset.test)}")
-    print(describe_gain(errors["baseline"], errors["distilled"]))
+    print(describe_result(errors, len(dataset.test.labels)))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ Takes about 15 seconds. Writes metrics.json, and figures to plots/, in artifacts
 
 import itertools
 import statistics
-import time
+import timeit
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,20 +89,16 @@ def run_model(path, dataset):
         "bytes": path.stat().st_size,
         **measure_speed(predict, dataset.test.images[:10_000]),
     }
-    about = models.load_settings(path), models.load_history(path), files.fingerprint(*model.get_weights())
-    return Evaluated(cost, *about, *np.split(outputs, [len(dataset.test.labels)]))
+    settings, history = models.load_training(path)
+    weights = files.fingerprint(*model.get_weights())
+    return Evaluated(cost, settings, history, weights, *np.split(outputs, [len(dataset.test.labels)]))
 
 
 def measure_speed(predict, images):
     """The speed of `predict` (see models.predictor) on this machine, medians, as a dict of plain values."""
 
     def seconds(part, repeats):
-        times = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            predict(part)
-            times.append(time.perf_counter() - start)
-        return statistics.median(times)
+        return statistics.median(timeit.repeat(lambda: predict(part), number=1, repeat=repeats))
 
     return {
         "images_per_second": round(len(images) / seconds(images, 5)),
@@ -271,9 +267,6 @@ def print_warnings(evaluated, teacher, teacher_path, train):
             print(f"{path} had another teacher than {teacher_path}: python distill.py trains it anew")
 
 
-# ---- the script ------------------------------------------------------------------------------------------------------
-
-
 def main():
     options = terminal.parser(__doc__, terminal.DATA | {"teacher": None, "format": "png"})
     options.add_argument("models", nargs="*", type=Path, metavar="PATH", help="models (default: every .keras in --out)")
@@ -301,11 +294,10 @@ def main():
         | compare(dataset.test.labels, *(listed[name].test.argmax(-1) for name in (first, second)))
         for first, second in itertools.combinations(found, 2)
     }
-    about = {"test_sha256": files.fingerprint(*dataset.test), "image_shape": list(dataset.image_shape)}
-    about["num_classes"] = dataset.num_classes
+    about = {"test_sha256": files.fingerprint(*dataset.test), "num_classes": dataset.num_classes}
     units = {name: unit for name, (_, unit) in METRICS.items()}
     report = {"models": rows, "comparisons": comparisons, "units": units, "data": about}
-    files.write_json(out / "metrics.json", report, indent=1)
+    files.write_json(out / "metrics.json", report)
     terminal.progress("drawing")
     students = [name for name, path in found.items() if path != teacher_path]
     draw(dataset, listed, rows, students, teacher, out / "plots", arguments.format)

@@ -91,7 +91,8 @@ def main():
     dataset = data.load(arguments.data, arguments.validation)
     print(f"data: {dataset}", flush=True)
     student, _ = train_baseline(dataset, settings_from(arguments, dataset), out)
-    print(f"student, labels alone: {models.describe_errors(models.count_errors(student, dataset.test), dataset.test)}")
+    errors = models.count_errors(student, dataset.test)
+    print(f"student, labels alone: {models.describe_errors(errors, len(dataset.test.labels))}")
 
 
 if __name__ == "__main__":

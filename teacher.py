@@ -77,7 +77,8 @@ def main():
     plots.learning_curves({"teacher": history}, out / "plots" / "learning_curves_teacher.png")
     checkpoint.path.unlink(missing_ok=True)
     print(f"saved {out / 'teacher.keras'}, {teacher.count_params():,} parameters")
-    print(f"teacher: {models.describe_errors(models.count_errors(teacher, dataset.test), dataset.test)}")
+    errors = models.count_errors(teacher, dataset.test)
+    print(f"teacher: {models.describe_errors(errors, len(dataset.test.labels))}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 from support import UserError, files, terminal
 
+import distill
 from studies import tables
 
 NETS = {
@@ -63,7 +64,12 @@ def texts(found):
         f"Distillation saves {saved:.0%} of the student's test errors (mean of {len(runs)} seeds). The exact McNemar p-values of"
         f" the seeds' pairs are {', '.join(chances)}."
     )
+    first = {name: numbers[0] for name, numbers in errors.items()}
+    last_lines = distill.describe_result(
+        {"teacher": first["teacher"], "baseline": first["student"], "distilled": first["distilled"]}, 10_000
+    )
     return {
+        "quick_start": "\n".join(f"    {line}" for line in last_lines.splitlines()),
         "result": result_table(rows, errors),
         "gain": gain,
         "calibration": calibration_table(rows),
@@ -136,7 +142,7 @@ def main():
         run_script("tools/sweep.py", "--out", out / "0")
         sweep = json.loads((out / "0" / "sweep.json").read_text())
     found = {"runs": runs, "sweep": sweep}
-    files.write_json(results, found, indent=1)
+    files.write_json(results, found)
     for name in FIGURES:
         figure = out / "0" / "plots" / f"{name}.png"
         if figure.exists():

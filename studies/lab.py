@@ -150,7 +150,7 @@ def get_teacher(store, settings, seed, name):
     path, train = store.teacher_path(settings, seed), store.splits(settings)[0]
     wanted = settings | {"seed": seed, "data": files.fingerprint(*train)}
     if models.is_made_with(path, wanted):
-        return models.load(path, store.dataset.image_shape, store.dataset.num_classes), models.load_history(path)
+        return models.load(path, store.dataset.image_shape, store.dataset.num_classes), models.load_training(path)[1]
     loss = functools.partial(smoothed_cross_entropy, share=settings["smoothing"])
     dataset = store.dataset._replace(train=train)
     model, history = teacher.train_teacher(dataset, wanted, loss, report=_show_epoch(name))

@@ -29,9 +29,6 @@ _locks = contextlib.ExitStack()
 _scratch_files = set()  # what `atomic_write` has not moved into place yet
 
 
-# ---- writing ---------------------------------------------------------------------------------------------------------
-
-
 @contextlib.contextmanager
 def atomic_write(path):
     """Yield a scratch path beside `path`; move it over `path` when the block succeeds, delete it when it fails.
@@ -58,10 +55,10 @@ def remove_scratch_files():
         scratch.unlink(missing_ok=True)
 
 
-def write_json(path, values, **options):
-    """Write a dict of plain values and `versions()` to `path`. options: of json.dumps."""
+def write_json(path, values):
+    """Write a dict of plain values, and `versions()`, to `path`."""
     with atomic_write(path) as scratch:
-        scratch.write_text(json.dumps(values | {"versions": versions()}, allow_nan=False, **options) + "\n")
+        scratch.write_text(json.dumps(values | {"versions": versions()}, allow_nan=False, indent=1) + "\n")
 
 
 def versions():
@@ -90,9 +87,6 @@ def save_arrays(path, **arrays):
     arrays = {name: np.asarray(array) for name, array in arrays.items()}
     with atomic_write(path) as scratch:
         np.savez(scratch, sha256=fingerprint(np.array([*arrays]), *arrays.values()), **arrays)
-
-
-# ---- reading ---------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -151,9 +145,6 @@ def fingerprint(*arrays):
     return digest.hexdigest()
 
 
-# ---- folders ---------------------------------------------------------------------------------------------------------
-
-
 def output_folder(path):
     """Create the folder and its plots/, check that files can be written there, and lock it; returns its Path.
 
@@ -185,9 +176,8 @@ def lock(path):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
-        raise UserError(
-            f"{path} is in use by {file.read() or 'another run'}: wait until it ends, or choose another --out"
-        ) from None
+        user = file.read() or "another run"
+        raise UserError(f"{path} is in use by {user}: wait until it ends, or choose another --out") from None
     except OSError:  # a file system without locks
         pass
     file.truncate(0)

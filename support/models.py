@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import io
 import json
 import math
 import zipfile
@@ -15,8 +14,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-SETTINGS = "settings.json"  # the member of a .keras archive that says how the model was trained
-HISTORY = "history.csv"  # its epochs
+TRAINING = "training.json"  # the member of a .keras archive that holds the settings and the history of its training
 DIGESTS = "sha256.json"  # the SHA-256 of the other members: a zip file's own checksums have 32 bits only
 
 
@@ -28,9 +26,6 @@ class Epoch(NamedTuple):
     training_accuracy: float
     validation_accuracy: float  # nan without validation images
     seconds: float  # of the training, without the validation
-
-
-# ---- logits ----------------------------------------------------------------------------------------------------------
 
 
 def to_unit(images):
@@ -56,9 +51,9 @@ def count_errors(model, split):
     return int(np.sum(predictor(model)(split.images).argmax(-1) != split.labels))
 
 
-def describe_errors(errors, split):
-    """A sentence: the test errors, and the accuracy on the test split."""
-    return f"{errors:,} test errors in {len(split.labels):,} images, accuracy {1 - errors / len(split.labels):.2%}"
+def describe_errors(errors, num_images):
+    """A sentence: the test errors, and the accuracy."""
+    return f"{errors:,} test errors in {num_images:,} images, accuracy {1 - errors / num_images:.2%}"
 
 
 def are_probabilities(outputs):
@@ -80,33 +75,24 @@ def multiply_adds(model):
     return total
 
 
-# ---- saving ----------------------------------------------------------------------------------------------------------
-
-
 def save(model, path, settings, history):
     """Save the model at `path` (.keras) and its history beside it (.csv), each completely or not at all.
 
-    settings: a dict of plain values, all that decided the training. They and the history are also members of the .keras
-    archive, from which `load_settings` and `load_history` read them; the .csv is for people.
+    settings: a dict of plain values, all that decided the training. They and the history are also in the .keras archive, where
+    `load_training` reads them; the .csv is for people.
     """
-    table = io.StringIO()
-    csv.writer(table).writerows([Epoch._fields, *history])
     with files.atomic_write(path) as scratch:
         model.save(scratch)
         with zipfile.ZipFile(scratch, "a") as archive:
-            archive.writestr(SETTINGS, json.dumps(settings))
-            archive.writestr(HISTORY, table.getvalue())
+            archive.writestr(TRAINING, json.dumps({"settings": settings, "history": history}))
             archive.writestr(DIGESTS, json.dumps(_digests(archive)))
         with files.atomic_write(path.with_suffix(".csv")) as beside, open(beside, "w", newline="") as file:
-            file.write(table.getvalue())
+            csv.writer(file).writerows([Epoch._fields, *history])
 
 
 def differing(settings, wanted):
     """The names in the dict `wanted` for which `settings` has no or another value: empty for a model made as wanted."""
     return [name for name, value in wanted.items() if name not in settings or settings[name] != value]
-
-
-# ---- loading ---------------------------------------------------------------------------------------------------------
 
 
 def load(path, image_shape, num_classes):
@@ -123,20 +109,18 @@ def load(path, image_shape, num_classes):
     for what, needed in (("input_shape", (None, *image_shape)), ("output_shape", (None, num_classes))):
         found = getattr(model, what, None)  # a model that was never built has none
         if found != needed:
-            raise UserError(
-                f"{path}: {what} is {found}, but the data need {needed}: use the --data it was made for, or another model"
-            )
+            raise UserError(f"{path}: {what} is {found}, but the data need {needed}: choose other --data or model")
     return model
 
 
-def load_settings(path):
-    """The settings that `save` put into a model file; {} for a model from elsewhere. Raises UserError as `load` does."""
+def load_training(path):
+    """(settings, history) that `save` put into a model file; ({}, []) for a model from elsewhere. Raises UserError as `load`."""
 
     def parse(archive):
-        settings = json.loads(archive.read(SETTINGS)) if SETTINGS in archive.namelist() else {}
-        if not isinstance(settings, dict):
-            raise ValueError(f"its {SETTINGS} holds no settings")  # noqa: TRY004 - the file is at fault
-        return settings
+        if TRAINING not in archive.namelist():
+            return {}, []
+        saved = json.loads(archive.read(TRAINING))
+        return dict(saved["settings"]), [Epoch(*row) for row in saved["history"]]
 
     return _read(path, parse)
 
@@ -144,23 +128,9 @@ def load_settings(path):
 def is_made_with(path, wanted):
     """Whether there is a sound model file at `path` that was trained with the settings `wanted`."""
     try:
-        return not differing(load_settings(path), wanted)
+        return not differing(load_training(path)[0], wanted)
     except UserError:
         return False
-
-
-def load_history(path):
-    """The history, a list of Epoch, that `save` put into a model file; [] for a model from elsewhere. Raises UserError."""
-
-    def parse(archive):
-        if HISTORY not in archive.namelist():
-            return []
-        header, *rows = csv.reader(io.StringIO(archive.read(HISTORY).decode(), newline=""))
-        if tuple(header) != Epoch._fields:  # of another version
-            return []
-        return [Epoch(int(number), *map(float, rest)) for number, *rest in rows]
-
-    return _read(path, parse)
 
 
 def _read(path, read):

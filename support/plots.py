@@ -20,7 +20,11 @@ def colour(name, names=()):
     return COLOURS[name] if name in COLOURS else OTHERS[others.index(name) % len(OTHERS)]
 
 
-def _save(figure, path):
+def _save(figure, path, *with_legend):
+    for axes in with_legend:
+        axes.grid(alpha=0.3, which="both")
+        axes.set_axisbelow(True)
+        axes.legend()
     with files.atomic_write(path) as scratch:
         figure.savefig(scratch, dpi=120)
 
@@ -30,24 +34,17 @@ def learning_curves(histories, path):
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name, history in histories.items():
-        epochs = [row.epoch for row in history]
+        epochs, loss, training, validation, _ = np.array(history).T
         style = {"color": colour(name, histories), "marker": "." if len(history) < 3 else None}
-        left.plot(epochs, [row.loss for row in history], label=name, **style)
-        right.plot(
-            epochs, [100 * (1 - row.training_accuracy) for row in history], ":", label=f"{name}, training", **style
-        )
-        if not np.isnan(history[-1].validation_accuracy):
-            right.plot(
-                epochs, [100 * (1 - row.validation_accuracy) for row in history], label=f"{name}, validation", **style
-            )
+        left.plot(epochs, loss, label=name, **style)
+        right.plot(epochs, 100 * (1 - training), ":", label=f"{name}, training", **style)
+        if not np.isnan(validation[-1]):
+            right.plot(epochs, 100 * (1 - validation), label=f"{name}, validation", **style)
     left.set(xlabel="epoch", ylabel="nats per image", yscale="log", title="Training loss, each net's own")
     right.set(xlabel="epoch", ylabel="images wrong (%)", yscale="log", title="Errors")
     right.set_ylim(bottom=max(0.05, right.get_ylim()[0]))  # training errors near 0 would stretch the axis
     right.yaxis.set_major_formatter("{x:g}")
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
-        axes.legend()
-    _save(figure, path)
+    _save(figure, path, left, right)
 
 
 def dark_knowledge(images, labels, probabilities, path):
@@ -86,22 +83,15 @@ def errors_per_class(errors, path):
     axes = figure.subplots()
     width = 0.8 / len(errors)
     for place, (name, counts) in enumerate(errors.items()):
-        bars = axes.bar(
-            np.arange(num_classes) + (place - (len(errors) - 1) / 2) * width,
-            counts,
-            width,
-            color=colour(name, errors),
-            label=f"{name}, {counts.sum():,} in all",
-        )
+        places = np.arange(num_classes) + (place - (len(errors) - 1) / 2) * width
+        style = {"color": colour(name, errors), "label": f"{name}, {counts.sum():,} in all"}
+        bars = axes.bar(places, counts, width, **style)
         if num_classes * len(errors) <= 40:
             axes.bar_label(bars, fontsize=8)
     axes.set(xlabel="class (its label)", ylabel="test errors (images)", title="Test errors per class")
     if num_classes <= 40:
         axes.set_xticks(np.arange(num_classes))
-    axes.grid(axis="y", alpha=0.3)
-    axes.set_axisbelow(True)
-    axes.legend()
-    _save(figure, path)
+    _save(figure, path, axes)
 
 
 def accuracy_against_parameters(rows, path):
@@ -110,23 +100,14 @@ def accuracy_against_parameters(rows, path):
     axes = figure.subplots()
     for name, row in rows.items():
         accuracy, low, high = (100 * row[key] for key in ("accuracy", "accuracy_low", "accuracy_high"))
-        axes.errorbar(
-            row["parameters"],
-            accuracy,
-            [[accuracy - low], [high - accuracy]],
-            fmt="o",
-            capsize=4,
-            color=colour(name, rows),
-            label=f"{name}, {row['parameters']:,}: {accuracy:.2f} %",
-        )
-    axes.set(
-        xscale="log", xlabel="parameters", ylabel="test accuracy (%)", title="Accuracy, its 95 % interval, and size"
-    )
+        style = {"color": colour(name, rows), "label": f"{name}, {row['parameters']:,}: {accuracy:.2f} %"}
+        interval = [[accuracy - low], [high - accuracy]]
+        axes.errorbar(row["parameters"], accuracy, interval, fmt="o", capsize=4, **style)
+    title = "Accuracy, its 95 % interval, and size"
+    axes.set(xscale="log", xlabel="parameters", ylabel="test accuracy (%)", title=title)
     sizes = [row["parameters"] for row in rows.values()]
     axes.set_xlim(min(sizes) / 3, max(sizes) * 3)
-    axes.grid(alpha=0.3)
-    axes.legend()
-    _save(figure, path)
+    _save(figure, path, axes)
 
 
 def confusions(counts, path):
@@ -162,10 +143,8 @@ def reliability(bins, path):
             axes.plot(confidence, accuracy, style, color=shade, label=label)
             axes.scatter(confidence, accuracy, 10 + 15 * np.log10(images[held]), color=shade)
         axes.set(xlabel="confidence (%)", title=name, xlim=(0, 102), ylim=(0, 102))
-        axes.grid(alpha=0.3)
-        axes.legend()
     figure.axes[0].set_ylabel("test images right (%)")
-    _save(figure, path)
+    _save(figure, path, *figure.axes)
 
 
 def gallery(groups, path):
@@ -202,6 +181,4 @@ def error_lines(places, lines, path, *, log=False, points=(), **labels):
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.grid(alpha=0.3, which="both")
-    axes.legend()
-    _save(figure, path)
+    _save(figure, path, axes)

@@ -90,17 +90,15 @@ def dropout_rate(text):
 
 MAX_SEED = 2**32 - 1
 TEMPERATURE = number(1e-3, 1e6)
+DATA_HELP = "your own: x_train, x_test (n, h, w) uint8; y_train, y_test (n,) integers 0...C-1 (default: MNIST)"
+DISTORT_HELP = "instead, rotate (at 1 by up to 10 degrees), scale (10 %%), shift (1.5 pixels) and bend each image"
 OPTIONS = {  # what argparse's add_argument takes, for options that several scripts share
     "out": {"metavar": "FOLDER", "help": "folder for all files"},
-    "data": {
-        "metavar": "FILE.npz",
-        "help": "your own data: x_train, x_test (n, height, width) uint8; y_train, y_test (n,) integers 0...C-1"
-        " (default: the MNIST digits that come with the project)",
-    },
+    "data": {"metavar": "FILE.npz", "help": DATA_HELP},
     "validation": {
         "type": integer(0),
         "metavar": "IMAGES",
-        "help": "hold out the last IMAGES training images (default: 5000, or a twelfth of a smaller set; 0: none)",
+        "help": "hold out the last IMAGES training images; 0: none",
     },
     "teacher": {"type": Path, "metavar": "PATH", "help": "the teacher's .keras file (default: teacher.keras in --out)"},
     "hidden": {"type": integer(1), "nargs": "+", "metavar": "UNITS", "help": "units of each hidden layer"},
@@ -113,18 +111,9 @@ OPTIONS = {  # what argparse's add_argument takes, for options that several scri
     "epochs": {"type": integer(1), "help": "passes over the training images"},
     "batch_size": {"type": integer(1), "metavar": "IMAGES", "help": "images in a step"},
     "learning_rate": {"type": number(1e-12, 1e6), "metavar": "RATE", "help": "of Adam, at its highest"},
-    "weight_decay": {
-        "type": number(0, 1e3),
-        "metavar": "SHARE",
-        "help": "each step subtracts this share, times the learning rate, of each weight",
-    },
+    "weight_decay": {"type": number(0, 1e3), "metavar": "SHARE", "help": "of each weight, subtracted in each step"},
     "translate": {"type": integer(0), "metavar": "PIXELS", "help": "shift each image by up to so many pixels"},
-    "distort": {
-        "type": number(0, 10),
-        "metavar": "STRENGTH",
-        "help": "in place of --translate, rotate, scale, shift and bend each image: at 1 by up to 10 degrees, 10 %%, 1.5"
-        " pixels, and 1.2 pixels root mean square",
-    },
+    "distort": {"type": number(0, 10), "metavar": "STRENGTH", "help": DISTORT_HELP},
     "temperature": {"type": TEMPERATURE, "metavar": "T", "help": "divides the logits of both nets"},
     "alpha": {"type": fraction, "help": "weight of the distillation loss; the labels' loss has 1 - ALPHA"},
     "format": {"choices": ["png", "svg", "pdf"], "help": "of figures"},

@@ -80,12 +80,9 @@ def adam(learning_rate, num_steps, weight_decay=0.0):
     weight_decay: each step first subtracts this share, times the learning rate, of each weight (Loshchilov & Hutter 2019).
     """
     warmup = num_steps // 20
-    schedule = keras.optimizers.schedules.CosineDecay(
-        0.0 if warmup else learning_rate,
-        num_steps - warmup,
-        warmup_target=learning_rate if warmup else None,
-        warmup_steps=warmup,
-    )
+    start, peak = (0.0, learning_rate) if warmup else (learning_rate, None)
+    decay = keras.optimizers.schedules.CosineDecay
+    schedule = decay(start, num_steps - warmup, warmup_target=peak, warmup_steps=warmup)
     return keras.optimizers.Adam(schedule, weight_decay=weight_decay or None)  # 0 would cost a pass over memory
 
 
@@ -129,9 +126,8 @@ def compile_epoch(model, optimizer, batches, loss):
             totals += run_steps(examples, tf.constant(first), tf.constant(stop)).numpy()
         mean_loss, accuracy = (totals / batches.num_steps).tolist()
         if not math.isfinite(mean_loss):
-            raise UserError(
-                f"training diverged in epoch {number} (loss {mean_loss}), no model saved: lower --learning-rate"
-            )
+            problem = f"training diverged in epoch {number} (loss {mean_loss}), no model saved"
+            raise UserError(f"{problem}: lower --learning-rate")
         return mean_loss, accuracy
 
     run_steps(batches.collect(0), tf.constant(0), tf.constant(0))  # no step is taken: this only compiles
@@ -156,9 +152,7 @@ class Checkpoint(NamedTuple):
         """
         if not self.resume:
             if self.path.exists():
-                print(
-                    f"{self.path} is of a run that was stopped: this run starts anew and overwrites it (see --resume)"
-                )
+                print(f"{self.path} is of a stopped run: this run starts anew and overwrites it (see --resume)")
             return []
         if not self.path.exists():
             print(f"there is no {self.path} to go on from: this run starts anew", flush=True)
@@ -166,9 +160,8 @@ class Checkpoint(NamedTuple):
         saved = files.load_arrays(self.path)
         different = differing(json.loads(str(saved.get("settings", "{}"))), self.settings)
         if different:
-            raise UserError(
-                f"{self.path} is of a run with other settings ({', '.join(different)}): leave --resume out to start anew"
-            )
+            names = ", ".join(different)
+            raise UserError(f"{self.path} is of a run with other settings ({names}): leave --resume out to start anew")
         for place, variable in enumerate(state):
             variable.assign(saved[f"variable_{place}"])
         history = [Epoch(int(number), *rest) for number, *rest in saved["history"].tolist()]

@@ -85,7 +85,7 @@ def test_logits_are_computed_once_and_again_when_teacher_or_data_change(digits, 
 
 
 def test_a_teacher_that_ends_in_softmax_or_nan_is_refused(digits, net):
-    with pytest.raises(UserError, match="ends in a softmax: a temperature softens logits"):
+    with pytest.raises(UserError, match="ends in a softmax, but a temperature divides logits"):
         distill.teacher_logits(ends_in_softmax(net), digits.train.images)
     net.layers[-1].bias.assign([0.0, np.nan, 0.0])
     with pytest.raises(UserError, match="not finite"):
@@ -146,7 +146,7 @@ def test_the_script_teaches_what_the_teacher_knows_and_alpha_weighs_the_teachers
         run = f"distill.py {options} --hidden 32 --epochs 40 --learning-rate 0.01 --alpha {alpha}"
         monkeypatch.setattr("sys.argv", run.split())
         terminal.run(distill.main)
-        assert models.load_settings(tmp_path / "distilled.keras")["alpha"] == alpha
+        assert models.load_training(tmp_path / "distilled.keras")[0]["alpha"] == alpha
         model = models.load(tmp_path / "distilled.keras", digits.image_shape, digits.num_classes)
         return 1 - models.count_errors(model, digits.test) / len(digits.test.labels)
 

@@ -129,12 +129,12 @@ def outcomes(path, read, expected, rezipped=True):
 def test_a_damaged_model_file_is_refused_or_harmless(whole, digits, tmp_path):
     path = tmp_path / "net.keras"
     shutil.copy(whole / "net.keras", path)
-    made = models.load_settings(path)
+    made = models.load_training(path)[0]
 
     def read():
         model = models.load(path, digits.image_shape, digits.num_classes)
-        assert models.load_settings(path) == made
-        return *model.get_weights(), np.array(models.load_history(path))
+        assert models.load_training(path)[0] == made
+        return *model.get_weights(), np.array(models.load_training(path)[1])
 
     assert outcomes(path, read, read())["refused"] > MUTATIONS / 2
 
@@ -237,7 +237,7 @@ def test_a_checkpoint_of_another_version_is_refused(tiny, tmp_path, monkeypatch,
 
 @pytest.mark.parametrize(
     ("read", "name"),
-    [(data.load, "data.npz"), (files.load_arrays, "checkpoint.npz"), (models.load_settings, "net.keras")],
+    [(data.load, "data.npz"), (files.load_arrays, "checkpoint.npz"), (models.load_training, "net.keras")],
 )
 def test_a_file_that_may_not_be_read_is_not_called_damaged(whole, monkeypatch, read, name):
     def locked(path):
@@ -325,7 +325,7 @@ def large_net(path):
 
 
 def settings_that_are_none(path):
-    rewritten(path, {models.SETTINGS: b"[]"})
+    rewritten(path, {models.TRAINING: b"[]"})
 
 
 def bomb(path):
@@ -368,8 +368,8 @@ class Pickled:
 def test_settings_that_are_none_are_refused(tmp_path):
     keras.Sequential([keras.Input((12, 10)), keras.layers.Flatten()]).save(tmp_path / "net.keras")
     settings_that_are_none(tmp_path / "net.keras")
-    with pytest.raises(UserError, match="holds no settings"):
-        models.load_settings(tmp_path / "net.keras")
+    with pytest.raises(UserError, match="cannot be read"):
+        models.load_training(tmp_path / "net.keras")[0]
 
 
 def head_of(shape):
@@ -708,7 +708,7 @@ def look(out, digits):
     for path in found:
         if path.suffix == ".keras":
             models.load(path, digits.image_shape, digits.num_classes)
-            assert models.load_history(path)
+            assert models.load_training(path)[1]
         elif path.suffix == ".npz":
             assert files.load_arrays(path)
         elif path.suffix == ".json":

@@ -115,7 +115,7 @@ def test_a_student_of_another_teacher_or_of_other_images_is_pointed_out(folder, 
     shutil.copytree(folder[0], out)
     taught = models.load(out / "teacher.keras", (12, 10), 3)
     taught.layers[-1].bias.assign_add([0.1, 0.0, 0.0])
-    models.save(taught, out / "teacher.keras", models.load_settings(out / "teacher.keras") | {"data": "others"}, [])
+    models.save(taught, out / "teacher.keras", models.load_training(out / "teacher.keras")[0] | {"data": "others"}, [])
     monkeypatch.setattr(sys, "argv", ["evaluate.py", "--data", str(tiny), "--out", str(out)])
     terminal.run(evaluate.main)
     printed = capsys.readouterr().out
@@ -130,7 +130,7 @@ def test_a_pair_that_differs_in_more_than_a_teacher_is_not_said_to_have_gained(
 ):
     out = tmp_path / "artifacts"
     shutil.copytree(folder[0], out)
-    made = models.load_settings(out / "student.keras") | {"seed": 5}
+    made = models.load_training(out / "student.keras")[0] | {"seed": 5}
     models.save(models.load(out / "student.keras", (12, 10), 3), out / "student.keras", made, [])
     monkeypatch.setattr(sys, "argv", ["evaluate.py", "--data", str(tiny), "--out", str(out)])
     terminal.run(evaluate.main)

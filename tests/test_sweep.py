@@ -103,7 +103,7 @@ def test_its_students_are_those_of_distill(run, folder, tiny, temperature, alpha
     path = out / "sweep" / f"T{temperature}_alpha{alpha}_seed{seed}.keras"
     logits = distill.teacher_logits(models.load(out / "teacher.keras", (12, 10), 3), digits.train.images)
     loss = functools.partial(distill.distillation_loss, temperature=temperature, alpha=alpha)
-    alike, _ = student.train_student(digits, models.load_settings(path), loss, logits)
+    alike, _ = student.train_student(digits, models.load_training(path)[0], loss, logits)
     for one, other in zip(models.load(path, (12, 10), 3).get_weights(), alike.get_weights()):
         np.testing.assert_array_equal(one, other)
 

@@ -66,7 +66,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(digits, tmp_path, capsys):
         run(training.Checkpoint(path, {"seed": 1}, True))
     capsys.readouterr()
     assert len(run(training.Checkpoint(path, {"seed": 1}, False))[1]) == 4
-    assert f"{path} is of a run that was stopped: this run starts anew" in capsys.readouterr().out
+    assert f"{path} is of a stopped run: this run starts anew" in capsys.readouterr().out
     path.unlink()
     assert len(run(training.Checkpoint(path, {"seed": 1}, True))[1]) == 4  # there is nothing to go on from
 
@@ -186,8 +186,8 @@ def test_a_saved_model_gives_the_same_logits_settings_and_history(digits, saved)
     loaded = models.load(path, digits.image_shape, digits.num_classes)
     logits = models.predictor(net)(digits.test.images)
     np.testing.assert_array_equal(models.predictor(loaded)(digits.test.images), logits)
-    assert models.load_settings(path) == RECIPE
-    assert models.load_history(path) == history
+    assert models.load_training(path)[0] == RECIPE
+    assert models.load_training(path)[1] == history
     assert sorted(os.listdir(path.parent)) == ["net.csv", "net.keras"]
 
 
@@ -215,10 +215,10 @@ def test_the_history_comes_with_the_model_whatever_became_of_the_table(saved):
     net, history, path = saved
     assert path.with_suffix(".csv").read_text().count("\n") == len(history) + 1
     path.with_suffix(".csv").write_text("epoch,loss\nx")
-    assert models.load_history(path) == history
+    assert models.load_training(path)[1] == history
     net.save(path)  # by Keras alone
-    assert models.load_history(path) == []
-    assert models.load_settings(path) == {}
+    assert models.load_training(path)[1] == []
+    assert models.load_training(path)[0] == {}
 
 
 def truncate(path):

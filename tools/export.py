@@ -119,7 +119,7 @@ def main():
             "classes_unlike_keras": int(np.sum(classes != expected)),
             "microseconds_for_one_image": round(microseconds, 1),
         }
-    files.write_json(out / "export.json", rows, indent=1)
+    files.write_json(out / "export.json", rows)
     print(f"saved {', '.join(map(str, paths.values()))} and {out / 'export.json'}\n")
     lines = []
     for name, row in rows.items():

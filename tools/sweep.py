@@ -78,7 +78,7 @@ def run_grid(dataset, logits, wanted):
             f"{name} {errors:4} wrong of {len(dataset.validation.labels):,} validation images  {minutes:.1f} min left",
             flush=True,
         )
-    return {path: models.load_settings(path)["validation_errors"] for path in wanted}
+    return {path: models.load_training(path)[0]["validation_errors"] for path in wanted}
 
 
 def main():
@@ -131,7 +131,7 @@ def main():
         "rows": rows,
         "runs": runs,
     }
-    files.write_json(out / "sweep.json", found, indent=1)
+    files.write_json(out / "sweep.json", found)
     print(f"saved {out / 'sweep.json'} and {figure}")
     mean, each = statistics.mean(test_errors), ", ".join(map(str, test_errors))
     print(f"the chosen: {mean:.1f} test errors in {len(dataset.test.labels):,} images, mean of the seeds ({each})")
