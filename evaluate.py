@@ -3,7 +3,6 @@
     python evaluate.py                  every model in artifacts/   (after python teacher.py, python distill.py)
     python evaluate.py A.keras B.keras  these models: any Keras classifiers of images (batch, height, width) in [0, 1]
 
-TODO
 Takes about 15 seconds. Writes metrics.json, and figures to plots/, in artifacts/.
 """
 

@@ -20,6 +20,7 @@ import data
 import distill
 import student
 import teacher
+from studies import tables
 
 FOLDER = Path(__file__).parent
 TEACHER = {
@@ -74,10 +75,13 @@ def distilled(taught_by, temperature, alpha=0.9, **changes):
 
 
 class RunStore:
-    """The dataset, the records of finished runs in the file `results`, and the folder of trained teachers and their logits."""
+    """The dataset, the records of finished runs in the file `results`, and the folder of trained teachers and their logits.
 
-    def __init__(self, dataset, folder, results):
-        self.dataset, self.folder, self.results = dataset, folder, results
+    seeds: how many make a row of a table complete. quick: whether every run is made with `quick_settings`.
+    """
+
+    def __init__(self, dataset, folder, results, seeds=5, quick=False):
+        self.dataset, self.folder, self.results, self.seeds, self.quick = dataset, folder, results, seeds, quick
         self.dataset_sha256 = files.fingerprint(*dataset.train, *dataset.test)
         self.runs = []
         if results.exists():
@@ -91,9 +95,13 @@ class RunStore:
         wanted = {"settings": settings, "seed": seed, "dataset": self.dataset_sha256}
         return next((run for run in self.runs if not models.differing(run, wanted)), None)
 
-    def all_seeds(self, settings, seeds):
+    def rows(self, experiment):
+        """{row: settings} of an experiment, a function, as they are run here."""
+        return {row: quick_settings(its) if self.quick else its for row, its in experiment().items()}
+
+    def records(self, settings):
         """The records of a row of a table: of all seeds (of one, where images are held out); [] if one is missing."""
-        found = [self.find(settings, seed) for seed in range(1 if settings["held_out"] else seeds)]
+        found = [self.find(settings, seed) for seed in range(1 if settings["held_out"] else self.seeds)]
         return found if all(found) else []
 
     def save(self, record):
@@ -212,9 +220,7 @@ def parse_arguments(description, experiments):
     options = terminal.parser(description, {"out": "artifacts"})
     options.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="some of those of --list (default: all)")
     options.add_argument("--list", action="store_true", help="list the experiments, and stop")
-    options.add_argument(
-        "--seeds", type=terminal.integer(1), default=5, help="so many, from 0 on (default: %(default)s)"
-    )
+    options.add_argument("--seeds", type=terminal.integer(1), default=5, help="so many, from 0 on (default: 5)")
     options.add_argument("--quick", action="store_true", help="10,000 images and a tenth of the epochs, kept apart")
     arguments = options.parse_args()
     for name in arguments.experiments:
@@ -229,10 +235,10 @@ def parse_arguments(description, experiments):
     return arguments
 
 
-def open_store(arguments, results):
-    """The RunStore on MNIST for these arguments; with --quick the records are not in the file `results` but in --out."""
+def open_store(arguments, name):
+    """The RunStore of a study on MNIST, whose records are in studies/NAME.json; with --quick, in the folder --out."""
     folder = files.output_folder(Path(arguments.out) / "studies")
-    dataset = data.load(validation=0)
+    dataset, results = data.load(validation=0), FOLDER / f"{name}.json"
     if arguments.quick:
         dataset = dataset._replace(train=data.Split(*(array[:10_000] for array in dataset.train)))
         folder = folder / "quick"
@@ -241,7 +247,7 @@ def open_store(arguments, results):
     files.lock(results)
     for leftover in folder.glob("*_seed*/.*.partial-*"):  # of a run that was killed
         leftover.unlink()
-    return RunStore(dataset, folder, results)
+    return RunStore(dataset, folder, results, arguments.seeds, arguments.quick)
 
 
 def quick_settings(settings):
@@ -250,13 +256,13 @@ def quick_settings(settings):
     return settings | shorter | ({"teacher": quick_settings(settings["teacher"])} if settings.get("teacher") else {})
 
 
-def plan(experiments, seeds):
+def plan(store, experiments):
     """The runs of {experiment: {row: settings}}, each once: [(settings, seed, name)], seed by seed, teachers first.
 
     Rows with images held out are run with one seed only.
     """
     runs = {}
-    for seed in range(seeds):
+    for seed in range(store.seeds):
         for experiment, rows in experiments.items():
             for row, settings in rows.items():
                 if seed and settings["held_out"]:
@@ -267,8 +273,9 @@ def plan(experiments, seeds):
     return list(runs.values())
 
 
-def run_all(store, runs, more=lambda *run: {}):
-    """Run those of [(settings, seed, name)] that have no record yet. more: see `run`."""
+def run_all(store, experiments, more=lambda *run: {}):
+    """Run those of {experiment: {row: settings}} that have no record yet. more: see `run`."""
+    runs = plan(store, experiments)
     missing = [run for run in runs if not store.find(*run[:2])]
     print(f"{len(runs)} runs, {len(runs) - len(missing)} of them finished before")
     costs, start = [cost(store, *run[:2]) for run in missing], time.perf_counter()
@@ -282,6 +289,16 @@ def run_all(store, runs, more=lambda *run: {}):
             f"  {record['seconds']:6.1f} s  {minutes:.0f} min left",
             flush=True,
         )
+
+
+def report(store, texts):
+    """Print the tables {name: Markdown} that have rows; with the five seeds of the documents, fill them in there too."""
+    for name, text in texts.items():
+        if text.count("\n") > 1:
+            print(f"\n{name}\n\n{text}")
+    if store.seeds == 5 and not store.quick:
+        tables.fill(texts)
+    print(f"\nevery run is in {store.results}")
 
 
 def cost(store, settings, seed):

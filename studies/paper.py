@@ -29,74 +29,68 @@ TEMPERATURES = (1, 2.5, 4, 8, 20, 40)
 SHARES = (0.01, 0.03, 0.1, 0.3)  # of the training images that keep their label
 HELD_OUT = 5000  # training images to choose a temperature on
 CHOSEN_TEMPERATURE = 8  # for 2x800, by `choices`
+WAYS = ("one number, from the test set", "one number, from the shares", "a number for each class, from the shares")
 
 
-# ---- the experiments: {row: (settings, the errors that the paper states)} ----------------------------------------------
+# ---- the experiments: {row: settings} ----------------------------------------------------------------------------------
 
 
 def choices():
     """The temperature of 2x800, on images held out of training. One seed only. 15 minutes."""
     held_out = TEACHER | {"held_out": HELD_OUT}
-    rows = {"teacher": (held_out, None)}
-    for temperature in TEMPERATURES:
-        rows[f"T {temperature:g}"] = distilled(held_out, temperature, held_out=HELD_OUT), None
-    return rows
+    rows = {f"T {t:g}": distilled(held_out, t, held_out=HELD_OUT) for t in TEMPERATURES}
+    return {"teacher": held_out} | rows
 
 
 def teachers():
     """2x1200 on images translated by up to 2 pixels, for 80 epochs and for 240, or distorted. 36 minutes a seed."""
     return {
-        "teacher 2x1200, translated images": (TEACHER, 67),
-        "teacher 2x1200, translated images, 240 epochs": (LONGER, 67),
-        "teacher 2x1200, distorted images": (DISTORTED, None),
+        "teacher 2x1200, translated images": TEACHER,
+        "teacher 2x1200, translated images, 240 epochs": LONGER,
+        "teacher 2x1200, distorted images": DISTORTED,
     }
 
 
 def students():
     """2x800 on labels, and distilled on the 60,000 images as they are; then on translated images. 17 minutes a seed."""
-    rows = {"2x800, labels alone": (STUDENT, 146)}
-    taught_by = {
-        "translated teacher": (TEACHER, 74),
-        "translated teacher of 240 epochs": (LONGER, 74),
-        "distorted teacher": (DISTORTED, None),
-    }
-    for name, (settings, published) in taught_by.items():
-        rows[f"2x800, T 20, {name}"] = distilled(settings, 20), published
-        rows[f"2x800, T {CHOSEN_TEMPERATURE}, {name}"] = distilled(settings, CHOSEN_TEMPERATURE), None
+    rows = {"2x800, labels alone": STUDENT}
+    kinds = {"translated teacher": TEACHER, "translated teacher of 240 epochs": LONGER, "distorted teacher": DISTORTED}
+    for name, settings in kinds.items():
+        for temperature in (20, CHOSEN_TEMPERATURE):
+            rows[f"2x800, T {temperature}, {name}"] = distilled(settings, temperature)
     translated = {"translate": 2, "epochs": TEACHER["epochs"]}
-    rows["2x800, labels alone, translated images"] = STUDENT | translated, None
+    rows["2x800, labels alone, translated images"] = STUDENT | translated
     taught = distilled(DISTORTED, CHOSEN_TEMPERATURE, **translated)
-    rows[f"2x800, T {CHOSEN_TEMPERATURE}, distorted teacher, translated images"] = taught, None
+    rows[f"2x800, T {CHOSEN_TEMPERATURE}, distorted teacher, translated images"] = taught
     return rows
 
 
 def temperatures():
     """Errors against temperature for students of four widths. 17 minutes a seed."""
-    rows = {}
-    for width, rate in WIDTHS.items():
-        for temperature in TEMPERATURES:
-            settings = distilled(TEACHER, temperature, hidden=[width, width], learning_rate=rate)
-            rows[f"2x{width}, T {temperature:g}"] = settings, None
-    return rows
+    return {
+        f"2x{width}, T {t:g}": distilled(TEACHER, t, hidden=[width, width], learning_rate=rate)
+        for width, rate in WIDTHS.items()
+        for t in TEMPERATURES
+    }
 
 
 def omissions():
-    """Transfer sets without 3s, and of 7s and 8s only; and what a bias, moved afterwards, mends. 5 minutes a seed."""
+    """Transfer sets without 3s, and of 7s and 8s only; and what a bias, moved afterwards, repairs. 5 minutes a seed."""
     without_3 = [label for label in range(10) if label != 3]
     rows = {}
     for alpha, how in ((0.9, "with labels"), (1.0, "soft targets alone")):
-        rows[f"2x800, no 3s, {how}"] = distilled(TEACHER, 20, classes=without_3, alpha=alpha), 206
-        rows[f"2x800, 7s and 8s only, {how}"] = distilled(TEACHER, 20, classes=[7, 8], alpha=alpha), 4730
+        rows[f"2x800, no 3s, {how}"] = distilled(TEACHER, 20, classes=without_3, alpha=alpha)
+        rows[f"2x800, 7s and 8s only, {how}"] = distilled(TEACHER, 20, classes=[7, 8], alpha=alpha)
     return rows
 
 
 def smoothing():
     """Labels of the teacher smoothed by 0.1 (Mueller et al. 2019): the teacher and its student. 12 minutes a seed."""
     smoothed = TEACHER | {"kind": "smoothed", "smoothing": 0.1}
-    rows = {"teacher 2x1200, hard labels": (TEACHER, None), "teacher 2x1200, smoothed labels": (smoothed, None)}
+    rows = {"teacher 2x1200, hard labels": TEACHER, "teacher 2x1200, smoothed labels": smoothed}
     for kind, name in ((TEACHER, "hard"), (smoothed, "smoothed")):
         for temperature in (CHOSEN_TEMPERATURE, 20):
-            rows[f"2x800, T {temperature}, taught by {name} labels' teacher"] = distilled(kind, temperature), None
+            rows[f"2x800, T {temperature}, taught by {name} labels' teacher"] = distilled(kind, temperature)
     return rows
 
 
@@ -104,21 +98,27 @@ def labels():
     """2x300 with 1 to 30 % of the labels, alone, or with soft targets on the same images, or on all. 7 minutes a seed."""
     rows = {}
     for share in SHARES:
-        few = {"hidden": [300, 300], "learning_rate": 2e-3, "labelled": share}
-        longer = {"epochs": round(STUDENT["epochs"] / share)}  # as many steps as with all images
-        rows[f"2x300, {share:.0%}, labels alone"] = STUDENT | few | longer, None
-        rows[f"2x300, {share:.0%}, soft targets on these"] = (
-            distilled(TEACHER, CHOSEN_TEMPERATURE, **few, **longer),
-            None,
-        )
-        rows[f"2x300, {share:.0%}, soft targets on all"] = (
-            distilled(TEACHER, CHOSEN_TEMPERATURE, **few, keep_unlabelled=True),
-            None,
-        )
+        few = {"hidden": [300, 300], "labelled": share}
+        longer = few | {"epochs": round(STUDENT["epochs"] / share)}  # as many steps as with all images
+        taught = distilled(TEACHER, CHOSEN_TEMPERATURE)
+        rows[f"2x300, {share:.0%}, labels alone"] = STUDENT | longer
+        rows[f"2x300, {share:.0%}, soft targets on these"] = taught | longer
+        rows[f"2x300, {share:.0%}, soft targets on all"] = taught | few | {"keep_unlabelled": True}
     return rows
 
 
 EXPERIMENTS = {run.__name__: run for run in (choices, teachers, students, temperatures, omissions, smoothing, labels)}
+PUBLISHED = {  # the paper's test errors
+    "teacher 2x1200, translated images": "67",
+    "teacher 2x1200, translated images, 240 epochs": "67",
+    "2x800, labels alone": "146",
+    "2x800, T 20, translated teacher": "74",
+    "2x800, T 20, translated teacher of 240 epochs": "74",
+    "2x800, no 3s, with labels": "206",
+    "2x800, no 3s, soft targets alone": "206",
+    "2x800, 7s and 8s only, with labels": "4,730",
+    "2x800, 7s and 8s only, soft targets alone": "4,730",
+}
 
 
 # ---- classes that a transfer set lacks -------------------------------------------------------------------------------
@@ -165,119 +165,89 @@ def balancing_biases(logits, shares):
 # ---- tables and figures ----------------------------------------------------------------------------------------------
 
 
-def rows(experiment, quick=False):
-    """{row: settings} of an experiment."""
-    table = {row: settings for row, (settings, _) in EXPERIMENTS[experiment]().items()}
-    return {row: lab.quick_settings(settings) for row, settings in table.items()} if quick else table
-
-
-def texts(store, seeds=5, quick=False):
-    """{name: Markdown} of the tables of all experiments, for paper.md: the rows whose runs are complete."""
+def texts(store):
+    """{name: Markdown} of the tables for paper.md: the rows whose runs are complete."""
     found = {}
-    for name in EXPERIMENTS:
-        complete = {row: store.all_seeds(settings, seeds) for row, settings in rows(name, quick).items()}
-        complete = {row: records for row, records in complete.items() if records}
+    for name, experiment in EXPERIMENTS.items():
+        complete = {row: its for row, settings in store.rows(experiment).items() if (its := store.records(settings))}
         if name == "omissions":
-            header, lines = ["transfer set", "the paper", "as trained", *CORRECTED], omission_lines(complete)
+            header, lines = ["transfer set", "the paper", "as trained", *WAYS], omission_lines(complete)
         elif name == "temperatures":
             header, lines = ["T", *(f"784-{width}-{width}-10" for width in WIDTHS)], temperature_lines(complete)
         else:
             header, lines = ["net", "the paper", "here", "each seed"], []
             for row, records in complete.items():
                 errors = [record["errors"] for record in records]
-                lines.append([row, published(name, row), tables.spread(errors), tables.each(errors)])
+                lines.append([row, PUBLISHED.get(row, ""), tables.spread(errors), tables.each(errors)])
         found[f"paper_{name}"] = tables.markdown(header, lines)
-    found["paper_best_temperatures"] = tables.markdown(
-        ["net", "best T", "errors more at the others, and the p-value"],
-        [line for width in WIDTHS for line in best_temperature(store, width, seeds, quick)],
-    )
+    header = ["net", "best T", "errors more at the others, and the p-value"]
+    found["paper_best_temperatures"] = tables.markdown(header, best_temperature_lines(store))
     return found
-
-
-def published(experiment, row):
-    """The test errors that the paper states for a row, as text."""
-    number = EXPERIMENTS[experiment]()[row][1]
-    return f"{number:,}" if number else ""
-
-
-CORRECTED = ("one number, from the test set", "one number, from the shares", "a number for each class, from the shares")
 
 
 def omission_lines(complete):
     """The lines on transfer sets that lack classes: the errors, and in brackets those on these classes, for each way."""
     for row, records in complete.items():
-        cells = []
+        cells, seen = [], records[0]["settings"]["classes"]
         for scores in (records, *zip(*(record["corrected"].values() for record in records))):
-            seen = records[0]["settings"]["classes"]
             on_unseen = [sum(n for label, n in enumerate(s["errors_per_class"]) if label not in seen) for s in scores]
             cells.append(f"{tables.spread([score['errors'] for score in scores])} ({np.mean(on_unseen):,.0f})")
-        yield [row, published("omissions", row), *cells]
+        yield [row, PUBLISHED.get(row, ""), *cells]
 
 
 def temperature_lines(complete):
     """The lines of `temperatures`: a line for each temperature, a column for each width."""
-    for temperature in TEMPERATURES:
-        names = [f"2x{width}, T {temperature:g}" for width in WIDTHS]
-        errors = [[record["errors"] for record in complete.get(name, [])] for name in names]
-        yield [f"{temperature:g}", *(tables.spread(numbers) if numbers else "" for numbers in errors)]
+    for t in TEMPERATURES:
+        columns = [complete.get(f"2x{width}, T {t:g}") for width in WIDTHS]
+        yield [f"{t:g}", *(tables.spread([run["errors"] for run in runs]) if runs else "" for runs in columns)]
 
 
-def best_temperature(store, width, seeds, quick):
-    """A line, if the runs are complete: each temperature against the best for students of this width, image by image."""
-    table = rows("temperatures", quick)
-    records = {t: store.all_seeds(table[f"2x{width}, T {t:g}"], seeds) for t in TEMPERATURES}
-    if not all(records.values()):
-        return
-    wrong = {temperature: lab.wrong_counts(found) for temperature, found in records.items()}
-    best = min(wrong, key=lambda temperature: wrong[temperature].sum())
-    cells = [
-        f"T {temperature:g} +{(counts.sum() - wrong[best].sum()) / seeds:.1f} (p {metrics.paired_p(counts, wrong[best]):.2g})"
-        for temperature, counts in wrong.items()
-        if temperature != best
-    ]
-    yield [f"784-{width}-{width}-10", f"{best:g}", ", ".join(cells)]
+def best_temperature_lines(store):
+    """A line for each width whose runs are complete: each temperature against the best, paired image by image."""
+    table = store.rows(temperatures)
+    for width in WIDTHS:
+        records = {t: store.records(table[f"2x{width}, T {t:g}"]) for t in TEMPERATURES}
+        if not all(records.values()):
+            continue
+        wrong = {t: lab.wrong_counts(runs) for t, runs in records.items()}
+        best = min(wrong, key=lambda t: wrong[t].sum())
+        more = {t: (counts.sum() - wrong[best].sum()) / store.seeds for t, counts in wrong.items() if t != best}
+        cells = [
+            f"T {t:g} +{number:.1f} (p {metrics.paired_p(wrong[t], wrong[best]):.2g})" for t, number in more.items()
+        ]
+        yield [f"784-{width}-{width}-10", f"{best:g}", ", ".join(cells)]
 
 
-def draw(store, seeds, quick, experiment):
-    """Draw the figure of `temperatures` or `labels`, if the runs are complete."""
-    table = rows(experiment, quick)
-    if experiment == "temperatures":
-        places, title = TEMPERATURES, "Distilled students of four widths"
-        lines = {f"784-{width}-{width}-10": [f"2x{width}, T {place:g}" for place in places] for width in WIDTHS}
-    else:
-        places, title = SHARES, "784-300-300-10 with few labels"
-        kinds = ("labels alone", "soft targets on these", "soft targets on all")
-        lines = {kind: [f"2x300, {place:.0%}, {kind}" for place in places] for kind in kinds}
-    records = {name: [store.all_seeds(table[row], seeds) for row in line] for name, line in lines.items()}
-    if not all(all(found) for found in records.values()):
-        return
-    plots.error_lines(
-        places,
-        {name: np.array([[run["errors"] for run in runs] for runs in found]) for name, found in records.items()},
-        store.results.with_name(f"paper_{experiment}.png"),
-        log=True,
-        xlabel="temperature" if experiment == "temperatures" else "share of the training images that have a label",
-        ylabel=f"errors in {len(store.dataset.test.labels):,} test images",
-        title=f"{title}: mean and range of {seeds} seeds",
+def draw(store):
+    """Draw the figures of `temperatures` and `labels`, if their runs are complete."""
+    kinds = ("labels alone", "soft targets on these", "soft targets on all")
+    few = {kind: [f"2x300, {share:.0%}, {kind}" for share in SHARES] for kind in kinds}
+    many = {f"784-{width}-{width}-10": [f"2x{width}, T {t:g}" for t in TEMPERATURES] for width in WIDTHS}
+    figures = (
+        (temperatures, TEMPERATURES, many, "temperature", "Distilled students of four widths"),
+        (labels, SHARES, few, "share of the training images that have a label", "784-300-300-10 with few labels"),
     )
+    for experiment, places, lines, xlabel, title in figures:
+        table = store.rows(experiment)
+        records = {name: [store.records(table[row]) for row in line] for name, line in lines.items()}
+        if all(all(line) for line in records.values()):
+            plots.error_lines(
+                places,
+                {name: np.array([[run["errors"] for run in runs] for runs in line]) for name, line in records.items()},
+                store.results.with_name(f"paper_{experiment.__name__}.png"),
+                log=True,
+                xlabel=xlabel,
+                ylabel=f"errors in {len(store.dataset.test.labels):,} test images",
+                title=f"{title}: mean and range of {store.seeds} seeds",
+            )
 
 
 def main():
     arguments = lab.parse_arguments(__doc__, EXPERIMENTS)
-    store, quick = lab.open_store(arguments, lab.FOLDER / "paper.json"), arguments.quick
-    lab.run_all(
-        store, lab.plan({name: rows(name, quick) for name in arguments.experiments}, arguments.seeds), corrected
-    )
-    for name in {"temperatures", "labels"}.intersection(arguments.experiments):
-        draw(store, arguments.seeds, quick, name)
-    found = texts(store, arguments.seeds, quick)
-    for name in arguments.experiments:
-        print(f"\n{name}: {EXPERIMENTS[name].__doc__}\n\n{found[f'paper_{name}']}")
-    if "temperatures" in arguments.experiments:
-        print(f"\nthe best temperature was chosen on the same errors\n\n{found['paper_best_temperatures']}")
-    if arguments.seeds == 5 and not quick:
-        tables.fill(found)
-    print(f"\nevery run is in {store.results}")
+    store = lab.open_store(arguments, "paper")
+    lab.run_all(store, {name: store.rows(EXPERIMENTS[name]) for name in arguments.experiments}, corrected)
+    draw(store)
+    lab.report(store, texts(store))
 
 
 if __name__ == "__main__":

@@ -111,31 +111,25 @@ def parts():
 EXPERIMENTS = {run.__name__: run for run in (small, large, parts)}
 
 
-def rows(experiment, quick=False):
-    """{row: settings} of an experiment."""
-    return {row: lab.quick_settings(found) if quick else found for row, found in EXPERIMENTS[experiment]().items()}
-
-
 # ---- tables and the figure -------------------------------------------------------------------------------------------
 
 
-def texts(store, seeds=5, quick=False):
-    """{name: Markdown} of the tables for small_nets.md, from the runs that are there."""
+def texts(store):
+    """{name: Markdown} of the tables for small_nets.md: the rows whose runs are there."""
     lines = []
     for hidden in SIZES:
-        settings = [lab.quick_settings(one) if quick else one for one in rows_of([hidden]).values()]
-        pair = [store.all_seeds(one, seeds) for one in settings]
+        pair = [store.records(settings) for settings in store.rows(lambda hidden=hidden: rows_of([hidden])).values()]
         if all(pair):  # a distilled net without its baseline says nothing
             lines.append([architecture(hidden), f"{parameters(hidden):,}", *map(_cell, pair), against(*pair)])
     header = ["net", "parameters", "distilled", "labels alone", "errors saved by the teacher, and the p-value"]
-    return {"small_nets_sizes": tables.markdown(header, lines), "small_nets_parts": _parts_table(store, seeds, quick)}
+    return {"small_nets_sizes": tables.markdown(header, lines), "small_nets_parts": _parts_table(store)}
 
 
-def _parts_table(store, seeds, quick):
-    lines, table = [], rows("parts", quick)
-    recipe = [store.find(table["the recipe"], seed) for seed in range(seeds)]
+def _parts_table(store):
+    lines, table = [], store.rows(parts)
+    recipe = [store.find(table["the recipe"], seed) for seed in range(store.seeds)]
     for row, settings in table.items():
-        records = [record for seed in range(seeds) if (record := store.find(settings, seed))]
+        records = [record for seed in range(store.seeds) if (record := store.find(settings, seed))]
         same_seeds = [recipe[record["seed"]] for record in records]
         if records and all(same_seeds):
             cost = f"{np.median([record['seconds_an_epoch'] for record in records]):.2f}"
@@ -156,37 +150,33 @@ def against(records, others):
     return f"{(many.sum() - few.sum()) / len(records):+.1f} (p {metrics.paired_p(few, many):.2g})"
 
 
-def draw(store, seeds, quick, path):
+def draw(store):
     """Draw errors against parameters for all sizes, if their runs are complete."""
-    table = rows("small", quick) | rows("large", quick)
+    table = store.rows(small) | store.rows(large)
     lines = {}
     for kind in ("distilled", "labels alone"):
-        records = [store.all_seeds(settings, seeds) for row, settings in table.items() if row.endswith(kind)]
+        records = [store.records(settings) for row, settings in table.items() if row.endswith(kind)]
         if not all(records):
             return
         lines[kind] = np.array([[record["errors"] for record in found] for found in records])
     plots.error_lines(
-        [parameters(hidden) for hidden in sorted(SIZES, key=parameters)],
+        sorted(map(parameters, SIZES)),
         lines,
-        path,
+        store.results.with_suffix(".png"),
         log=True,
         points=PUBLISHED,
         xlabel="parameters",
         ylabel=f"errors in {len(store.dataset.test.labels):,} test images",
-        title=f"Dense nets on MNIST: mean and range of {seeds} seeds",
+        title=f"Dense nets on MNIST: mean and range of {store.seeds} seeds",
     )
 
 
 def main():
     arguments = lab.parse_arguments(__doc__, EXPERIMENTS)
-    store, quick = lab.open_store(arguments, lab.FOLDER / "small_nets.json"), arguments.quick
-    lab.run_all(store, lab.plan({name: rows(name, quick) for name in arguments.experiments}, arguments.seeds))
-    draw(store, arguments.seeds, quick, store.results.with_suffix(".png"))
-    found = texts(store, arguments.seeds, quick)
-    print(f"\n{found['small_nets_sizes']}\n\n{found['small_nets_parts']}")
-    if arguments.seeds == 5 and not quick:
-        tables.fill(found)
-    print(f"\nevery run is in {store.results}")
+    store = lab.open_store(arguments, "small_nets")
+    lab.run_all(store, {name: store.rows(EXPERIMENTS[name]) for name in arguments.experiments})
+    draw(store)
+    lab.report(store, texts(store))
 
 
 if __name__ == "__main__":

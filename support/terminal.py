@@ -115,7 +115,7 @@ OPTIONS = {  # what argparse's add_argument takes, for options that several scri
     "translate": {"type": integer(0), "metavar": "PIXELS", "help": "shift each image by up to so many pixels"},
     "distort": {"type": number(0, 10), "metavar": "STRENGTH", "help": DISTORT_HELP},
     "temperature": {"type": TEMPERATURE, "metavar": "T", "help": "divides the logits of both nets"},
-    "alpha": {"type": fraction, "help": "weight of the distillation loss; the labels' loss has 1 - ALPHA"},
+    "alpha": {"type": fraction, "help": "weight of the teacher's part of the loss; the labels' part has 1 - ALPHA"},
     "format": {"choices": ["png", "svg", "pdf"], "help": "of figures"},
 }
 DATA = {"out": "artifacts", "data": None, "validation": None}  # the options of every script that takes any data

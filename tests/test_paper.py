@@ -71,12 +71,12 @@ def test_runs_that_were_stopped_end_like_those_that_were_not(run, tmp_path, monk
 
     monkeypatch.setattr(lab, "run", None)  # nothing is left to be run: the tables come from the file
     again = run("whole", *options)
-    assert again[again.index("omissions:") :] == printed[printed.index("omissions:") :]
+    assert again[again.index("paper_omissions") :] == printed[printed.index("paper_omissions") :]
 
 
 def test_every_experiment_runs_and_two_are_drawn(run, tmp_path):
     printed = run("every", "--seeds", "1")
-    assert all(f"\n{name}: " in printed for name in paper.EXPERIMENTS)
+    assert all(f"\npaper_{name}\n" in printed for name in paper.EXPERIMENTS)
     assert "| 784-8-8-10 | 20     |" in printed
     for figure in ("temperatures", "labels"):
         assert (tmp_path / "every" / f"paper_{figure}.png").stat().st_size > 10_000
@@ -132,7 +132,8 @@ def test_wrong_options_are_refused(refusal):
 
 
 def plan(names, seeds, quick=False):
-    return lab.plan({name: paper.rows(name, quick) for name in names}, seeds)
+    store = lab.RunStore(data.load(validation=0), None, lab.FOLDER / "none.json", seeds, quick)
+    return lab.plan(store, {name: store.rows(paper.EXPERIMENTS[name]) for name in names})
 
 
 def test_the_time_left_counts_cropping_pooling_and_a_teacher_that_must_be_trained_again(digits, tmp_path):
@@ -153,7 +154,7 @@ def test_the_plan_has_each_run_once_and_a_teacher_before_its_students():
         assert not (seed and settings["held_out"])
         seen.append((settings, seed))
     for rows in (run() for run in paper.EXPERIMENTS.values()):
-        assert all((settings, 0) in seen for settings, _ in rows.values())
+        assert all((settings, 0) in seen for settings in rows.values())
 
 
 def test_quick_is_a_tenth_of_it():

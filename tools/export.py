@@ -3,8 +3,8 @@
     python tools/export.py                (artifacts/distilled.keras; after python distill.py)
     python tools/export.py MODEL.keras
 
-Every test image goes through LiteRT's interpreter, one at a time. TODO Takes some seconds. Writes NAME.tflite, NAME_int8.tflite and
-export.json to artifacts/. The int8 file takes and returns int8 and needs no floating-point unit.
+Every test image goes through LiteRT's interpreter, one at a time. Takes some seconds. Writes NAME.tflite, NAME_int8.tflite
+and export.json to artifacts/. The int8 file takes and returns int8 and needs no floating-point unit.
 """
 
 import statistics
