@@ -29,6 +29,7 @@ TEMPERATURES = (1, 2.5, 4, 8, 20, 40)
 SHARES = (0.01, 0.03, 0.1, 0.3)  # of the training images that keep their label
 HELD_OUT = 5000  # training images to choose a temperature on
 CHOSEN_TEMPERATURE = 8  # for 2x800, by `choices`
+KINDS = ("labels alone", "soft targets on these", "soft targets on all")  # of students with few labels
 WAYS = ("one number, from the test set", "one number, from the shares", "a number for each class, from the shares")
 
 
@@ -87,10 +88,9 @@ def omissions():
 def smoothing():
     """Labels of the teacher smoothed by 0.1 (Mueller et al. 2019): the teacher and its student. 12 minutes a seed."""
     smoothed = TEACHER | {"kind": "smoothed", "smoothing": 0.1}
-    rows = {"teacher 2x1200, hard labels": TEACHER, "teacher 2x1200, smoothed labels": smoothed}
-    for kind, name in ((TEACHER, "hard"), (smoothed, "smoothed")):
-        for temperature in (CHOSEN_TEMPERATURE, 20):
-            rows[f"2x800, T {temperature}, taught by {name} labels' teacher"] = distilled(kind, temperature)
+    rows = {"teacher 2x1200, smoothed labels": smoothed}
+    for temperature in (CHOSEN_TEMPERATURE, 20):
+        rows[f"2x800, T {temperature}, teacher with smoothed labels"] = distilled(smoothed, temperature)
     return rows
 
 
@@ -167,22 +167,36 @@ def balancing_biases(logits, shares):
 
 def texts(store):
     """{name: Markdown} of the tables for paper.md: the rows whose runs are complete."""
-    found = {}
+    runs = {}
     for name, experiment in EXPERIMENTS.items():
-        complete = {row: its for row, settings in store.rows(experiment).items() if (its := store.records(settings))}
-        if name == "omissions":
-            header, lines = ["transfer set", "the paper", "as trained", *WAYS], omission_lines(complete)
-        elif name == "temperatures":
-            header, lines = ["T", *(f"784-{width}-{width}-10" for width in WIDTHS)], temperature_lines(complete)
-        else:
-            header, lines = ["net", "the paper", "here", "each seed"], []
-            for row, records in complete.items():
-                errors = [record["errors"] for record in records]
-                lines.append([row, PUBLISHED.get(row, ""), tables.spread(errors), tables.each(errors)])
-        found[f"paper_{name}"] = tables.markdown(header, lines)
+        runs[name] = {row: its for row, settings in store.rows(experiment).items() if (its := store.records(settings))}
+    widths = {f"784-{width}-{width}-10": width for width in WIDTHS}
+    shares = {f"{share:.0%}": share for share in SHARES}
+    found = {
+        "choices": pivot(runs["choices"], "", {"errors of 5,000": ""}, {row: row for row in choices()}, "{1}"),
+        "temperatures": pivot(runs["temperatures"], "T", {f"{t:g}": t for t in TEMPERATURES}, widths, "2x{1}, T {0:g}"),
+        "labels": pivot(runs["labels"], "labels", shares, {kind: kind for kind in KINDS}, "2x300, {0:.0%}, {1}"),
+        "omissions": tables.markdown(
+            ["transfer set", "the paper", "as trained", *WAYS], omission_lines(runs["omissions"])
+        ),
+    }
+    lines = []
+    for row, records in (runs["teachers"] | runs["students"] | runs["smoothing"]).items():
+        errors = [record["errors"] for record in records]
+        lines.append([row, PUBLISHED.get(row, ""), tables.spread(errors), tables.each(errors)])
+    found["nets"] = tables.markdown(["net", "the paper", "here", "each seed"], lines)
     header = ["net", "best T", "errors more at the others, and the p-value"]
-    found["paper_best_temperatures"] = tables.markdown(header, best_temperature_lines(store))
-    return found
+    found["best_temperatures"] = tables.markdown(header, best_temperature_lines(store))
+    return {f"paper_{name}": text for name, text in found.items()}
+
+
+def pivot(runs, corner, lines, columns, row):
+    """A table of errors. lines, columns: {heading: value}; `row` formats the two values into the name of a row in `runs`."""
+    table = []
+    for heading, line in lines.items():
+        cells = [runs.get(row.format(line, column)) for column in columns.values()]
+        table.append([heading, *(tables.spread([run["errors"] for run in its]) if its else "" for its in cells)])
+    return tables.markdown([corner, *columns], table)
 
 
 def omission_lines(complete):
@@ -193,13 +207,6 @@ def omission_lines(complete):
             on_unseen = [sum(n for label, n in enumerate(s["errors_per_class"]) if label not in seen) for s in scores]
             cells.append(f"{tables.spread([score['errors'] for score in scores])} ({np.mean(on_unseen):,.0f})")
         yield [row, PUBLISHED.get(row, ""), *cells]
-
-
-def temperature_lines(complete):
-    """The lines of `temperatures`: a line for each temperature, a column for each width."""
-    for t in TEMPERATURES:
-        columns = [complete.get(f"2x{width}, T {t:g}") for width in WIDTHS]
-        yield [f"{t:g}", *(tables.spread([run["errors"] for run in runs]) if runs else "" for runs in columns)]
 
 
 def best_temperature_lines(store):
@@ -220,8 +227,7 @@ def best_temperature_lines(store):
 
 def draw(store):
     """Draw the figures of `temperatures` and `labels`, if their runs are complete."""
-    kinds = ("labels alone", "soft targets on these", "soft targets on all")
-    few = {kind: [f"2x300, {share:.0%}, {kind}" for share in SHARES] for kind in kinds}
+    few = {kind: [f"2x300, {share:.0%}, {kind}" for share in SHARES] for kind in KINDS}
     many = {f"784-{width}-{width}-10": [f"2x{width}, T {t:g}" for t in TEMPERATURES] for width in WIDTHS}
     figures = (
         (temperatures, TEMPERATURES, many, "temperature", "Distilled students of four widths"),

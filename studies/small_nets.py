@@ -154,11 +154,11 @@ def draw(store):
     """Draw errors against parameters for all sizes, if their runs are complete."""
     table = store.rows(small) | store.rows(large)
     lines = {}
-    for kind in ("distilled", "labels alone"):
+    for kind, name in (("distilled", "distilled"), ("labels alone", "student on labels alone")):
         records = [store.records(settings) for row, settings in table.items() if row.endswith(kind)]
         if not all(records):
             return
-        lines[kind] = np.array([[record["errors"] for record in found] for found in records])
+        lines[name] = np.array([[record["errors"] for record in found] for found in records])
     plots.error_lines(
         sorted(map(parameters, SIZES)),
         lines,

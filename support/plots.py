@@ -7,7 +7,7 @@ from support import files
 import numpy as np
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure  # not pyplot: no window, no global state, quicker to import
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import EngFormatter, NullLocator
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; a model has the same colour in every figure.
 COLOURS = {"teacher": "#0072B2", "student": "#E69F00", "distilled": "#009E73"}
@@ -165,19 +165,21 @@ def gallery(groups, path):
 def error_lines(places, lines, path, *, log=False, points=(), **labels):
     """Mean and range over seeds of error counts, a line for each name, against a logarithmic axis of places.
 
-    lines: {name: (places, seeds) errors}. log: whether the errors' axis is logarithmic too. points: (name, place, errors) of
-    others' results. labels: of matplotlib's Axes.set.
+    lines: {name: (places, seeds) errors}; a name that begins with one of COLOURS has that colour. log: whether the errors' axis
+    is logarithmic too. points: (name, place, errors) of others' results. labels: of matplotlib's Axes.set.
     """
     figure = Figure(figsize=(8, 4.6), layout="constrained")
     axes = figure.subplots()
-    for (name, errors), shade, marker in zip(lines.items(), itertools.cycle(OTHERS), itertools.cycle("os^Dv")):
+    for (name, errors), other, marker in zip(lines.items(), itertools.cycle(OTHERS), itertools.cycle("os^Dv")):
+        shade = COLOURS.get(name.split()[0], other)
         axes.plot(places, errors.mean(-1), marker=marker, color=shade, label=name)
         axes.fill_between(places, errors.min(-1), errors.max(-1), color=shade, alpha=0.15, linewidth=0)
     for name, place, errors in points:
         axes.plot(place, errors, "k*", markersize=9)
         axes.annotate(name, (place, errors), xytext=(6, 6), textcoords="offset points", fontsize=8)
     axes.set(xscale="log", yscale="log" if log else "linear", **labels)
-    axes.set_xticks(places, [f"{place:,.10g}" for place in places])
+    short = EngFormatter(places=1, sep="")  # 55.1k, 2.4M
+    axes.set_xticks(places, [f"{place:g}" if place < 1000 else short(place) for place in places])
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
     axes.xaxis.set_minor_locator(NullLocator())

@@ -76,7 +76,8 @@ def test_runs_that_were_stopped_end_like_those_that_were_not(run, tmp_path, monk
 
 def test_every_experiment_runs_and_two_are_drawn(run, tmp_path):
     printed = run("every", "--seeds", "1")
-    assert all(f"\npaper_{name}\n" in printed for name in paper.EXPERIMENTS)
+    for table in ("choices", "nets", "temperatures", "best_temperatures", "omissions", "labels"):
+        assert f"\npaper_{table}\n" in printed
     assert "| 784-8-8-10 | 20     |" in printed
     for figure in ("temperatures", "labels"):
         assert (tmp_path / "every" / f"paper_{figure}.png").stat().st_size > 10_000

@@ -154,6 +154,29 @@ def test_min_accuracy_is_a_lower_bound_and_nothing_else(folder, tiny, tmp_path, 
     assert ended(evaluate.main, "--data", tmp_path / "easy.npz", *shared[2:], "--min-accuracy", "1") == (0, "")
 
 
+def python(code):
+    """Run Python code in a process of its own, in the project's folder."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_importing_changes_nothing_in_the_process_that_imports():
+    code = """
+import os, signal, sys
+before = signal.getsignal(signal.SIGINT), sys.excepthook, os.fstat(2).st_ino
+import evaluate
+assert before == (signal.getsignal(signal.SIGINT), sys.excepthook, os.fstat(2).st_ino)
+"""
+    done = python(code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_missing_package_is_said_in_a_line():
+    done = python("import sys; sys.argv = ['teacher.py']; sys.modules['keras'] = None; import teacher")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "teacher.py: error: " in done.stderr and "pip install -r requirements.txt" in done.stderr
+
+
 def test_ctrl_c_in_the_middle_ends_in_a_line_and_130(tiny, tmp_path):
     command = [
         sys.executable,
