@@ -1,220 +1,227 @@
-"""How fast, side by side with what a user would pick instead.
+"""How fast this project trains, beside the alternatives: Keras, PyTorch, JAX. The results: speed.md.
 
-    pip install -r benchmarks/requirements.txt
-    python teacher.py && python benchmarks/speed.py
+    pip install -r studies/requirements.txt
+    python teacher.py && python studies/speed.py
 
-Starts every contender of contenders.py in a process of its own, lets each train EPOCHS epochs in turn, ROUNDS times, in
-another order each time, and then times the scripts. Prints medians and ratios against the goals and writes
-results/speed.json with every raw time. Takes about 25 minutes on two cores; nothing else should run meanwhile.
+Starts every contender of contenders.py in a process of its own. They train in turn, a few epochs each, in ROUNDS rounds, each in
+another order; then the scripts are timed. Writes every raw time to studies/speed.json and updates the tables of speed.md. Takes
+about 25 minutes on two cores; nothing else should run meanwhile. Linux only: peak memory (ru_maxrss, in kB) and the number of
+cores (sched_getaffinity) are read the Linux way.
 """
 
-import argparse
+import importlib.metadata
 import itertools
 import json
+import math
 import os
-import platform
 import random
 import shutil
-import statistics
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from support import UserError, files, terminal
+
+from studies import tables
+
 ROUNDS = 5
 EPOCHS = {"distilling": 3, "sizes": 3, "teaching": 2, "logits": 1}  # of a contender in a round
-OTHERS = ["keras_distiller", "keras_example", "torch_loader", "torch_memory"]
-CHANGED = ["best_fit", "without_xla", "gathered_in_the_graph", "logits_1_view"]
-DISTILLING = ["ours", *OTHERS, "ours_translated", *CHANGED, "floor_student"]
-SIZES = ["ours_15000", "ours_30000", "ours", "ours_120000", "ours_240000"]
-ABLATIONS = ["teacher_with_keras_adam", "teacher_with_keras_dropout", "teacher_with_plain_crop", "teacher_under_xla"]
-TEACHING = ["ours_teacher", "keras_teacher", "torch_teacher", "floor_teacher", *ABLATIONS]
-LOGITS = ["logits_25_views", "floor_logits_25_views"]
-RACES = {"distilling": DISTILLING, "sizes": SIZES, "teaching": TEACHING, "logits": LOGITS}
+DISTILLING = {  # contender: what the tables call it
+    "ours": "distilling: **this project**",
+    "jax_scan": "JAX, `jit` of a `lax.scan` over the epoch, cached logits",
+    "torch_compile": "PyTorch, in memory, cached logits, `torch.compile` of the step",
+    "torch_memory": "PyTorch, in memory, cached logits, fused Adam",
+    "torch_loader": "PyTorch, `DataLoader`, teacher run on each batch",
+    "keras_distiller": "`keras.distillation.Distiller`",
+    "keras_example": "keras.io's example",
+    "floor_student": "the student's matrix products alone",
+}
+TEACHING = {
+    "ours_teacher": "the teacher: **this project**",
+    "keras_teacher": "Keras' `fit`, tf.data, `RandomTranslation`",
+    "torch_teacher": "PyTorch, in memory, fused Adam",
+    "floor_teacher": "the teacher's multiply-adds at the best rate of a matrix product",
+}
+CHANGES = {  # this project without something: that
+    "logits_1_view": "the teacher's logits computed once, not in every epoch (student)",
+    "best_fit": "a loop in the graph instead of the best `fit` (student)",
+    "without_xla": "XLA for the whole epoch (student)",
+    "gathered_in_the_graph": "an epoch's rows copied at once, before the graph (student)",
+    "teacher_under_xla": "no XLA where there is dropout (teacher)",
+}
+CONTENDERS = {
+    "distilling": [*DISTILLING, "ours_translated", *(name for name in CHANGES if "teacher" not in name)],
+    "sizes": ["ours_15000", "ours_30000", "ours", "ours_120000", "ours_240000"],
+    "teaching": [*TEACHING, *(name for name in CHANGES if "teacher" in name)],
+    "logits": ["logits_25_views", "floor_logits_25_views"],
+}
 
 
-class Contender:
-    """A process of contenders.py that trains when it is asked to."""
+# ---- measuring -------------------------------------------------------------------------------------------------------
 
-    def __init__(self, name, teacher):
-        command = [sys.executable, ROOT / "benchmarks" / "contenders.py", name, teacher]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.name, self.start = name, self.answer()
-        self.seconds, self.test_errors = [], []
 
-    def answer(self):
-        line = self.process.stdout.readline()
-        if not line:
-            sys.exit(f"{self.name} ended before it answered: see its error above")
-        return json.loads(line)
-
-    def train(self, epochs):
-        self.process.stdin.write(f"{epochs}\n")
-        self.process.stdin.flush()
-        answer = self.answer()
-        self.seconds += answer["seconds"]
-        self.test_errors.append(answer["test_errors"])
-
-    def result(self):
-        self.process.stdin.close()
-        self.process.wait()
-        return self.start | {"seconds": self.seconds, "test_errors": self.test_errors}
+def answer(process, request=""):
+    """What a process of contenders.py answers to a request."""
+    process.stdin.write(request)
+    process.stdin.flush()
+    line = process.stdout.readline()
+    if not line:
+        raise UserError(f"{process.args[2]} ended before it answered: see its error above")
+    return json.loads(line)
 
 
 def race(names, teacher, epochs):
-    """{name: its times} of contenders that train in turn, so many epochs each, ROUNDS times."""
-    results, running = {}, []
+    """{name: what was measured} of contenders that train in turn, so many epochs each, ROUNDS times."""
+    processes, results = {}, {}
     for name in names:
         print(f"starting {name}", flush=True)
-        contender = Contender(name, teacher)
-        if "missing" in contender.start:
-            results[name] = contender.start
-        else:
-            running.append(contender)
+        command = [sys.executable, ROOT / "studies" / "contenders.py", name, teacher]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        results[name] = answer(process) | {"seconds": [], "test_errors": []}
+        if "missing" not in results[name]:
+            processes[name] = process
     for number in range(ROUNDS):
-        for contender in random.Random(number).sample(running, len(running)):  # nobody always follows the same one
-            contender.train(epochs)
-        seconds = ", ".join(f"{contender.name} {contender.seconds[-1]:.2f}" for contender in running)
-        print(f"round {number + 1}/{ROUNDS}: {seconds} s", flush=True)
-    return results | {contender.name: contender.result() for contender in running}
+        for name in random.Random(number).sample(list(processes), len(processes)):  # nobody always follows the same one
+            found = answer(processes[name], f"{epochs}\n")
+            results[name]["seconds"] += found["seconds"]
+            results[name]["test_errors"].append(found["test_errors"])
+            print(f"round {number + 1}/{ROUNDS}  {found['seconds'][-1]:6.2f} s  {name}", flush=True)
+    for process in processes.values():
+        process.communicate()
+    return results
 
 
 def watch(*command):
     """Run a command: {"seconds": in all, "first_epoch_seconds": until the first epoch began, "peak_bytes": of memory}."""
-    start, first_epoch = time.perf_counter(), None
-    process = subprocess.Popen(
-        [sys.executable, "-u", *map(str, command)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=ROOT,
-    )
-    line = ""
+    start, first_epoch, line = time.perf_counter(), None, ""
+    command = [sys.executable, "-u", *map(str, command)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
     for line in process.stdout:
-        if first_epoch is None and line.startswith("epoch"):
+        if first_epoch is None and line.startswith("epoch"):  # 'epoch   1/1  loss 0.4  training 90.00%  0.2 s'
             first_epoch = time.perf_counter() - start - float(line.split()[-2])
     _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
     if status:
-        sys.exit(f"{' '.join(map(str, command))} ended with status {os.waitstatus_to_exitcode(status)}: {line}")
+        raise UserError(f"{' '.join(command)} ended with status {process.returncode}: {line}")
     seconds = time.perf_counter() - start
     return {"seconds": seconds, "first_epoch_seconds": first_epoch, "peak_bytes": usage.ru_maxrss * 1024}
 
 
 def watch_scripts(teacher):
-    """The scripts' start-up and memory, in a folder of their own; `import tensorflow` beside each, in turn."""
-    results = {name: [] for name in ("import_tensorflow", "distill.py", "distill.py --translate 2")}
+    """{script: [its times and memory]}, in a folder of their own; `import tensorflow` beside distill.py, in turn."""
+    results = {"import_tensorflow": [], "distill.py": []}
     with tempfile.TemporaryDirectory() as folder:
-        shared = ["--out", folder, "--epochs", 1]
-        results["teacher.py"] = [watch("teacher.py", *shared)]
+        out, short = ["--out", folder], ["--epochs", 1]
+        results["teacher.py"] = [watch("teacher.py", *out, *short)]
         shutil.copy(teacher, Path(folder) / "teacher.keras")
         for _ in range(ROUNDS):
             for file in Path(folder).iterdir():  # only the teacher is there, as at a user's first time
                 if file.is_file() and file.name != "teacher.keras":
                     file.unlink()
             results["import_tensorflow"].append(watch("-c", "import tensorflow"))
-            results["distill.py"].append(watch("distill.py", *shared))
-        results["distill.py --translate 2"] = [watch("distill.py", *shared, "--translate", 2)]
-        results["student.py"] = [watch("student.py", *shared)]
-        results["evaluate.py"] = [watch("evaluate.py", "--out", folder)]
-        results["sweep.py"] = [watch("sweep.py", *shared)]
-        results["export.py"] = [watch("export.py", "--out", folder)]
+            results["distill.py"].append(watch("distill.py", *out, *short))
+        results["distill.py --translate 2"] = [watch("distill.py", *out, *short, "--translate", 2)]
+        results |= {script: [watch(script, *out, *short)] for script in ("student.py", "tools/sweep.py")}
+        results |= {script: [watch(script, *out)] for script in ("evaluate.py", "tools/export.py")}
     return results
 
 
-def median(result, key="seconds"):
-    return statistics.median(result[key])
+def machine():
+    """What files.versions leaves out: the processor's name, and the versions of PyTorch and JAX where they are installed."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), None)
+    versions = {found.name: found.version for found in importlib.metadata.distributions()}
+    return {"processor": processor} | {name: versions.get(name) for name in ("torch", "jax")}
 
 
-def print_race(title, race, ours):
-    print(f"\n{title}: median seconds of an epoch")
-    for name, result in race.items():
-        if "missing" in result:
-            print(f"  {name:<24} not measured: the package {result['missing']} is missing")
-            continue
-        errors = result["test_errors"][-1]
-        print(
-            f"  {name:<24} {median(result):8.3f}  {median(result) / median(race[ours]):6.2f} times ours"
-            f"  warm after {result['warm_seconds']:5.1f} s" + ("" if errors is None else f"  {errors:,} test errors")
-        )
+# ---- tables ----------------------------------------------------------------------------------------------------------
 
 
-def goals(measured):
-    """[(goal, measured value, bound, whether higher is better)] of all that could be measured."""
-    distilling, teaching, logits = measured["distilling"], measured["teaching"], measured["logits"]
-    sizes = [median(measured["sizes"][name]) for name in SIZES]
-    scripts = measured["scripts"]
-    startup = statistics.median(
-        script["first_epoch_seconds"] - plain["seconds"]
-        for script, plain in zip(scripts["distill.py"], scripts["import_tensorflow"])
-    )
+def epochs(measured, statistic=median):
+    """{contender: the median, or another statistic, of its seconds an epoch}, of those that were measured."""
+    found = measured["distilling"] | measured["teaching"] | measured["logits"]
+    return {name: statistic(result["seconds"]) for name, result in found.items() if result.get("seconds")}
+
+
+def race_rows(measured, statistic=median):
+    seconds, found = epochs(measured, statistic), measured["distilling"] | measured["teaching"]
+    for name, called in (DISTILLING | TEACHING).items():
+        if name in seconds:
+            ours = seconds["ours" if name in DISTILLING else "ours_teacher"]
+            yield [called, f"{seconds[name]:.2f}", f"{seconds[name] / ours:.1f}"]
+        elif name in found:
+            yield [called, f"not measured: the package {found[name]['missing']} is missing", ""]
+
+
+def change_rows(measured):
+    seconds = epochs(measured)
+    for name, called in CHANGES.items():
+        ours = seconds["ours_teacher" if "teacher" in name else "ours"]
+        without = seconds[name] + (ours if name == "logits_1_view" else 0)
+        yield [called, f"{without:.2f}", f"{ours:.2f}", f"{without / ours:.2f}"]
+
+
+def goal_rows(measured):
+    seconds, scripts = epochs(measured), measured["scripts"]
+    ratio = lambda above, below="ours": seconds.get(above, math.nan) / seconds[below]
+    torch = [ratio(name) for name in ("torch_memory", "torch_compile") if name in seconds]
+    sizes = [median(result["seconds"]) for result in measured["sizes"].values()]
+    growth = [later / earlier for earlier, later in itertools.pairwise(sizes)]
+    logits = ratio("floor_logits_25_views", "logits_25_views")
+    pairs = zip(scripts["distill.py"], scripts["import_tensorflow"])
+    startup = median(script["first_epoch_seconds"] - plain["seconds"] for script, plain in pairs)
     peak = max(row["peak_bytes"] for rows in scripts.values() for row in rows)
-    ratios = [later / earlier for earlier, later in itertools.pairwise(sizes)]
-
-    def ratio(race, above, below):
-        known = "missing" not in race[above] and "missing" not in race[below]
-        return median(race[above]) / median(race[below]) if known else None
-
-    return [
-        ("keras.distillation.Distiller / ours", ratio(distilling, "keras_distiller", "ours"), 20, True),
-        ("PyTorch at its best / ours", ratio(distilling, "torch_memory", "ours"), 4, True),
-        ("ours translated / ours", ratio(distilling, "ours_translated", "ours"), 1.5, False),
-        ("teacher's logits of 25 views: share of matmul's rate", ratio(logits, LOGITS[1], LOGITS[0]), 0.85, True),
-        ("teacher epoch / its floor", ratio(teaching, "ours_teacher", "floor_teacher"), 1.15, False),
-        ("PyTorch's teacher / ours", ratio(teaching, "torch_teacher", "ours_teacher"), 1, True),
-        ("distill.py to its first epoch, less import tensorflow (s)", startup, 3, False),
-        ("peak memory of any script (GB)", peak / 1e9, 1.5, False),
-        ("2 x the images, times: least", min(ratios), 1.8, True),
-        ("2 x the images, times: most", max(ratios), 2.2, False),
-    ]
+    for goal, sign, bound, value in (
+        ("keras.distillation.Distiller / ours", "at least", 20, ratio("keras_distiller")),
+        ("PyTorch at its best / ours", "at least", 4, min(torch, default=math.nan)),
+        ("ours translated / ours", "at most", 1.5, ratio("ours_translated")),
+        ("teacher's logits of 25 views: share of matmul's rate", "at least", 0.85, logits),
+        ("teacher epoch / its floor", "at most", 1.15, ratio("ours_teacher", "floor_teacher")),
+        ("PyTorch's teacher / ours", "at least", 1, ratio("torch_teacher", "ours_teacher")),
+        ("distill.py to its first epoch, less import tensorflow (s)", "at most", 3, startup),
+        ("peak memory of any script (GB)", "at most", 1.5, peak / 1e9),
+        ("2 x the images, times: least", "at least", 1.8, min(growth)),
+        ("2 x the images, times: most", "at most", 2.2, max(growth)),
+    ):
+        met = value >= bound if sign == "at least" else value <= bound  # neither is true of nan
+        shown = "not measured" if math.isnan(value) else f"{value:.2f}"
+        yield [goal, f"{sign} {bound:g}", shown, "met" if met else "**missed**"]
 
 
-def processor():
-    """The processor's name where the system tells it, its architecture where not."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+def texts(measured):
+    """{name: Markdown} of the tables of speed.md. measured: what speed.json holds."""
+    race, changes = ["an epoch of", "seconds", "times ours"], ["change", "seconds an epoch without", "with", "ratio"]
+    return {
+        "speed_race": tables.markdown(race, race_rows(measured)),
+        "speed_changes": tables.markdown(changes, sorted(change_rows(measured), key=lambda row: -float(row[-1]))),
+        "speed_goals": tables.markdown(["goal", "bound", "measured", ""], goal_rows(measured)),
+        "speed_best": tables.markdown(race, race_rows(measured, min)),
+    }
 
 
 def main():
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = terminal.parser(__doc__, {})
     options.add_argument("--teacher", type=Path, default=ROOT / "artifacts" / "teacher.keras", metavar="PATH")
-    teacher = options.parse_args().teacher.resolve()
+    teacher = options.parse_args().teacher
     if not teacher.exists():
-        sys.exit("speed.py: error: there is no teacher yet: run `python teacher.py`, or name one with --teacher")
-    with tempfile.TemporaryDirectory() as folder:  # the logits that contenders keep beside their teacher go with it
-        teacher = shutil.copy(teacher, folder)
-        measured = {
-            **{name: race(names, teacher, EPOCHS[name]) for name, names in RACES.items()},
-            "scripts": watch_scripts(teacher),
-        }
-    print_race("an epoch of distilling 784-64-64-10, batch 250", measured["distilling"], "ours")
-    print_race("the same, with 15,000 to 240,000 images", measured["sizes"], "ours")
-    print_race("an epoch of the teacher 784-1200-1200-10, batch 500", measured["teaching"], "ours_teacher")
-    print_race("the teacher's logits of all 25 views", measured["logits"], LOGITS[0])
-    print(f"\n{'goal':<60} measured    bound")
-    results = []
-    for name, value, bound, higher in goals(measured):
-        met = value is not None and (value >= bound if higher else value <= bound)
-        shown = "unknown" if value is None else f"{value:.2f}"
-        print(f"{name:<60} {shown:>8}  {'>=' if higher else '<='} {bound:<5} {'met' if met else 'NOT MET'}")
-        results.append({"goal": name, "measured": value, "bound": bound, "higher_is_better": higher, "met": met})
-    versions = subprocess.run(
-        [sys.executable, "-m", "pip", "list", "--format=json"], capture_output=True, text=True, check=True
-    ).stdout
-    wanted = {"tensorflow", "keras", "numpy", "torch"}
-    measured["machine"] = {
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        **{row["name"]: row["version"] for row in json.loads(versions) if row["name"] in wanted},
-    }
-    (ROOT / "results").mkdir(exist_ok=True)
-    (ROOT / "results" / "speed.json").write_text(json.dumps({"goals": results} | measured, indent=1) + "\n")
+        raise UserError(f"there is no {teacher}: run `python teacher.py`, or name another with --teacher")
+    with tempfile.TemporaryDirectory() as folder:  # the logits that contenders cache beside their teacher go with it
+        teacher = shutil.copy(teacher, Path(folder) / "teacher.keras")
+        measured = {group: race(names, teacher, EPOCHS[group]) for group, names in CONTENDERS.items()}
+        measured |= {"scripts": watch_scripts(teacher), "machine": machine()}
+    files.write_json(ROOT / "studies" / "speed.json", measured)
+    for text in texts(measured).values():
+        print(f"\n{text}")
+    tables.fill(texts(measured))
 
 
 if __name__ == "__main__":
-    main()
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(terminal.STOPPED))  # so that the temporary folders are removed
+    terminal.run(main)

@@ -1,0 +1,86 @@
+"""The documents: their tables are what the records say, their links lead somewhere, the code keeps to its arrows."""
+
+import ast
+import functools
+import json
+import re
+
+import pytest
+from conftest import ROOT
+
+import data
+from studies import headline, lab, paper, small_nets, speed, tables
+
+DOCUMENTS = [*tables.DOCUMENTS, ROOT / "tests" / "faults.md"]
+
+
+@functools.cache
+def texts():
+    """{name: Markdown} of every table that a document can have."""
+    dataset = data.load(validation=0)
+    found = {}
+    for study in (paper, small_nets):
+        name = study.__name__.split(".")[1]
+        found |= study.texts(lab.RunStore(dataset, None, lab.FOLDER / f"{name}.json"))
+    for study in (headline, speed):
+        found |= study.texts(json.loads((lab.FOLDER / f"{study.__name__.split('.')[1]}.json").read_text()))
+    return found
+
+
+@pytest.mark.parametrize("path", tables.DOCUMENTS, ids=lambda path: path.name)
+def test_filling_the_tables_in_changes_nothing(path):
+    text = path.read_text()
+    assert {name for _, name, _ in tables.BLOCK.findall(text)} <= texts().keys()
+    assert tables.filled(text, texts()) == text
+
+
+def test_every_table_has_a_place():
+    placed = {name for path in tables.DOCUMENTS for _, name, _ in tables.BLOCK.findall(path.read_text())}
+    assert placed == texts().keys()
+
+
+def test_a_table_is_filled_in_between_its_marks():
+    old = "a\n<!-- table: one -->\nold\n<!-- end -->\n<!-- table: other -->\nkept\n<!-- end -->\n"
+    new = tables.filled(old, {"one": tables.markdown(["net", "errors"], [["a", tables.spread([70, 72])]])})
+    assert new == old.replace("old", "| net | errors     |\n| --- | ---------- |\n| a   | 71.0 ± 1.4 |")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_files(path):
+    for target in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
+        assert target.startswith("https://") or (path.parent / target).exists(), target
+
+
+def test_documents_are_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= 160
+    for path in set(DOCUMENTS) - {ROOT / "README.md", ROOT / "studies" / "LOG.md"}:
+        assert 40 <= len(path.read_text().splitlines()) <= 120, path
+
+
+@pytest.mark.parametrize("script", ["teacher", "student", "distill"])
+def test_docstrings_claim_what_was_measured(script):
+    runs = json.loads((lab.FOLDER / "headline.json").read_text())["runs"]
+    name = {"distill": "distilled"}.get(script, script)
+    errors = [run["metrics"]["models"][name]["test_errors"] for run in runs]
+    claim = f"{sum(errors) / len(errors):.0f} test errors in 10,000 (mean of {len(errors)} seeds; {min(errors)} to {max(errors)})"
+    assert claim in " ".join((ROOT / f"{script}.py").read_text().split())
+
+
+ALLOWED = {  # who may import whom, of this project
+    "support": {"support"},
+    "data.py": {"support"},
+    "teacher.py": {"support", "data"},
+    "student.py": {"support", "data"},
+    "distill.py": {"support", "data", "student"},
+    "evaluate.py": {"support", "data", "distill"},
+}
+
+
+def test_imports_go_one_way():
+    own = {"support", "tools", "studies", "data", "teacher", "student", "distill", "evaluate"}
+    for path in [*ROOT.glob("*.py"), *(ROOT / "support").glob("*.py")]:
+        tree = ast.walk(ast.parse(path.read_text()))
+        names = {node.module.split(".")[0] for node in tree if isinstance(node, ast.ImportFrom)}
+        tree = ast.walk(ast.parse(path.read_text()))
+        names |= {name.name.split(".")[0] for node in tree if isinstance(node, ast.Import) for name in node.names}
+        assert names & own <= ALLOWED[path.name if path.parent == ROOT else "support"], path
