@@ -20,10 +20,8 @@ import data
 import distill
 
 ORDER = ["teacher", "student", "distilled"]  # in which models are listed; others follow
-FIGURES = (
-    *("accuracy_against_parameters", "confusions", "errors_per_class", "gallery", "learning_curves", "reliability"),
-    "what_the_teacher_knows",
-)
+FIGURES = ["accuracy_against_parameters", "confusions", "errors_per_class", "gallery", "learning_curves", "reliability"]
+FIGURES += ["what_the_teacher_knows"]
 METRICS = {  # of metrics.json: how each is printed, and its unit
     "parameters": (",", ""),
     "multiply_adds": (",", "per image, in dense and convolutional layers"),

@@ -25,11 +25,8 @@ def cross_entropy(labels, logits):
 def print_epoch(row, epochs):
     """Print an Epoch in a line."""
     validation = "" if math.isnan(row.validation_accuracy) else f"  validation {row.validation_accuracy:7.2%}"
-    print(
-        f"epoch {row.epoch:3}/{epochs}  loss {row.loss:.4f}  training {row.training_accuracy:7.2%}{validation}"
-        f"  {row.seconds:.1f} s",
-        flush=True,
-    )
+    done = f"epoch {row.epoch:3}/{epochs}  loss {row.loss:.4f}  training {row.training_accuracy:7.2%}{validation}"
+    print(f"{done}  {row.seconds:.1f} s", flush=True)
 
 
 def train(
