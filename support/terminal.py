@@ -91,15 +91,12 @@ def dropout_rate(text):
 MAX_SEED = 2**32 - 1
 TEMPERATURE = number(1e-3, 1e6)
 DATA_HELP = "your own: x_train, x_test (n, h, w) uint8; y_train, y_test (n,) integers 0...C-1 (default: MNIST)"
+VALIDATION_HELP = "hold out the last IMAGES training images (default: 5000, or a twelfth of a smaller set; 0: none)"
 DISTORT_HELP = "instead, rotate (at 1 by up to 10 degrees), scale (10 %%), shift (1.5 pixels) and bend each image"
 OPTIONS = {  # what argparse's add_argument takes, for options that several scripts share
     "out": {"metavar": "FOLDER", "help": "folder for all files"},
     "data": {"metavar": "FILE.npz", "help": DATA_HELP},
-    "validation": {
-        "type": integer(0),
-        "metavar": "IMAGES",
-        "help": "hold out the last IMAGES training images; 0: none",
-    },
+    "validation": {"type": integer(0), "metavar": "IMAGES", "help": VALIDATION_HELP},
     "teacher": {"type": Path, "metavar": "PATH", "help": "the teacher's .keras file (default: teacher.keras in --out)"},
     "hidden": {"type": integer(1), "nargs": "+", "metavar": "UNITS", "help": "units of each hidden layer"},
     "dropout": {"type": dropout_rate, "metavar": "RATE", "help": "share of the hidden units set to 0"},
@@ -111,7 +108,11 @@ OPTIONS = {  # what argparse's add_argument takes, for options that several scri
     "epochs": {"type": integer(1), "help": "passes over the training images"},
     "batch_size": {"type": integer(1), "metavar": "IMAGES", "help": "images in a step"},
     "learning_rate": {"type": number(1e-12, 1e6), "metavar": "RATE", "help": "of Adam, at its highest"},
-    "weight_decay": {"type": number(0, 1e3), "metavar": "SHARE", "help": "of each weight, subtracted in each step"},
+    "weight_decay": {
+        "type": number(0, 1e3),
+        "metavar": "SHARE",
+        "help": "times the rate, taken off each weight per step",
+    },
     "translate": {"type": integer(0), "metavar": "PIXELS", "help": "shift each image by up to so many pixels"},
     "distort": {"type": number(0, 10), "metavar": "STRENGTH", "help": DISTORT_HELP},
     "temperature": {"type": TEMPERATURE, "metavar": "T", "help": "divides the logits of both nets"},
@@ -123,7 +124,7 @@ DATA = {"out": "artifacts", "data": None, "validation": None}  # the options of 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message):  # argparse would print its usage first, and hide the one line that matters
-        self.exit(2, f"{self.prog}: error: {message} (see `python {self.prog} --help`)\n")
+        self.exit(2, f"{self.prog}: error: {message} (see `python {sys.argv[0]} --help`)\n")
 
     def parse_args(self, *args):
         """A --translate or --distort that is given replaces the other one's default."""
