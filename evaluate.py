@@ -293,8 +293,7 @@ def main():
     }
     about = {"test_sha256": files.fingerprint(*dataset.test), "num_classes": dataset.num_classes}
     units = {name: unit for name, (_, unit) in METRICS.items()}
-    report = {"models": rows, "comparisons": comparisons, "units": units, "data": about}
-    files.write_json(out / "metrics.json", report)
+    files.write_json(out / "metrics.json", {"models": rows, "comparisons": comparisons, "units": units, "data": about})
     terminal.progress("drawing")
     students = [name for name, path in found.items() if path != teacher_path]
     draw(dataset, listed, rows, students, teacher, out / "plots", arguments.format)
