@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 MNIST = Path(__file__).with_name("mnist.npz")
-SHA256 = {  # of each array's bytes in C order: those of LeCun and Cortes's four files
+SHA256 = {  # of each array's bytes in C order, which are the bytes of LeCun and Cortes's four files
     "x_train": "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
     "y_train": "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13",
     "x_test": "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
@@ -48,7 +48,7 @@ def load(path=None, validation=None):
     """Load a Dataset. path: None for the MNIST digits that come with the project, whose SHA-256 is checked; or an .npz file.
 
     The file has x_train (n, h, w) uint8, y_train (n,) integers 0...C-1, x_test and y_test. The last `validation` training
-    images become the validation split; None stands for 5,000, or a twelfth of a set too small for that, 0 for none.
+    images become the validation split; None: 5,000, or a twelfth of the training images if that is less; 0: no validation images.
 
     Raises UserError: the file is missing, damaged, or not of this form; validation leaves nothing to train on.
     """
@@ -63,7 +63,9 @@ def load(path=None, validation=None):
     num_classes = int(train.labels.max()) + 1
     num_train = len(train.labels)
     if not 2 <= num_classes <= num_train:
-        raise UserError(f"{name}: {num_train} images cannot have {num_classes} classes: labels are 0...C-1, C >= 2")
+        raise UserError(
+            f"{name}: y_train has {num_classes} classes for {num_train} images: labels must be 0...C-1, C >= 2"
+        )
     if test.labels.max() >= num_classes:
         raise UserError(f"{name}: y_test has a label {test.labels.max()}; y_train has 0...{num_classes - 1} only")
     if test.images.shape[1:] != train.images.shape[1:]:
@@ -115,7 +117,7 @@ def padded(images, pixels):
 
 
 def check_batches(images, batch_size, translate):
-    """Raises UserError: the batch is larger than images (n, h, w), or the shift is no smaller than one of them."""
+    """Raises UserError: there are fewer than batch_size images (n, h, w), or translate is not less than h and w."""
     number, height, width = images.shape
     if batch_size > number:
         raise UserError(f"--batch-size {batch_size} is larger than the {number} training images: lower it")

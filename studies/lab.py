@@ -11,7 +11,7 @@ import statistics
 import time
 from pathlib import Path
 
-from support import files, models, pick, terminal, training
+from support import files, metrics, models, pick, terminal, training
 
 import numpy as np
 import tensorflow as tf
@@ -132,6 +132,12 @@ def wrong_counts(records):
     """How many of these records, all on the same images, are wrong on each image: (images,)."""
     wrong = np.concatenate([record["wrong"] for record in records]).astype(int)
     return np.bincount(wrong, minlength=records[0]["images"])
+
+
+def against(records, others):
+    """'+1.0 (p 0.4)': how many errors the others make more than these records, of the same seeds, paired image by image."""
+    few, many = wrong_counts(records), wrong_counts(others)
+    return f"{(many.sum() - few.sum()) / len(records):+.1f} (p {metrics.paired_p(few, many):.2g})"
 
 
 # ---- one run ---------------------------------------------------------------------------------------------------------

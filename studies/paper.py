@@ -30,7 +30,11 @@ SHARES = (0.01, 0.03, 0.1, 0.3)  # of the training images that keep their label
 HELD_OUT = 5000  # training images to choose a temperature on
 CHOSEN_TEMPERATURE = 8  # for 2x800, by `choices`
 KINDS = ("labels alone", "soft targets on these", "soft targets on all")  # of students with few labels
-WAYS = ("one number, from the test set", "one number, from the shares", "a number for each class, from the shares")
+WAYS = (
+    "one number, from the test set",
+    "one number, from how often classes occur",
+    "a number for each class, from that",
+)
 
 
 # ---- the experiments: {row: settings} ----------------------------------------------------------------------------------
@@ -185,7 +189,7 @@ def texts(store):
         errors = [record["errors"] for record in records]
         lines.append([row, PUBLISHED.get(row, ""), tables.spread(errors), tables.each(errors)])
     found["nets"] = tables.markdown(["net", "the paper", "here", "each seed"], lines)
-    header = ["net", "best T", "errors more at the others, and the p-value"]
+    header = ["net", "best T", "how many more errors the other temperatures make (p-value)"]
     found["best_temperatures"] = tables.markdown(header, best_temperature_lines(store))
     return {f"paper_{name}": text for name, text in found.items()}
 

@@ -32,6 +32,11 @@ def each(errors):
     return ", ".join(f"{number:,}" for number in errors)
 
 
+def spread_and_each(errors):
+    """'77.3 ± 3.2 (81, 76, 75)'; of one run the count."""
+    return spread(errors) + (f" ({each(errors)})" if len(errors) > 1 else "")
+
+
 def filled(document, texts):
     """The text of a document (str) with these texts, {name: Markdown}, in their places."""
     return BLOCK.sub(lambda m: f"{m[1]}{texts[m[2]]}\n{m[3]}" if m[2] in texts else m[0], document)

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 IMAGES_AT_ONCE = 5000  # intermediate results take some 50 bytes for each of their pixels
-KNOTS = 5  # the smooth field that bends an image has so many degrees of freedom along each side
+KNOTS = 5  # control points, along each side, of the smooth field that bends an image
 
 
 class Distortion(NamedTuple):

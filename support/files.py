@@ -91,10 +91,10 @@ def save_arrays(path, **arrays):
 
 @contextlib.contextmanager
 def reading(path, missing, advice):
-    """Turn what a missing, damaged or hostile file makes NumPy, zipfile, HDF5 or Keras raise into a UserError of one line.
+    """Raise a UserError of one line in place of any error of the block, which reads the file at `path`.
 
-    missing: what to say if there is no such file; advice: what to do about a damaged one. PermissionError passes: that file
-    may well be fine.
+    Damaged and hostile files make NumPy, zipfile, HDF5 and Keras raise errors of many kinds. missing: what to say if there is no
+    such file; advice: what to do about a damaged one. PermissionError passes: that file may well be fine.
     """
     try:
         yield
@@ -125,7 +125,7 @@ def read_npz(path, names=None):
 
 
 def unpacked_bytes(archive):
-    """The size of a zipfile.ZipFile's members as it states them; zipfile never reads more than that."""
+    """The unpacked size of a zipfile.ZipFile, according to its own list of contents; zipfile never reads more than that."""
     return sum(member.file_size for member in archive.infolist())
 
 
@@ -167,7 +167,7 @@ def lock(path):
     The system releases the lock of a killed program. Raises UserError: another run has locked it.
     """
     lock_file, leftovers = path.with_name(f".{path.name}.lock"), [*path.parent.glob(f".{path.stem}.partial-*")]
-    if path.is_dir():  # not in the folders below: another run may use them
+    if path.is_dir():  # but not in its other folders, which another run may use
         lock_file = path / ".lock"
         leftovers = [found for folder in (path, path / "plots") for found in folder.glob(".*.partial-*")]
     file = _locks.enter_context(open(lock_file, "a+"))  # noqa: SIM115 - open until the program ends

@@ -24,7 +24,7 @@ def wilson_interval(hits, number):
 
 
 def mcnemar_exact(only_first, only_second):
-    """The two-sided exact McNemar p-value of two models that are right on the same images with the same probability.
+    """The two-sided p-value of the exact McNemar test. Null hypothesis: both models are right equally often.
 
     only_first, only_second: the number of images on which only this one of the two models is right.
     """
@@ -37,7 +37,7 @@ def mcnemar_exact(only_first, only_second):
 
 
 def paired_p(first, second):
-    """The two-sided p-value of two kinds of nets, several seeds of each, that err equally often on each image.
+    """The two-sided p-value for two kinds of nets, several seeds of each. Null hypothesis: both err equally often on each image.
 
     first, second: (n,) the number of seeds that are wrong on each image. The images are the sample, not the seeds: under the
     null hypothesis the difference on an image has either sign with the same probability. Normal approximation of that

@@ -62,7 +62,7 @@ def are_probabilities(outputs):
 
 
 def multiply_adds(model):
-    """Multiply-adds of one image in the dense and convolutional layers of a model; None if it has layers of other kinds."""
+    """Multiply-adds of one image in a model's dense and convolutional layers; None if others (such as recurrent ones) multiply."""
     call = tf.function(lambda image: model(image, training=False))
     graph = call.get_concrete_function(tf.TensorSpec((1, *model.input_shape[1:]))).graph
     summed = {"MatMul": 1, "Conv2D": 3, "DepthwiseConv2dNative": 2}  # the kernel's dimensions that are summed over
@@ -143,7 +143,7 @@ def _read(path, read):
             files.check_expansion(path, files.unpacked_bytes(archive))
             outside = [name for name in archive.namelist() if name.startswith("/") or ".." in name.split("/")]
             if outside:
-                raise ValueError(f"its {outside[0]} would be written outside of it")
+                raise ValueError(f"it holds {outside[0]}, a path that leads out of the archive")
             if "config.json" not in archive.namelist():
                 raise ValueError("it has no config.json")
             found = _digests(archive)  # this reads every member, and so zipfile checks its checksum

@@ -86,14 +86,14 @@ def adam(learning_rate, num_steps, weight_decay=0.0):
 def compile_epoch(model, optimizer, batches, loss):
     """Compile the training of one epoch; returns run_epoch(number) -> (mean loss, training accuracy).
 
-    A loop inside the graph: with XLA it takes less than half the time of Keras' `fit` at its best. The model may be any Keras
+    The loop over the steps is inside the graph; with XLA an epoch takes half the time of the best `fit`. The model may be any Keras
     model: its regularisation losses count, and its state (BatchNormalization, dropout's seeds) is updated.
 
     run_epoch raises UserError: the loss is no longer finite.
     """
     variables = model.trainable_variables
     optimizer.build(variables)
-    has_dropout = len(model.variables) > len(model.weights)  # random seeds are variables and no weights
+    has_dropout = len(model.variables) > len(model.weights)  # random seeds are variables but not weights
 
     def step(examples):
         images, *targets = batches.view(*examples)

@@ -37,7 +37,7 @@ def test_every_size_is_run_and_drawn(digits, tmp_path, monkeypatch, capsys, eage
     monkeypatch.setattr(small_nets, "UNPOOLED", (3,))
     monkeypatch.setattr(small_nets, "UNCROPPED", (5,))
     monkeypatch.setattr(small_nets, "RECIPE", small_nets.RECIPE | {"epochs": 5, "batch_size": 50})
-    for name in ("DISTORTED", "DEFAULTS"):
+    for name in ("DISTORTED", "WORSE_TEACHER"):
         monkeypatch.setattr(small_nets, name, getattr(small_nets, name) | QUICK_TEACHER)
     monkeypatch.setattr(lab, "FOLDER", tmp_path)
     monkeypatch.setattr(data, "load", lambda validation: digits)
