@@ -251,7 +251,8 @@ def print_gain(rows, evaluated):
     if different:
         print(f"student and distilled also differ in {', '.join(different)}: python distill.py trains a fair pair")
     else:
-        print(distill.describe_gain(*(rows[name]["test_errors"] for name in ("student", "distilled"))))
+        names = {"baseline": "student", "distilled": "distilled", "teacher": "teacher"}
+        print(distill.describe_gain({key: rows[name]["test_errors"] for key, name in names.items() if name in rows}))
 
 
 def print_warnings(evaluated, teacher, teacher_path, train):

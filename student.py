@@ -2,8 +2,9 @@
 
     python student.py
 
-784-64-64-10, ReLU. It makes 208 test errors in 10,000 (mean of 3 seeds; 202 to 216), in 20 seconds on two cores.
-`python distill.py` does this too where it is needed.
+784-64-64-10, ReLU, on images shifted by up to a pixel, anew in each epoch. It makes 135 test errors in 10,000 (mean of 5 seeds;
+125 to 145), in 30 seconds on two cores.
+`python distill.py` trains it too, unless it is there already.
 
 Writes student.keras, its history student.csv and plots/learning_curves_student.png to artifacts/.
 """
@@ -20,19 +21,20 @@ RECIPE = {  # all that decides a student on labels alone, besides the data
     "pool": 1,
     "activation": "relu",
     "seed": 0,
-    "epochs": 60,
+    "epochs": 150,
     "batch_size": 250,
     "learning_rate": 5e-3,
-    "translate": 0,
+    "translate": 1,
     "distort": 0.0,
 }
+OWN_DATA = {"translate": 0}  # the default that changes with --data: a shifted example may be of another class
 
 
 def build_student(image_shape, num_classes, hidden=(64, 64), pool=1, crop=0, activation="relu"):
     """A dense net from images (batch, *image_shape) float32 in [0, 1] to logits (batch, num_classes).
 
-    hidden: units of each layer. crop: the net does not see so many pixels at each edge. pool: of the rest it sees the means of
-    squares of pool x pool pixels. Most parameters of a small net are in its first layer: 28x28 pixels, cropped by 3, are
+    hidden: units of each layer. crop: so many pixels at each edge are ignored. pool: each square of pool x pool pixels of the rest
+    is replaced by its mean. Most parameters of a small net are in its first layer: 28x28 pixels, cropped by 3, are
     22x22, and pooled by 2 then 11x11, less than a sixth.
     """
     layers = []
@@ -85,7 +87,7 @@ def train_baseline(dataset, settings, out):
 
 
 def main():
-    arguments = terminal.parser(__doc__, terminal.DATA | RECIPE).parse_args()
+    arguments = terminal.parser(__doc__, terminal.DATA | RECIPE, OWN_DATA).parse_args()
     terminal.print_settings(arguments)
     out = files.output_folder(arguments.out)
     dataset = data.load(arguments.data, arguments.validation)

@@ -2,8 +2,8 @@
 
     python teacher.py
 
-784-1200-1200-10, ReLU, dropout, images shifted by up to two pixels: the net of Hinton, Vinyals & Dean (2015), section 3.
-It makes 92 test errors in 10,000 (mean of 3 seeds; 85 to 101), in about 3 minutes on two cores.
+784-1200-1200-10, ReLU: the net of Hinton, Vinyals & Dean (2015), section 3, here on images that are rotated, scaled, shifted
+and bent, anew in each epoch. It makes 60 test errors in 10,000 (mean of 5 seeds; 53 to 63), in about 3 minutes on two cores.
 Its labels are not smoothed: that helps a teacher and hurts its student (Mueller et al. 2019).
 
 Writes teacher.keras, its history teacher.csv and plots/learning_curves_teacher.png to artifacts/; until then, its state
@@ -18,19 +18,25 @@ import data
 
 RECIPE = {  # all that decides a teacher, besides the data
     "hidden": [1200, 1200],
-    "dropout": 0.4,
-    "input_dropout": 0.1,
+    "dropout": 0.0,
+    "input_dropout": 0.0,
     "seed": 0,
-    "epochs": 30,
+    "epochs": 45,
     "batch_size": 500,
     "learning_rate": 2e-3,
+    "weight_decay": 0.5,
+    "translate": 0,
+    "distort": 1.0,
+}
+OWN_DATA = {  # the defaults that change with --data: a distorted example may be of another class
+    "dropout": 0.4,
+    "input_dropout": 0.1,
     "weight_decay": 0.0,
-    "translate": 2,
     "distort": 0.0,
 }
 
 
-def build_teacher(image_shape, num_classes, hidden=(1200, 1200), dropout=0.4, input_dropout=0.1):
+def build_teacher(image_shape, num_classes, hidden=(1200, 1200), dropout=0.0, input_dropout=0.0):
     """A dense ReLU net from images (batch, *image_shape) float32 in [0, 1] to logits (batch, num_classes).
 
     hidden: units of each layer. dropout: the share of each hidden layer's outputs that is set to 0; input_dropout: of the pixels.
@@ -60,7 +66,7 @@ def train_teacher(dataset, recipe, loss=training.cross_entropy, **options):
 
 
 def main():
-    options = terminal.parser(__doc__, terminal.DATA | RECIPE)
+    options = terminal.parser(__doc__, terminal.DATA | RECIPE, OWN_DATA)
     options.add_argument("--resume", action="store_true", help="go on from the last finished epoch of a stopped run")
     arguments = options.parse_args()
     terminal.print_settings(arguments)

@@ -163,9 +163,9 @@ def gallery(groups, path):
 
 
 def error_lines(places, lines, path, *, log=False, points=(), **labels):
-    """Mean and range over seeds of error counts, a line for each name, against a logarithmic axis of places.
+    """Mean and range over seeds of error counts, a line for each name. places: the positions on the logarithmic x axis.
 
-    lines: {name: (places, seeds) errors}; a name that begins with one of COLOURS has that colour. log: whether the errors' axis
+    lines: {name: (len(places), seeds) errors}; a name that begins with one of COLOURS has that colour. log: whether the errors' axis
     is logarithmic too. points: (name, place, errors) of others' results. labels: of matplotlib's Axes.set.
     """
     figure = Figure(figsize=(8, 4.6), layout="constrained")
@@ -183,4 +183,26 @@ def error_lines(places, lines, path, *, log=False, points=(), **labels):
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter("{x:g}")
     axes.xaxis.set_minor_locator(NullLocator())
+    _save(figure, path, axes)
+
+
+def error_bars(groups, path, **labels):
+    """Mean and range over seeds of error counts, a bar for each model in each group, from the top down.
+
+    groups: {heading: {model's name: (seeds,) errors}}, the same models in each. labels: "title", and others of matplotlib's Axes.set.
+    """
+    figure = Figure(figsize=(9, 0.75 * len(groups) + 1.2), layout="constrained")
+    axes, names = figure.subplots(), list(next(iter(groups.values())))
+    for place, name in enumerate(names):
+        errors = [group[name] for group in groups.values()]
+        means = np.array([counts.mean() for counts in errors])
+        ranges = [means - [counts.min() for counts in errors], [counts.max() for counts in errors] - means]
+        places, height = np.arange(len(groups)) + (place - (len(names) - 1) / 2) * 0.4, 0.38
+        bars = axes.barh(places, means, height, xerr=ranges, color=colour(name, names), ecolor="grey", label=name)
+        axes.bar_label(bars, fmt="%.0f", padding=4)
+    figure.suptitle(labels.pop("title"))  # over the headings too, which may be long
+    axes.set(**labels)
+    axes.set_yticks(range(len(groups)), list(groups))
+    axes.margins(x=0.1)
+    axes.invert_yaxis()
     _save(figure, path, axes)

@@ -92,7 +92,9 @@ MAX_SEED = 2**32 - 1
 TEMPERATURE = number(1e-3, 1e6)
 DATA_HELP = "your own: x_train, x_test (n, h, w) uint8; y_train, y_test (n,) integers 0...C-1 (default: MNIST)"
 VALIDATION_HELP = "hold out the last IMAGES training images (default: 5000, or a twelfth of a smaller set; 0: none)"
-DISTORT_HELP = "instead, rotate (at 1 by up to 10 degrees), scale (10 %%), shift (1.5 pixels) and bend each image"
+DISTORT_HELP = (
+    "in place of --translate: rotate (STRENGTH 1: up to 10 degrees), scale (10 %%), shift and bend each image"
+)
 OPTIONS = {  # what argparse's add_argument takes, for options that several scripts share
     "out": {"metavar": "FOLDER", "help": "folder for all files"},
     "data": {"metavar": "FILE.npz", "help": DATA_HELP},
@@ -101,23 +103,27 @@ OPTIONS = {  # what argparse's add_argument takes, for options that several scri
     "hidden": {"type": integer(1), "nargs": "+", "metavar": "UNITS", "help": "units of each hidden layer"},
     "dropout": {"type": dropout_rate, "metavar": "RATE", "help": "share of the hidden units set to 0"},
     "input_dropout": {"type": dropout_rate, "metavar": "RATE", "help": "share of the pixels set to 0"},
-    "crop": {"type": integer(0), "metavar": "PIXELS", "help": "cut so many pixels off each edge"},
-    "pool": {"type": integer(1, 1000), "metavar": "PIXELS", "help": "then average squares of so many pixels a side"},
-    "activation": {"choices": ["relu", "gelu", "silu"], "help": "of the hidden units"},
-    "seed": {"type": integer(0, MAX_SEED), "help": "of first weights, order and noise"},
+    "crop": {"type": integer(0), "metavar": "PIXELS", "help": "cut PIXELS off each edge of the image"},
+    "pool": {
+        "type": integer(1, 1000),
+        "metavar": "PIXELS",
+        "help": "then replace each square of PIXELS x PIXELS by its mean",
+    },
+    "activation": {"choices": ["relu", "gelu", "silu"], "help": "activation of the hidden units"},
+    "seed": {"type": integer(0, MAX_SEED), "help": "decides first weights, order of the images, and noise"},
     "epochs": {"type": integer(1), "help": "passes over the training images"},
     "batch_size": {"type": integer(1), "metavar": "IMAGES", "help": "images in a step"},
-    "learning_rate": {"type": number(1e-12, 1e6), "metavar": "RATE", "help": "of Adam, at its highest"},
+    "learning_rate": {"type": number(1e-12, 1e6), "metavar": "RATE", "help": "peak learning rate of Adam"},
     "weight_decay": {
         "type": number(0, 1e3),
         "metavar": "SHARE",
-        "help": "times the rate, taken off each weight per step",
+        "help": "each step takes SHARE x learning rate off each weight",
     },
     "translate": {"type": integer(0), "metavar": "PIXELS", "help": "shift each image by up to so many pixels"},
     "distort": {"type": number(0, 10), "metavar": "STRENGTH", "help": DISTORT_HELP},
     "temperature": {"type": TEMPERATURE, "metavar": "T", "help": "divides the logits of both nets"},
     "alpha": {"type": fraction, "help": "weight of the teacher's part of the loss; the labels' part has 1 - ALPHA"},
-    "format": {"choices": ["png", "svg", "pdf"], "help": "of figures"},
+    "format": {"choices": ["png", "svg", "pdf"], "help": "file format of the figures"},
 }
 DATA = {"out": "artifacts", "data": None, "validation": None}  # the options of every script that takes any data
 
@@ -127,27 +133,29 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see `python {sys.argv[0]} --help`)\n")
 
     def parse_args(self, *args):
-        """A --translate or --distort that is given replaces the other one's default."""
+        """As argparse does; --data and the exclusion of --translate and --distort decide some of the defaults."""
         arguments = super().parse_args(*args)
         if "distort" in arguments:
             if arguments.translate and arguments.distort:
                 self.error("--translate and --distort exclude each other: give one of them")
-            for name, other in (("translate", "distort"), ("distort", "translate")):
-                if getattr(arguments, name) is None:
-                    setattr(arguments, name, 0 if getattr(arguments, other) else self.shifts[name])
+            if arguments.translate or arguments.distort:
+                arguments.translate, arguments.distort = arguments.translate or 0, arguments.distort or 0.0
+        for name, default in (self.defaults | (self.own_data if vars(arguments).get("data") else {})).items():
+            if getattr(arguments, name) is None:
+                setattr(arguments, name, default)
         return arguments
 
 
-def parser(description, defaults):
-    """An argparse.ArgumentParser with these of OPTIONS. defaults: {name: default value}."""
+def parser(description, defaults, own_data=None):
+    """An argparse.ArgumentParser. defaults: {name in OPTIONS: default value}; own_data: the defaults that --data changes."""
     options = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    options.shifts = {name: default for name, default in defaults.items() if name in ("translate", "distort")}
+    options.defaults, options.own_data = defaults, own_data or {}
     for name, default in defaults.items():
         settings = dict(OPTIONS[name])
         if default is not None:
-            settings["help"] += f" (default: {_shown(default)})"
-        default = None if name in options.shifts else default  # so that parse_args sees which of the two is given
-        options.add_argument(f"--{name.replace('_', '-')}", default=default, **settings)
+            with_data = f"; with --data {_shown(own_data[name])}" if name in options.own_data else ""
+            settings["help"] += f" (default: {_shown(default)}{with_data})"
+        options.add_argument(f"--{name.replace('_', '-')}", **settings)  # parse_args sets the default
     return options
 
 

@@ -178,6 +178,63 @@ def test_a_distortion_replaces_the_default_shift_and_none_does_not(options, expe
     assert (arguments.translate, arguments.distort) == expected
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], (1, 0, 0.05)),
+        (["--data", "mine.npz"], (0, 0, 0.4)),
+        (["--data", "mine.npz", "--translate", "1"], (1, 0, 0.4)),
+        (["--data", "mine.npz", "--distort", "1", "--dropout", "0"], (0, 1, 0)),
+    ],
+)
+def test_shifts_and_distortions_are_defaults_for_the_digits_only(options, expected):
+    defaults = {"data": None, "translate": 1, "distort": 0.0, "dropout": 0.05}
+    arguments = terminal.parser("", defaults, {"translate": 0, "dropout": 0.4}).parse_args(options)
+    assert (arguments.translate, arguments.distort, arguments.dropout) == expected
+
+
+def test_with_own_data_the_scripts_neither_shift_nor_distort():
+    for module in (teacher, student):
+        recipe = module.RECIPE | module.OWN_DATA
+        assert recipe.keys() == module.RECIPE.keys()
+        assert recipe["translate"] == recipe["distort"] == 0
+
+
+@pytest.mark.parametrize(
+    ("errors", "sentence"),
+    [
+        (
+            (60, 138, 82),
+            "saves 56 of the student's 138 test errors (40.6%), 72% of the way from the baseline to its teacher",
+        ),
+        ((138, 138, 82), "saves 56 of the student's 138 test errors (40.6%)"),
+        (
+            (60, 138, 138),
+            "saves 0 of the student's 138 test errors (0.0%), 0% of the way from the baseline to its teacher",
+        ),
+        ((0, 0, 0), "saves 0 of the student's 0 test errors"),
+        ((60, 138, 150), "costs the student 12 test errors: 150 in place of 138"),
+    ],
+)
+def test_the_gain_in_a_sentence(errors, sentence):
+    errors = dict(zip(("teacher", "baseline", "distilled"), errors))
+    assert distill.describe_gain(errors) == f"distillation {sentence}"
+
+
+def test_what_to_try_is_said_where_distilling_did_not_help():
+    assert distill.advice({"teacher": 30, "baseline": 60, "distilled": 40}) == []
+    (line,) = distill.advice({"teacher": 60, "baseline": 60, "distilled": 40})
+    assert line.startswith(
+        "the teacher net makes no fewer errors on the validation images than the baseline (60 and 60)"
+    )
+    assert "--epochs" in line
+    (line,) = distill.advice({"teacher": 30, "baseline": 60, "distilled": 61})
+    assert line.startswith(
+        "the distilled net makes no fewer errors on the validation images than the baseline (61 and 60)"
+    )
+    assert "--temperature" in line
+
+
 def test_bad_options_end_with_status_2_and_a_line(refusal):
     for options, message in [
         (["--temperature", "0"], "0 is not from 0.001 to 1000000"),

@@ -15,7 +15,7 @@ import student
 import teacher
 
 RECIPE = conftest.RECIPE | {"epochs": 3, "translate": 1}
-TEACHER = teacher.RECIPE | {"hidden": [16, 16], "epochs": 3, "batch_size": 20, "learning_rate": 0.01}
+TEACHER = teacher.RECIPE | teacher.OWN_DATA | {"hidden": [16, 16], "epochs": 3, "batch_size": 20, "learning_rate": 0.01}
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +75,8 @@ def test_nets_have_the_documented_shapes():
     assert teacher.build_teacher((28, 28), 10).count_params() == 2_395_210  # the paper's
     assert student.build_student((28, 28), 10).count_params() == 55_050
     assert student.build_student((12, 10), 3, hidden=(5,)).output_shape == (None, 3)
-    rates = [
-        layer.rate for layer in teacher.build_teacher((28, 28), 10).layers if isinstance(layer, keras.layers.Dropout)
-    ]
-    assert len(rates) == 3
-    assert all(0 < rate < 1 for rate in rates)
+    regularised = teacher.build_teacher((28, 28), 10, dropout=0.4, input_dropout=0.1)
+    assert [layer.rate for layer in regularised.layers if isinstance(layer, keras.layers.Dropout)] == [0.1, 0.4, 0.4]
     assert teacher.build_teacher((28, 28), 10).layers[-1].activation is keras.activations.linear  # logits
 
 

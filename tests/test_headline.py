@@ -1,0 +1,75 @@
+"""The default run with several seeds, and the ladder: what is run, and what its table says."""
+
+import json
+import subprocess
+
+from support import UserError, pick
+
+import pytest
+from conftest import ROOT
+
+import distill
+import teacher
+from studies import headline
+
+
+@pytest.fixture(scope="module")
+def found():
+    return json.loads((ROOT / "studies" / "headline.json").read_text())
+
+
+def test_the_committed_runs_are_of_the_defaults(found):
+    for run in found["runs"]:
+        expected = {"teacher": teacher.RECIPE, "student": distill.student.RECIPE, "distilled": distill.RECIPE}
+        for name, recipe in expected.items():
+            assert pick(run["settings"][name], recipe) == recipe | {"seed": run["seed"]}
+    assert found["sweep"]["chosen"]["temperature"] == distill.RECIPE["temperature"]
+    assert found["sweep"]["chosen"]["alpha"] == distill.RECIPE["alpha"]
+
+
+def test_the_committed_ladder_has_all_its_runs_and_ends_in_the_default(found):
+    runs = {(run["step"], run["seed"], run["net"]): run["errors"] for run in found["ladder"]}
+    wanted = {(step, seed) for step, (*_, seeds) in headline.STEPS.items() for seed in range(seeds)}
+    assert runs.keys() == {(*pair, net) for pair in wanted for net in ("student", "distilled")}
+    (default,) = (step for step, (of_teacher, of_distill, _) in headline.STEPS.items() if not of_teacher + of_distill)
+    for run in found["runs"]:
+        for net in ("student", "distilled"):
+            assert runs[default, run["seed"], net] == run["metrics"]["models"][net]["test_errors"]
+
+
+def test_a_command_runs_unless_its_file_is_there_and_its_failure_is_told(tmp_path, monkeypatch):
+    commands = []
+
+    def run(command, **options):
+        commands.append(command[1:])
+        return subprocess.CompletedProcess(command, 1 if "bad.py" in command else 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    headline.run_script(tmp_path / "a.keras", "a.py", "--seed", 3)
+    assert commands == [["a.py", "--out", str(tmp_path), "--seed", "3"]]
+    (tmp_path / "a.keras").touch()
+    headline.run_script(tmp_path / "a.keras", "a.py")
+    assert len(commands) == 1
+    with pytest.raises(UserError, match=r"bad\.py failed"):
+        headline.run_script(tmp_path / "b.keras", "bad.py")
+
+
+def test_a_row_of_the_ladder_is_paired_with_the_same_seeds_of_the_row_above(monkeypatch):
+    monkeypatch.setattr(headline, "STEPS", {"first": ("", "", 2), "second": ("", "", 1)})
+    wrong = {  # images that are wrong
+        ("first", "student", 0): [1, 2, 3, 4],
+        ("first", "student", 1): [1, 2],
+        ("first", "distilled", 0): [1],
+        ("first", "distilled", 1): [2],
+        ("second", "student", 0): [1, 2, 3],
+        ("second", "distilled", 0): [],
+    }
+    records = [
+        {"step": step, "net": net, "seed": seed, "images": 10, "errors": len(images), "wrong": images}
+        for (step, net, seed), images in wrong.items()
+    ]
+    *_, first, second = (
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in headline.ladder_table(records).splitlines()
+    )
+    assert first == ["first", "3.0 ± 1.4 (4, 2)", "", "1.0 ± 0.0 (1, 1)", "", "-2.0 (p 0.046)"]
+    assert second == ["second", "3", "-1.0 (p 0.32)", "0", "-1.0 (p 0.32)", "-3.0 (p 0.083)"]
