@@ -133,7 +133,7 @@ def test_the_learning_rate_warms_up_and_ends_at_zero():
 def test_a_compiled_epoch_drops_other_units_in_each_step():
     """Equal images, and a net that does not learn: its loss stays the same unless dropout changes."""
     split = data.Split(np.full((40, 12, 10), 200, np.uint8), np.zeros(40, np.int32))
-    net = teacher.build_teacher((12, 10), 3, hidden=(16,))
+    net = teacher.build_teacher((12, 10), 3, hidden=(16,), dropout=0.4)
     run_epoch = training.compile_epoch(
         net, keras.optimizers.Adam(0.0), data.Batches(split, 40, seed=0), training.cross_entropy
     )
