@@ -4,9 +4,10 @@ import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
-from support import UserError, distortion, files
+from support import UserError, distortion, files, quiet
 from support.models import to_unit
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -19,11 +20,26 @@ SHA256 = {  # of each array's bytes in C order, which are the bytes of LeCun and
 }
 
 
+FASHION = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
+CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+KERAS_DATASETS = {"fashion_mnist": FASHION, "cifar10": CIFAR10, "cifar100": []}  # name: class names
+
+
 class Split(NamedTuple):
-    """Images (n, height, width) uint8, and their labels (n,) int32 in 0...C-1."""
+    """Examples: images (n, height, width) or (n, height, width, channels) uint8, or float32 (n, ...); labels (n,) int32.
+
+    Labels are 0...C-1, or -1 for an example whose label is not known.
+    """
 
     images: np.ndarray
     labels: np.ndarray
+
+    def labelled(self):
+        """The examples whose labels are known, repeated so that there are as many examples as before: an epoch has as many steps."""
+        if (self.labels >= 0).all():
+            return self
+        known = np.resize(np.flatnonzero(self.labels >= 0), len(self.labels))
+        return Split(*(array[known] for array in self))
 
 
 class Dataset(NamedTuple):
@@ -33,27 +49,43 @@ class Dataset(NamedTuple):
     validation: Split
     test: Split
     num_classes: int
+    class_names: tuple = ()  # of str; () where the classes have no names but their numbers
 
     @property
     def image_shape(self):
         return self.train.images.shape[1:]
 
+    @property
+    def names(self):
+        """The classes' names, or else their numbers: a list of str."""
+        return [*(self.class_names or map(str, range(self.num_classes)))]
+
+    @property
+    def has_images(self):
+        """Whether the examples can be shown: images in grey or with three channels."""
+        return len(self.image_shape) == 2 or len(self.image_shape) == 3 and self.image_shape[2] in (1, 3)
+
     def __str__(self):
         train, validation, test = (f"{len(split.labels):,}" for split in self[:3])
         size = "x".join(map(str, self.image_shape))
-        return f"{train} training, {validation} validation, {test} test images of {size}, {self.num_classes} classes"
+        unlabelled = int(np.sum(self.train.labels < 0))
+        without = f" ({unlabelled:,} without a label)" if unlabelled else ""
+        return f"{train} training{without}, {validation} validation, {test} test examples of {size}, {self.num_classes} classes"
 
 
 def load(path=None, validation=None):
-    """Load a Dataset. path: None for the MNIST digits that come with the project, whose SHA-256 is checked; or an .npz file.
+    """Load a Dataset. path: None for the MNIST digits that come with the project, whose SHA-256 is checked; the name of one of
+    KERAS_DATASETS; or an .npz file.
 
-    The file has x_train (n, h, w) uint8, y_train (n,) integers 0...C-1, x_test and y_test. The last `validation` training
-    images become the validation split; None: 5,000, or a twelfth of the training images if that is less; 0: no validation images.
+    The file has x_train, either uint8 (n, h, w) or (n, h, w, c), or float16, float32 or float64 (n, ...); y_train (n,) integers
+    0...C-1, or -1 for an example without a label; x_test and y_test, all labelled; and, if you like, class_names (C,) strings.
+    The last `validation` labelled training examples become the validation split; None: 5,000, or a twelfth of the training
+    examples if that is less; 0: no validation examples.
 
     Raises UserError: the file is missing, damaged, or not of this form; validation leaves nothing to train on.
     """
     name = str(MNIST if path is None else path)
-    arrays = _read(name)
+    arrays = _from_keras(name) if name in KERAS_DATASETS else _read(name)
     if path is None:
         for key, digest in SHA256.items():
             if hashlib.sha256(np.ascontiguousarray(arrays[key])).hexdigest() != digest:
@@ -61,30 +93,47 @@ def load(path=None, validation=None):
     train = _checked(name, arrays, "train")
     test = _checked(name, arrays, "test")
     num_classes = int(train.labels.max()) + 1
-    num_train = len(train.labels)
+    num_train = int(np.sum(train.labels >= 0))
     if not 2 <= num_classes <= num_train:
         raise UserError(
             f"{name}: y_train has {num_classes} classes for {num_train} images: labels must be 0...C-1, C >= 2"
         )
+    class_names = tuple(map(str, np.atleast_1d(arrays.get("class_names", ()))))
+    if class_names and len(class_names) != num_classes:
+        raise UserError(f"{name}: class_names has {len(class_names)} names for {num_classes} classes: they must match")
+    if test.labels.min() < 0:
+        raise UserError(f"{name}: y_test has labels below 0: every test example needs its label, 0...C-1")
     if test.labels.max() >= num_classes:
         raise UserError(f"{name}: y_test has a label {test.labels.max()}; y_train has 0...{num_classes - 1} only")
-    if test.images.shape[1:] != train.images.shape[1:]:
-        raise UserError(f"{name}: x_train and x_test hold images of different sizes")
+    if (test.images.shape[1:], test.images.dtype) != (train.images.shape[1:], train.images.dtype):
+        raise UserError(f"{name}: x_train and x_test hold examples of different shapes or dtypes")
     validation = min(5000, num_train // 12) if validation is None else validation
     if validation >= num_train:
-        raise UserError(f"--validation {validation} leaves none of {num_train} training images to train on: lower it")
-    return Dataset(*hold_out(train, validation), test, num_classes)
+        raise UserError(f"--validation {validation} leaves none of {num_train} labelled training examples: lower it")
+    return Dataset(*hold_out(train, validation), test, num_classes, class_names)
 
 
 def hold_out(split, number):
-    """(the split without its last `number` images, a split of these)."""
-    cut = len(split.labels) - number
-    return tuple(Split(*(array[part] for array in split)) for part in (slice(cut), slice(cut, None)))
+    """(the split without its last `number` labelled examples, a split of these)."""
+    labelled = np.flatnonzero(split.labels >= 0)
+    held = np.isin(np.arange(len(split.labels)), labelled[len(labelled) - number :])
+    return tuple(Split(*(array[part] for array in split)) for part in (~held, held))
+
+
+def _from_keras(name):
+    """The arrays of one of KERAS_DATASETS, which Keras downloads once and keeps. Raises UserError: it cannot."""
+    try:
+        with quiet():
+            parts = getattr(keras.datasets, name).load_data()
+    except Exception as error:
+        raise UserError(f"Keras cannot download {name} ({error}): connect to the network, or use a file") from error
+    train, test = ((images, labels.reshape(-1)) for images, labels in parts)
+    return dict(zip(SHA256, (*train, *test))) | {"class_names": KERAS_DATASETS[name]}
 
 
 def _read(name):
     with files.reading(name, "there is no such data file", "get it anew"):
-        arrays = files.read_npz(name, SHA256)
+        arrays = files.read_npz(name, [*SHA256, "class_names"])
         for key in SHA256:
             if not isinstance(arrays.get(key), np.ndarray):  # NumPy returns a member without an array's header as bytes
                 raise ValueError(f"{key} is missing or no array: it must hold {', '.join(SHA256)}")  # noqa: TRY004
@@ -93,16 +142,24 @@ def _read(name):
 
 def _checked(name, arrays, part):
     images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
-    if images.dtype != np.uint8 or images.ndim != 3:
-        raise UserError(f"{name}: x_{part} is {images.dtype} {images.shape}: it must be uint8 (n, height, width)")
+    if not (images.dtype == np.uint8 and images.ndim in (3, 4) or images.dtype.kind == "f" and images.ndim >= 2):
+        forms = "uint8 (n, height, width) or (n, height, width, channels), or floats (n, ...)"
+        raise UserError(f"{name}: x_{part} is {images.dtype} {images.shape}: it must be {forms}")
     if labels.dtype.kind not in "iu" or labels.ndim != 1:
         raise UserError(f"{name}: y_{part} is {labels.dtype} {labels.shape}: it must be integers (n,)")
     if len(images) != len(labels):
         raise UserError(f"{name}: x_{part} has {len(images)} images and y_{part} {len(labels)} labels: they must match")
     if images.size == 0:
         raise UserError(f"{name}: x_{part} is empty: at least one image is needed")
-    if labels.min() < 0 or labels.max() > np.iinfo(np.int32).max:
-        raise UserError(f"{name}: y_{part} has labels from {labels.min()} to {labels.max()}: they must be 0...C-1")
+    if images.dtype.kind == "f":
+        images = images.astype(np.float32)
+        if not np.isfinite(images).all():
+            raise UserError(f"{name}: x_{part} has values that are not finite: remove or replace them")
+    if labels.min() < -1 or labels.max() > np.iinfo(np.int32).max:
+        lowest, highest = labels.min(), labels.max()
+        raise UserError(
+            f"{name}: y_{part} has labels from {lowest} to {highest}: they must be 0...C-1, or -1 for unknown"
+        )
     return Split(images, labels.astype(np.int32))
 
 
@@ -113,37 +170,44 @@ def num_shifts(pixels):
 
 def padded(images, pixels):
     """Images with a border of `pixels` zeros. Shift number s is the crop at row s // (2 * pixels + 1), column s % of that."""
-    return np.pad(images, ((0, 0), (pixels, pixels), (pixels, pixels)))
+    return np.pad(images, [(0, 0), (pixels, pixels), (pixels, pixels)][: images.ndim] + [(0, 0)] * (images.ndim - 3))
 
 
-def check_batches(images, batch_size, translate):
-    """Raises UserError: there are fewer than batch_size images (n, h, w), or translate is not less than h and w."""
-    number, height, width = images.shape
+def check_batches(examples, batch_size, translate=0, distort=0.0):
+    """Raises UserError: there are fewer than batch_size examples (n, ...), or they cannot be shifted or distorted so."""
+    number, *shape = examples.shape
     if batch_size > number:
-        raise UserError(f"--batch-size {batch_size} is larger than the {number} training images: lower it")
-    if translate >= min(height, width):
-        raise UserError(f"--translate {translate} would shift images of {height}x{width} out of sight: lower it")
+        raise UserError(f"--batch-size {batch_size} is larger than the {number} training examples: lower it")
+    if not (translate or distort):
+        return
+    if len(shape) not in (2, 3):
+        raise UserError(
+            f"--translate and --distort are for images, but an example here has shape {tuple(shape)}: leave them out"
+        )
+    if translate >= min(shape[:2]):
+        raise UserError(f"--translate {translate} would shift images of {shape[0]}x{shape[1]} out of sight: lower it")
 
 
 class Batches:
     """The shuffled batches of a split, an epoch at a time.
 
-    Each example is an image, seen under a shift by up to `translate` pixels (see `padded`) or under a distortion of strength
+    Each example is an image (or another array, which is never changed), seen under a shift by up to `translate` pixels (see `padded`) or under a distortion of strength
     `distort` (see support/distortion.py), with its targets: the label and, if given, the teacher's logits of exactly that view.
     Order, shifts and distortions of an epoch are drawn from `seed` and the epoch's number alone. The images left over after the
     last complete batch are not used in that epoch.
 
-    teacher_logits: an array (n, num_shifts(translate), C); or a function, images (n, h, w) uint8 -> logits (n, C), as
-    distortions cannot be listed. See distill.teacher_logits.
+    teacher_logits: an array (n, num_shifts(translate), C); or a function, images (n, ...) -> logits (n, C), as distortions cannot
+    be listed. See distill.teacher_logits.
 
     Raises UserError as `check_batches` does.
     """
 
     def __init__(self, split, batch_size, *, seed, translate=0, distort=0.0, teacher_logits=None):
-        check_batches(split.images, batch_size, translate)
+        check_batches(split.images, batch_size, translate, distort)
         if translate and distort:
             raise ValueError("translate and distort exclude each other")
-        self.num_images, self.height, self.width = split.images.shape
+        self.num_images, *shape = split.images.shape
+        self.shape = tuple(shape)
         self.batch_size, self.seed, self.translate = batch_size, seed, translate
         self.distortion = distortion.distortion(distort)
         self.num_steps = self.num_images // batch_size
@@ -151,6 +215,8 @@ class Batches:
         self._labels = tf.constant(split.labels)
         self._logits = teacher_logits
         if isinstance(teacher_logits, np.ndarray):
+            if teacher_logits.shape[:2] != (self.num_images, num_shifts(translate)):
+                raise ValueError(f"teacher_logits {teacher_logits.shape} are of other examples or shifts")
             self._logits = tf.constant(teacher_logits.reshape(-1, teacher_logits.shape[-1]))
 
     def order(self, number):
@@ -169,25 +235,27 @@ class Batches:
         rows = tf.gather(self._images, indices)
         if self.distortion:
             noise = np.random.default_rng([self.seed, number, 1]).integers(2**31)
-            images = tf.reshape(rows, (-1, self.height, self.width))
+            images = tf.reshape(rows, (-1, *self.shape))
             rows = tf.reshape(distortion.distort(images, [self.seed % 2**31, noise], self.distortion), rows.shape)
         examples = [rows, tf.convert_to_tensor(shifts), tf.gather(self._labels, indices)]
         if callable(self._logits):
-            images = tf.reshape(rows, (-1, self.height, self.width)).numpy()
+            images = tf.reshape(rows, (-1, *self.shape)).numpy()
             examples.append(tf.reshape(self._logits(images), (*indices.shape, -1)))
         elif self._logits is not None:
             examples.append(tf.gather(self._logits, indices * num_shifts(self.translate) + shifts))
         return examples
 
     def view(self, rows, shifts, *targets):
-        """A step's (images (batch, h, w) float32 in [0, 1], labels int32[, teacher's logits float32])."""
+        """A step's (examples (batch, *shape) float32, images in [0, 1], labels int32[, teacher's logits float32])."""
         if self.translate:
             rows = self._shifted(rows, shifts)
-        return to_unit(tf.reshape(rows, (-1, self.height, self.width))), *targets
+        return to_unit(tf.reshape(rows, (-1, *self.shape))), *targets
 
     @tf.function(jit_compile=True)  # one loop instead of many small copies: 4 % of a teacher's epoch
     def _shifted(self, rows, shifts):
-        span, width = 2 * self.translate + 1, self.width + 2 * self.translate
-        corner = shifts // span * width + shifts % span
-        pixels = tf.range(self.height)[:, None] * width + tf.range(self.width)
+        height, width, *channels = self.shape
+        span, stride = 2 * self.translate + 1, width + 2 * self.translate
+        rows = tf.reshape(rows, (-1, (height + 2 * self.translate) * stride, *channels))
+        corner = shifts // span * stride + shifts % span
+        pixels = tf.range(height)[:, None] * stride + tf.range(width)
         return tf.gather(rows, corner[:, None, None] + pixels, batch_dims=1)

@@ -12,7 +12,7 @@ Writes distilled.keras, its history distilled.csv and plots/ to artifacts/; teac
 import contextlib
 import functools
 
-from support import UserError, files, models, plots, terminal, training
+from support import UserError, files, models, pick, plots, terminal, training
 
 import numpy as np
 import tensorflow as tf
@@ -21,11 +21,13 @@ import data
 import student
 
 RECIPE = student.RECIPE | {"temperature": 2.0, "alpha": 0.5}
+NETS = {"teacher": None, "teacher_pixels": 1.0, "student": None}  # the options that name other nets
 REMEDIES = {  # for a net that is no better than the baseline
     "teacher": "more --epochs for teacher.py, or less --dropout, --weight-decay and --distort",
     "distilled": "a lower --temperature or --alpha, or a larger student (--hidden)",
 }
 IMAGES_AT_ONCE = 2000  # in one call of the teacher
+TRIED = 10_000  # examples on which the teacher is tried before any training
 
 
 def soft_targets(logits, temperature):
@@ -39,7 +41,7 @@ def soft_targets(logits, temperature):
 def distillation_loss(labels, teacher_logits, student_logits, temperature, alpha):
     """alpha * T^2 * KL(teacher_T || student_T) + (1 - alpha) * cross_entropy(labels, student), for each example.
 
-    labels (batch,) integers; teacher_logits, student_logits (batch, C) float32; temperature T > 0; alpha in [0, 1] is the
+    labels (batch,) integers, or -1 for an example without a label, whose second term is 0; teacher_logits, student_logits (batch, C) float32; temperature T > 0; alpha in [0, 1] is the
     weight of the teacher's part. Returns nats per example, (batch,) float32.
 
     Hinton, Vinyals & Dean (2015), section 2: the gradients of the first term scale as 1 / T^2, so the factor T^2 keeps the
@@ -50,66 +52,86 @@ def distillation_loss(labels, teacher_logits, student_logits, temperature, alpha
     teacher_log = tf.nn.log_softmax(teacher_logits / temperature)  # the logarithm of a softmax would underflow
     student_log = tf.nn.log_softmax(student_logits / temperature)
     kl = tf.reduce_sum(tf.exp(teacher_log) * (teacher_log - student_log), axis=-1)
-    return alpha * temperature**2 * kl + (1 - alpha) * training.cross_entropy(labels, student_logits)
+    hard = tf.where(labels >= 0, training.cross_entropy(tf.maximum(labels, 0), student_logits), 0.0)
+    return alpha * temperature**2 * kl + (1 - alpha) * hard
 
 
 # ---- the teacher's logits --------------------------------------------------------------------------------------------
 
 
-def teacher_logits(teacher, images, translate=0, distort=0.0, cache=None):
-    """The teacher's logits of images (n, h, w) uint8 under every shift by up to `translate` pixels: (n, shifts, C) float32.
+def teacher_logits(teacher, images, translate=0, distort=0.0, cache=None, pixels=1.0):
+    """The teacher's logits of images (n, ...) under every shift by up to `translate` pixels: (n, shifts, C) float32.
 
-    They are computed once and kept in the folder `cache`, if given, as long as teacher, images and translate stay the same. With
-    distort, whose views cannot be listed, this returns a function instead, images (n, h, w) uint8 -> logits (n, C). Both are
-    what data.Batches takes. The teacher is run at inference; neither its weights nor its state change.
+    teacher: a Keras model, or a list of models; pixels: see models.predictor. The logits are computed once and kept in the folder
+    `cache`, if given, as long as all of these stay the same. With distort, whose views cannot be listed, this returns a function
+    instead, images (n, ...) -> logits (n, C). Both are what data.Batches takes. The teacher is run at inference; neither its
+    weights nor its state change.
 
-    Raises UserError: the teacher ends in a softmax, or its outputs are not finite.
+    Raises UserError: the teacher's outputs are not finite.
     """
-    predict = models.predictor(teacher, IMAGES_AT_ONCE)
+    predict = models.predictor(teacher, IMAGES_AT_ONCE, pixels)
     if distort:
-        _check_outputs(predict(images[:IMAGES_AT_ONCE]))
+        _check_finite(predict(images[:IMAGES_AT_ONCE]))
         return predict
-    about = np.frombuffer(f"{translate} {teacher.to_json()}".encode(), np.uint8)
-    key = files.fingerprint(images, about, *teacher.get_weights())
+    nets = teacher if isinstance(teacher, list) else [teacher]
+    about = np.frombuffer(f"{translate} {pixels} {[net.to_json() for net in nets]}".encode(), np.uint8)
+    key = files.fingerprint(images, about) + models.fingerprint(*nets)
     path = cache and cache / f"teacher_logits_{translate}px.npz"
     with contextlib.suppress(UserError):  # the file is missing or damaged: the logits are computed again
         if path and (saved := files.load_arrays(path))["key"] == key:
             return saved["logits"]
-    logits = _compute(predict, images, translate, teacher.output_shape[-1])
+    logits = _compute(predict, images, translate, nets[0].output_shape[-1])
     if path:
         files.save_arrays(path, key=key, logits=logits)
     return logits
 
 
 def _compute(predict, images, translate, num_classes):
-    padded, (height, width) = data.padded(images, translate), images.shape[1:]
     num_shifts, span = data.num_shifts(translate), 2 * translate + 1
+    padded = data.padded(images, translate) if translate else images
     logits = np.empty((len(images), num_shifts, num_classes), np.float32)
     for shift in range(num_shifts):
         top, left = divmod(shift, span)
         for start in range(0, len(images), IMAGES_AT_ONCE):
             part = slice(start, start + IMAGES_AT_ONCE)
-            logits[part, shift] = predict(padded[part, top : top + height, left : left + width])
+            view = padded[part]
+            if translate:
+                view = view[:, top : top + images.shape[1], left : left + images.shape[2]]
+            logits[part, shift] = predict(view)
             done = (shift + (start + IMAGES_AT_ONCE) / len(images)) / num_shifts
             terminal.progress(f"the teacher's logits, {num_shifts} shifts of each image  {min(done, 1):4.0%}")
         if shift == 0:
-            _check_outputs(logits[:, 0])
+            _check_finite(logits[:, 0])
     terminal.clear_progress()
-    print(f"computed the teacher's logits of {logits.size // num_classes:,} images", flush=True)
+    terminal.say(f"computed the teacher's logits of {logits.size // num_classes:,} images")
     return logits
 
 
-def _check_outputs(logits):
+def _check_finite(logits):
     if not np.isfinite(logits).all():
         raise UserError("the teacher's outputs are not finite: train it again with a lower --learning-rate")
-    if models.are_probabilities(logits):
-        raise UserError("the teacher ends in a softmax, but a temperature divides logits: save it without that softmax")
 
 
 def load_teacher(arguments, dataset, out):
-    """The model of --teacher, or teacher.keras in the folder `out`. Raises UserError: as models.load and data.check_batches do."""
-    data.check_batches(dataset.train.images, arguments.batch_size, arguments.translate)  # before anyone waits
-    return models.load(arguments.teacher or out / "teacher.keras", dataset.image_shape, dataset.num_classes)
+    """The models of --teacher, or teacher.keras in the folder `out`: a list. Prints their accuracy on the validation examples.
+
+    Raises UserError: as models.load and data.check_batches do; one of --teacher is no better than naming the commonest class.
+    """
+    views = pick(vars(arguments), ["batch_size", "translate", "distort"])
+    data.check_batches(dataset.train.images, **views)  # before anyone waits
+    paths = arguments.teacher or [out / "teacher.keras"]
+    teacher = [models.load(path, dataset.image_shape, dataset.num_classes) for path in paths]
+    split = dataset.validation if len(dataset.validation.labels) else dataset.train.labelled()
+    split = data.Split(*(array[:TRIED] for array in split))
+    accuracy = 1 - models.count_errors(teacher, split, arguments.teacher_pixels) / len(split.labels)
+    commonest = np.bincount(split.labels).max() / len(split.labels)
+    print(f"teacher: accuracy {accuracy:.2%} on {len(split.labels):,} examples", flush=True)
+    if arguments.teacher and accuracy <= commonest:
+        problem = (
+            f"the teacher is right on {accuracy:.1%} of them; always naming the commonest class, on {commonest:.1%}"
+        )
+        raise UserError(f"{problem}: check the range of its pixels (--teacher-pixels 255) and the order of its classes")
+    return teacher
 
 
 def describe_gain(errors):
@@ -141,16 +163,56 @@ def advice(wrong):
     ]
 
 
+def distill(
+    student,
+    teacher,
+    images,
+    labels,
+    *,
+    temperature=RECIPE["temperature"],
+    alpha=RECIPE["alpha"],
+    epochs=RECIPE["epochs"],
+    batch_size=RECIPE["batch_size"],
+    learning_rate=RECIPE["learning_rate"],
+    seed=0,
+    translate=0,
+    distort=0.0,
+    pixels=1.0,
+    validation=None,
+    callbacks=(),
+):
+    """Train `student`, a Keras classifier, on labels and on the soft targets of `teacher`; returns the history, a list of Epoch.
+
+    The student is changed, the teacher is not; nothing is printed. teacher: another Keras classifier, or a list of them, of whose
+    probabilities the mean is taken; pixels: what it takes for white. images, labels: as in data.Split. validation: (images,
+    labels), or None. callbacks: Keras callbacks, see training.train; seed: of the order of the images, shifts and distortions.
+
+    Raises UserError as teacher_logits, data.Batches and training.train do.
+    """
+    split = data.Split(np.asarray(images), np.asarray(labels, np.int32))
+    logits = teacher_logits(teacher, split.images, translate, distort, pixels=pixels)
+    views = {"seed": seed, "translate": translate, "distort": distort, "teacher_logits": logits}
+    return training.train(
+        student,
+        data.Batches(split, batch_size, **views),
+        functools.partial(distillation_loss, temperature=temperature, alpha=alpha),
+        epochs=epochs,
+        learning_rate=learning_rate,
+        validation=validation and data.Split(*map(np.asarray, validation)),
+        callbacks=callbacks,
+    )
+
+
 def main():
-    defaults = terminal.DATA | {"teacher": None} | RECIPE
-    arguments = terminal.parser(__doc__, defaults, student.OWN_DATA).parse_args()
+    arguments = terminal.parser(__doc__, terminal.DATA | NETS | RECIPE, student.OWN_DATA).parse_args()
     terminal.print_settings(arguments)
     out = files.output_folder(arguments.out)
     dataset = data.load(arguments.data, arguments.validation)
     print(f"data: {dataset}", flush=True)
     settings = student.settings_from(arguments, dataset)
     teacher = load_teacher(arguments, dataset, out)
-    logits = teacher_logits(teacher, dataset.train.images, arguments.translate, arguments.distort, cache=out)
+    views = pick(vars(arguments), ["translate", "distort"])
+    logits = teacher_logits(teacher, dataset.train.images, **views, cache=out, pixels=arguments.teacher_pixels)
 
     baseline_path = out / "student.keras"
     if models.is_made_with(baseline_path, settings):
@@ -159,24 +221,26 @@ def main():
         _, baseline_history = models.load_training(baseline_path)
     else:
         print("baseline: the student on the labels alone", flush=True)
-        baseline, baseline_history = student.train_baseline(dataset, settings, out)
+        baseline, baseline_history = student.train_baseline(dataset, settings, out, arguments.student)
 
     temperature, alpha = arguments.temperature, arguments.alpha
     print(f"distilled: the same student, T = {temperature:g}, alpha = {alpha:g} (the weight of the teacher's part)")
     loss = functools.partial(distillation_loss, temperature=temperature, alpha=alpha)
-    distilled, history = student.train_student(dataset, settings, loss, logits)
-    settings |= {"temperature": temperature, "alpha": alpha, "teacher": files.fingerprint(*teacher.get_weights())}
+    distilled, history = student.train_student(dataset, settings, loss, logits, arguments.student)
+    settings |= {"temperature": temperature, "alpha": alpha, "teacher": models.fingerprint(*teacher)}
     models.save(distilled, out / "distilled.keras", settings, history)
     histories = {"student": baseline_history, "distilled": history}
     plots.learning_curves(histories, out / "plots" / "learning_curves_distilled.png")
     print(f"saved {out / 'distilled.keras'}\n")
 
-    nets = {"teacher": teacher, "baseline": baseline, "distilled": distilled}
+    nets = {"teacher": (teacher, arguments.teacher_pixels), "baseline": (baseline, 1.0), "distilled": (distilled, 1.0)}
+
+    def errors(split):
+        return {name: models.count_errors(net, split, pixels) for name, (net, pixels) in nets.items()}
+
     if len(dataset.validation.labels):
-        wrong = {name: models.count_errors(model, dataset.validation) for name, model in nets.items()}
-        print("\n".join([*advice(wrong), ""]), end="")
-    errors = {name: models.count_errors(model, dataset.test) for name, model in nets.items()}
-    print(describe_result(errors, len(dataset.test.labels)))
+        print("\n".join([*advice(errors(dataset.validation)), ""]), end="")
+    print(describe_result(errors(dataset.test), len(dataset.test.labels)))
 
 
 if __name__ == "__main__":

@@ -66,20 +66,16 @@ def find_models(named, out):
     return {name: found[name] for name in [*filter(found.get, ORDER), *(name for name in names if name not in ORDER)]}
 
 
-def run_model(path, dataset):
-    """Load the model file at `path` and run it on the test and validation images; returns an Evaluated.
+def run_model(path, dataset, pixels):
+    """Load the model file at `path` and run it on the test and validation images; returns an Evaluated. pixels: see models.caller.
 
     Raises UserError: as models.load does; the model's outputs are not finite.
     """
     model = models.load(path, dataset.image_shape, dataset.num_classes)
-    predict = models.predictor(model)
+    predict = models.predictor(model, pixels=pixels)
     outputs = predict(np.concatenate([dataset.test.images, dataset.validation.images]))
     if not np.isfinite(outputs).all():
         raise UserError(f"{path}: the model's outputs are not finite: train it again with a lower --learning-rate")
-    if models.are_probabilities(outputs):
-        terminal.clear_progress()
-        print(f"{path} ends in a softmax: the logarithms of its outputs are used as logits")
-        outputs = np.log(np.maximum(outputs, np.finfo(np.float32).tiny))
     cost = {
         "parameters": model.count_params(),
         "multiply_adds": models.multiply_adds(model),
@@ -87,8 +83,16 @@ def run_model(path, dataset):
         **measure_speed(predict, dataset.test.images[:10_000]),
     }
     settings, history = models.load_training(path)
-    weights = files.fingerprint(*model.get_weights())
-    return Evaluated(cost, settings, history, weights, *np.split(outputs, [len(dataset.test.labels)]))
+    logits = np.split(outputs, [len(dataset.test.labels)])
+    return Evaluated(cost, settings, history, models.fingerprint(model), *logits)
+
+
+def mean_of(several):
+    """The Evaluated of a teacher that consists of one or more models: its logits are those of their mean probabilities."""
+    if len(several) == 1:
+        return several[0]
+    logits = [models.mean_logits([its[place] for its in several]).numpy() for place in (-2, -1)]
+    return Evaluated({}, {}, [], "+".join(its.weights for its in several), *logits)
 
 
 def measure_speed(predict, images):
@@ -161,15 +165,15 @@ def most_ambiguous(logits, labels, count):
     return order[first_of_class[:count]]
 
 
-def only_one_right(split, first, second):
+def only_one_right(split, names, first, second):
     """{title: (images, captions)} for plots.gallery: the images on which only one of two models is right.
 
-    first, second: (name, its classes (n,)).
+    names: of the classes; first, second: (model's name, its classes (n,)).
     """
     groups = {}
     for (wrong, its), (right, others) in ((first, second), (second, first)):
         only = np.flatnonzero((its != split.labels) & (others == split.labels))
-        captions = [f"{label}, not {guess}" for label, guess in zip(split.labels[only], its[only])]
+        captions = [f"{names[label]}, not {names[guess]}" for label, guess in zip(split.labels[only], its[only])]
         groups[f"{wrong} wrong, {right} right"] = (split.images[only], captions)
     return groups
 
@@ -184,8 +188,9 @@ def draw(dataset, evaluated, rows, students, teacher, folder, suffix):
     test, path = dataset.test, {name: folder / f"{name}.{suffix}" for name in FIGURES}
     classes = {name: its.test.argmax(-1) for name, its in evaluated.items()}
     counts = {name: metrics.confusion_counts(test.labels, its, dataset.num_classes) for name, its in classes.items()}
-    plots.confusions(counts, path["confusions"])
-    plots.errors_per_class({name: matrix.sum(-1) for name, matrix in counts.items()}, path["errors_per_class"])
+    per_class = {name: matrix.sum(-1) for name, matrix in counts.items()}
+    plots.confusions(counts, dataset.names, path["confusions"])
+    plots.errors_per_class(per_class, dataset.names, path["errors_per_class"])
     plots.accuracy_against_parameters(rows, path["accuracy_against_parameters"])
     histories = {name: its.history for name, its in evaluated.items() if its.history}
     if histories:
@@ -199,14 +204,18 @@ def draw(dataset, evaluated, rows, students, teacher, folder, suffix):
                 f"at T = {best:.2f}, ECE {row['ece_at_best']:.2%}": metrics.reliability(test.labels, logits / best),
             }
         plots.reliability(bins, path["reliability"])
+    if not dataset.has_images:
+        return
     if len(students) >= 2:
-        plots.gallery(only_one_right(test, *((name, classes[name]) for name in students[:2])), path["gallery"])
+        pair = ((name, classes[name]) for name in students[:2])
+        plots.gallery(only_one_right(test, dataset.names, *pair), path["gallery"])
     ambiguous = most_ambiguous(teacher.test, test.labels, 6) if teacher else []
     if len(ambiguous):
         panels = [(f"teacher, T = {t}", "teacher", teacher.test, t) for t in (1, 4, 20)]
         panels += [(name, name, evaluated[name].test, 1) for name in students[:3]]
         shown = {title: (name, distill.soft_targets(of[ambiguous], t).numpy()) for title, name, of, t in panels}
-        plots.dark_knowledge(test.images[ambiguous], test.labels[ambiguous], shown, path["what_the_teacher_knows"])
+        images, labels = test.images[ambiguous], test.labels[ambiguous]
+        plots.dark_knowledge(images, labels, shown, dataset.names, path["what_the_teacher_knows"])
 
 
 # ---- the printed report ----------------------------------------------------------------------------------------------
@@ -221,7 +230,7 @@ def print_rows(caption, rows, names):
     terminal.print_table(caption, ["", *(name.replace("_", " ") for name in names.split())], table)
 
 
-def print_report(rows, comparisons):
+def print_report(rows, comparisons, class_names):
     """Print `metrics.json` as tables, the errors last."""
     cost = "parameters multiply_adds bytes images_per_second microseconds_for_one_image"
     print_rows("cost; speed on this machine, in batches of up to 1,000 images and for one image alone", rows, cost)
@@ -235,10 +244,9 @@ def print_report(rows, comparisons):
         counts = "both_right only_first_right only_second_right both_wrong errors_saved_by_second mcnemar_p"
         print_rows(caption, comparisons, counts)
     per_class = {name: row["errors_per_class"] for name, row in rows.items()}
-    num_classes = len(next(iter(per_class.values())))
-    if num_classes <= 20:
+    if len(class_names) <= 20:
         cells = [[name, *map(str, errors)] for name, errors in per_class.items()]
-        terminal.print_table("test errors of each class", ["", *map(str, range(num_classes))], cells)
+        terminal.print_table("test errors of each class", ["", *class_names], cells)
     caption = f"errors in {next(iter(rows.values()))['test_examples']:,} test images, 95 % interval of the accuracy"
     print_rows(caption, rows, "test_errors accuracy accuracy_low accuracy_high")
 
@@ -255,18 +263,20 @@ def print_gain(rows, evaluated):
         print(distill.describe_gain({key: rows[name]["test_errors"] for key, name in names.items() if name in rows}))
 
 
-def print_warnings(evaluated, teacher, teacher_path, train):
+def print_warnings(evaluated, teacher, train):
     """Print which models were trained on other images than the split `train`, or taught by another teacher."""
     known = files.fingerprint(*train)
     for path, its in evaluated.items():
         if its.settings.get("data", known) != known:
             print(f"{path} was trained on other images than these, perhaps on some of the validation or test images")
         if teacher and its.settings.get("teacher", teacher.weights) != teacher.weights:
-            print(f"{path} had another teacher than {teacher_path}: python distill.py trains it anew")
+            print(f"{path} had another teacher than the one it is compared with: python distill.py trains it anew")
 
 
 def main():
-    options = terminal.parser(__doc__, terminal.DATA | {"teacher": None, "format": "png"})
+    options = terminal.parser(__doc__, terminal.DATA | {"teacher_pixels": 1.0, "format": "png"})
+    one_teacher = terminal.OPTIONS["teacher"] | {"nargs": None, "action": "append"}  # else it would take the models too
+    options.add_argument("--teacher", **one_teacher)
     options.add_argument("models", nargs="*", type=Path, metavar="PATH", help="models (default: every .keras in --out)")
     options.add_argument("--min-accuracy", type=terminal.fraction, help="exit with status 1 if a model is below it")
     arguments = options.parse_args()
@@ -276,15 +286,15 @@ def main():
     print(f"data: {dataset}", flush=True)
 
     found = find_models(arguments.models, out)
-    teacher_path = (arguments.teacher or out / "teacher.keras").resolve()
-    has_teacher = arguments.teacher is not None or teacher_path.exists()
+    of_teacher = arguments.teacher or [path for path in [out / "teacher.keras"] if path.exists()]
+    of_teacher = [path.resolve() for path in of_teacher]
     evaluated = {}
-    for path in dict.fromkeys([*found.values(), *([teacher_path] if has_teacher else [])]):
+    for path in dict.fromkeys([*found.values(), *of_teacher]):
         terminal.progress(f"running {path}")
-        evaluated[path] = run_model(path, dataset)
+        evaluated[path] = run_model(path, dataset, arguments.teacher_pixels if path in of_teacher else 1.0)
     terminal.clear_progress()
-    teacher = evaluated.get(teacher_path)
-    print_warnings(evaluated, teacher, teacher_path, dataset.train)
+    teacher = mean_of([evaluated[path] for path in of_teacher]) if of_teacher else None
+    print_warnings(evaluated, teacher, dataset.train)
     listed = {name: evaluated[path] for name, path in found.items()}
     rows = {name: measure(its, dataset, teacher) for name, its in listed.items()}
     comparisons = {
@@ -296,12 +306,12 @@ def main():
     units = {name: unit for name, (_, unit) in METRICS.items()}
     files.write_json(out / "metrics.json", {"models": rows, "comparisons": comparisons, "units": units, "data": about})
     terminal.progress("drawing")
-    students = [name for name, path in found.items() if path != teacher_path]
+    students = [name for name, path in found.items() if path not in of_teacher]
     draw(dataset, listed, rows, students, teacher, out / "plots", arguments.format)
     terminal.clear_progress()
     print(f"saved {out / 'metrics.json'} and figures in {out / 'plots'}\n")
 
-    print_report(rows, comparisons)
+    print_report(rows, comparisons, dataset.names)
     print_gain(rows, listed)
     below = [name for name, row in rows.items() if row["accuracy"] < (arguments.min_accuracy or 0)]
     if below:

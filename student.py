@@ -27,6 +27,7 @@ RECIPE = {  # all that decides a student on labels alone, besides the data
     "translate": 1,
     "distort": 0.0,
 }
+SIZES = ["hidden", "pool", "crop", "activation"]  # what `build_student` takes
 OWN_DATA = {"translate": 0}  # the default that changes with --data: a shifted example may be of another class
 
 
@@ -38,7 +39,7 @@ def build_student(image_shape, num_classes, hidden=(64, 64), pool=1, crop=0, act
     22x22, and pooled by 2 then 11x11, less than a sixth.
     """
     layers = []
-    if crop or pool > 1:
+    if (crop or pool > 1) and len(image_shape) == 2:
         layers.append(keras.layers.Reshape((*image_shape, 1)))
     if crop:
         layers.append(keras.layers.Cropping2D(crop))
@@ -49,37 +50,43 @@ def build_student(image_shape, num_classes, hidden=(64, 64), pool=1, crop=0, act
 
 
 def settings_from(arguments, dataset):
-    """All that decides a student on labels alone, from the parsed options: RECIPE's names and the data's fingerprint.
+    """All that decides a student on labels alone, from the parsed options: RECIPE's names, and fingerprints of data and --student.
 
-    Raises UserError: --crop leaves nothing of the images.
+    Raises UserError: --crop or --pool is not for such examples; --student cannot be used with the data.
     """
-    height, width = dataset.image_shape
-    if 2 * arguments.crop >= min(height, width):
-        raise UserError(f"--crop {arguments.crop} leaves nothing of images of {height}x{width}: lower it")
-    return pick(vars(arguments), RECIPE) | {"data": files.fingerprint(*dataset.train)}
+    shape = dataset.image_shape
+    if (arguments.crop or arguments.pool > 1) and (len(shape) not in (2, 3) or 2 * arguments.crop >= min(shape[:2])):
+        raise UserError(f"--crop and --pool leave nothing of examples of shape {shape}: lower them, or leave them out")
+    own = arguments.student and models.load(arguments.student, shape, dataset.num_classes)
+    return pick(vars(arguments), RECIPE) | {
+        "data": files.fingerprint(*dataset.train),
+        "student": own and own.to_json() + models.fingerprint(own),
+    }
 
 
-def train_student(dataset, recipe, loss=training.cross_entropy, teacher_logits=None, **options):
+def train_student(dataset, recipe, loss=training.cross_entropy, teacher_logits=None, path=None, **options):
     """Build and train a student as `recipe`, a dict like RECIPE, says; returns (model, history).
 
     Baseline and distilled student are both made here: the recipe alone decides their first weights, batches and schedule, so
-    that only `loss` and `teacher_logits` (see data.Batches) differ. training.train takes the options.
+    that only `loss` and `teacher_logits` (see data.Batches) differ. Without teacher_logits, examples without a label are left
+    out. path: of a .keras file, a student of your own, whose weights are the first ones. training.train takes the options.
 
-    Raises UserError as data.Batches and training.train do.
+    Raises UserError as models.load, data.Batches and training.train do.
     """
     keras.utils.set_random_seed(recipe["seed"])
-    sizes = pick(recipe, ["hidden", "pool", "crop", "activation"])
-    student = build_student(dataset.image_shape, dataset.num_classes, **sizes)
+    shape = dataset.image_shape, dataset.num_classes
+    student = models.load(path, *shape) if path else build_student(*shape, **pick(recipe, SIZES))
     order = pick(recipe, ["batch_size", "seed", "translate", "distort"])
-    batches = data.Batches(dataset.train, **order, teacher_logits=teacher_logits)
+    split = dataset.train.labelled() if teacher_logits is None else dataset.train
+    batches = data.Batches(split, **order, teacher_logits=teacher_logits)
     schedule = pick(recipe, ["epochs", "learning_rate"])
     history = training.train(student, batches, loss, **schedule, validation=dataset.validation, **options)
     return student, history
 
 
-def train_baseline(dataset, settings, out):
+def train_baseline(dataset, settings, out, path=None):
     """Train the student on the labels alone and save it with its history and learning curves; returns (model, history)."""
-    student, history = train_student(dataset, settings)
+    student, history = train_student(dataset, settings, path=path)
     models.save(student, out / "student.keras", settings, history)
     plots.learning_curves({"student": history}, out / "plots" / "learning_curves_student.png")
     print(f"saved {out / 'student.keras'}, {student.count_params():,} parameters", flush=True)
@@ -87,12 +94,12 @@ def train_baseline(dataset, settings, out):
 
 
 def main():
-    arguments = terminal.parser(__doc__, terminal.DATA | RECIPE, OWN_DATA).parse_args()
+    arguments = terminal.parser(__doc__, terminal.DATA | {"student": None} | RECIPE, OWN_DATA).parse_args()
     terminal.print_settings(arguments)
     out = files.output_folder(arguments.out)
     dataset = data.load(arguments.data, arguments.validation)
     print(f"data: {dataset}", flush=True)
-    student, _ = train_baseline(dataset, settings_from(arguments, dataset), out)
+    student, _ = train_baseline(dataset, settings_from(arguments, dataset), out, arguments.student)
     errors = models.count_errors(student, dataset.test)
     print(f"student, labels alone: {models.describe_errors(errors, len(dataset.test.labels))}")
 

@@ -59,7 +59,7 @@ def train_teacher(dataset, recipe, loss=training.cross_entropy, **options):
     keras.utils.set_random_seed(recipe["seed"])
     sizes = pick(recipe, ["hidden", "dropout", "input_dropout"])
     teacher = build_teacher(dataset.image_shape, dataset.num_classes, **sizes)
-    batches = data.Batches(dataset.train, **pick(recipe, ["batch_size", "seed", "translate", "distort"]))
+    batches = data.Batches(dataset.train.labelled(), **pick(recipe, ["batch_size", "seed", "translate", "distort"]))
     schedule = pick(recipe, ["epochs", "learning_rate", "weight_decay"])
     history = training.train(teacher, batches, loss, **schedule, validation=dataset.validation, **options)
     return teacher, history

@@ -189,8 +189,7 @@ def train_student(store, settings, seed, name):
         cache = store.teacher_path(settings["teacher"], seed).parent
         logits = distill.teacher_logits(model, train.images, settings["translate"], settings["distort"], cache)
         logits = logits if callable(logits) else logits[chosen]
-        loss = partly_labelled_loss if settings["keep_unlabelled"] else distill.distillation_loss
-        loss = functools.partial(loss, **pick(settings, ["temperature", "alpha"]))
+        loss = functools.partial(distill.distillation_loss, **pick(settings, ["temperature", "alpha"]))
     dataset = store.dataset._replace(train=data.Split(train.images[chosen], labels))
     recipe = settings | {"seed": seed, "batch_size": min(settings["batch_size"], len(chosen))}
     return student.train_student(dataset, recipe, loss, logits, report=_show_epoch(name))
@@ -209,13 +208,6 @@ def transfer_set(labels, settings, seed):
         labels = labels.copy()
         labels[order[cut:]] = -1
     return chosen, labels[chosen]
-
-
-def partly_labelled_loss(labels, teacher_logits, student_logits, temperature, alpha):
-    """distill.distillation_loss; for an image labelled -1 without the labels' part."""
-    both = distill.distillation_loss(tf.maximum(labels, 0), teacher_logits, student_logits, temperature, alpha)
-    unlabelled = distill.distillation_loss(tf.zeros_like(labels), teacher_logits, student_logits, temperature, 1.0)
-    return tf.where(labels >= 0, both, alpha * unlabelled)
 
 
 # ---- many runs -------------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ def distortion(strength):
 
 
 def distort(images, seed, distortion):
-    """Distort images (n, h, w) uint8 by amounts drawn from `seed`, two integers: (n, h, w) uint8.
+    """Distort images (n, h, w) or (n, h, w, c), uint8 or float32, by amounts drawn from `seed`, two integers: the same form.
 
     Bilinear sampling, 0 outside the image. The affine part of Simard et al. (2003), and their elastic one on a coarse grid.
     """
@@ -36,7 +36,7 @@ def distort(images, seed, distortion):
 
 @tf.function(jit_compile=True)  # one loop instead of thirty passes over memory
 def _resample(images, draws, amounts):
-    height, width = images.shape[1:]
+    height, width, *channels = images.shape[1:]
     rotation, scaling, translation, elastic = tf.unstack(amounts)
     angle = draws[:, 0, None, None] * rotation * (np.pi / 180)
     zoom = 1 + draws[:, 1:3, None, None] * scaling
@@ -48,10 +48,11 @@ def _resample(images, draws, amounts):
     rows = (tf.cos(angle) * y - tf.sin(angle) * x) * zoom[:, 0] + shift[:, 0] + bend[:, 0] + (height - 1) / 2
     columns = (tf.sin(angle) * y + tf.cos(angle) * x) * zoom[:, 1] + shift[:, 1] + bend[:, 1] + (width - 1) / 2
     rows, columns = tf.clip_by_value(rows, -1, height), tf.clip_by_value(columns, -1, width)
-    bordered = tf.pad(tf.cast(images, tf.float32), ((0, 0), (1, 2), (1, 2)))
-    bordered = tf.reshape(bordered, (-1, (height + 3) * (width + 3)))
+    bordered = tf.pad(tf.cast(images, tf.float32), [(0, 0), (1, 2), (1, 2), *((0, 0) for _ in channels)])
+    bordered = tf.reshape(bordered, (-1, (height + 3) * (width + 3), *channels))
     top, left = tf.floor(rows), tf.floor(columns)
-    down, right = rows - top, columns - left
+    each = (-1, height, width, *(1 for _ in channels))  # the same for every channel
+    down, right = tf.reshape(rows - top, each), tf.reshape(columns - left, each)
     corner = (tf.cast(top, tf.int32) + 1) * (width + 3) + tf.cast(left, tf.int32) + 1
 
     def pixels(offset):
@@ -59,7 +60,8 @@ def _resample(images, draws, amounts):
 
     upper = (1 - right) * pixels(0) + right * pixels(1)
     lower = (1 - right) * pixels(width + 3) + right * pixels(width + 4)
-    return tf.cast(tf.round((1 - down) * upper + down * lower), tf.uint8)
+    distorted = (1 - down) * upper + down * lower
+    return tf.cast(tf.round(distorted), tf.uint8) if images.dtype == tf.uint8 else distorted
 
 
 def _bumps(length):

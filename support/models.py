@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 TRAINING = "training.json"  # the member of a .keras archive that holds the settings and the history of its training
+TINY = float(np.finfo(np.float32).tiny)  # the least probability whose logarithm is taken
 DIGESTS = "sha256.json"  # the SHA-256 of the other members: a zip file's own checksums have 32 bits only
 
 
@@ -29,26 +30,80 @@ class Epoch(NamedTuple):
 
 
 def to_unit(images):
-    """Images of uint8 as float32 in [0, 1], which our models take."""
-    return tf.cast(images, tf.float32) / 255.0
+    """What the nets see, float32: images of uint8 as numbers in [0, 1]; examples of floats as they are."""
+    return tf.cast(images, tf.float32) / (255.0 if images.dtype == tf.uint8 else 1.0)
 
 
-def predictor(model, batch_size=1000):
-    """Returns predict(images (n, h, w) uint8) -> logits (n, C) float32, both NumPy arrays, at inference (no dropout)."""
+def fitting_shape(model, example_shape):
+    """The shape, without the batch, in which a Keras model takes an example of this shape; None if it cannot.
 
-    @tf.function(input_signature=[tf.TensorSpec((None, *model.input_shape[1:]), tf.uint8)])
-    def logits(images):
-        return model(to_unit(images), training=False)
+    (28, 28) fits a model that takes (28, 28), (28, 28, 1), (784,) or (None, None, 1), say.
+    """
+    wanted = getattr(model, "input_shape", None)  # a model that was never built has none, one of several inputs a list
+    if not isinstance(wanted, tuple):
+        return None
+    wanted = wanted[1:]
+    shape = (*example_shape, 1)[: len(wanted)] if None in wanted else wanted
+    if len(shape) != len(wanted) or math.prod(shape) != math.prod(example_shape):
+        return None
+    return shape if all(size in (None, given) for size, given in zip(wanted, shape)) else None
 
-    def predict(images):
-        return np.concatenate([logits(images[i : i + batch_size]) for i in range(0, len(images), batch_size)])
+
+def caller(model, example_shape, pixels=1.0):
+    """Returns logits(examples (n, *example_shape) float32, training=False) -> (n, C) float32 of any Keras classifier.
+
+    A model that ends in a softmax gives the logarithms of its probabilities, which are logits: a softmax gives the
+    probabilities back. pixels: what the model takes for white; the examples are multiplied by it.
+    """
+    shape = fitting_shape(model, example_shape)
+    few = np.random.default_rng(0).random((4, *shape), np.float32) * pixels
+    ends_in_softmax = are_probabilities(np.asarray(model(few, training=False), np.float32))
+
+    def logits(examples, training=False):
+        examples = tf.reshape(examples, (-1, *shape))
+        outputs = tf.cast(model(examples if pixels == 1 else pixels * examples, training=training), tf.float32)
+        return tf.math.log(tf.maximum(outputs, TINY)) if ends_in_softmax else outputs
+
+    return logits
+
+
+def mean_logits(each):
+    """The logits of the mean of the probabilities of several models: a list of their logits (n, C) -> (n, C); of one its own."""
+    return tf.reduce_logsumexp(tf.nn.log_softmax(each), 0) - math.log(len(each)) if len(each) > 1 else each[0]
+
+
+def predictor(model, batch_size=1000, pixels=1.0):
+    """Returns predict(examples (n, ...)) -> logits (n, C) float32, both NumPy arrays, at inference (no dropout).
+
+    model: see `caller`; or a list of models, of whose probabilities the mean is taken.
+    """
+    compiled = None
+
+    def compile_for(examples):
+        calls = [caller(one, examples.shape[1:], pixels) for one in (model if isinstance(model, list) else [model])]
+
+        @tf.function(input_signature=[tf.TensorSpec((None, *examples.shape[1:]), examples.dtype)])
+        def logits(examples):
+            return mean_logits([call(to_unit(examples)) for call in calls])
+
+        return logits
+
+    def predict(examples):
+        nonlocal compiled
+        compiled = compiled or compile_for(examples)
+        return np.concatenate([compiled(examples[i : i + batch_size]) for i in range(0, len(examples), batch_size)])
 
     return predict
 
 
-def count_errors(model, split):
-    """How many images of a data.Split the model puts into a class other than their label."""
-    return int(np.sum(predictor(model)(split.images).argmax(-1) != split.labels))
+def count_errors(model, split, pixels=1.0):
+    """How many examples of a data.Split the model puts into a class other than their label. model, pixels: see `predictor`."""
+    return int(np.sum(predictor(model, pixels=pixels)(split.images).argmax(-1) != split.labels))
+
+
+def fingerprint(*models):
+    """The SHA-256 of each model's weights, in one string."""
+    return "+".join(files.fingerprint(*model.get_weights()) for model in models)
 
 
 def describe_errors(errors, num_images):
@@ -95,10 +150,11 @@ def differing(settings, wanted):
     return [name for name, value in wanted.items() if name not in settings or settings[name] != value]
 
 
-def load(path, image_shape, num_classes):
+def load(path, example_shape, num_classes):
     """Load a .keras file, saved by this project or by anyone, in Keras' safe mode: no Lambda layers, no pickles.
 
-    Raises UserError: it is missing, damaged, no Keras model, or does not map image_shape to num_classes.
+    Raises UserError: it is missing, damaged, no Keras model, does not take examples of this shape (see `fitting_shape`), or
+    does not return num_classes numbers for each.
     """
 
     def read(archive):
@@ -106,10 +162,15 @@ def load(path, image_shape, num_classes):
         return keras.models.load_model(path, compile=False, safe_mode=True)
 
     model = _read(path, read)
-    for what, needed in (("input_shape", (None, *image_shape)), ("output_shape", (None, num_classes))):
-        found = getattr(model, what, None)  # a model that was never built has none
-        if found != needed:
-            raise UserError(f"{path}: {what} is {found}, but the data need {needed}: choose other --data or model")
+    shapes = {what: getattr(model, what, None) for what in ("input_shape", "output_shape")}  # None: it was never built
+    for what, needed, fits in (
+        ("input_shape", (None, *example_shape), fitting_shape(model, example_shape) is not None),
+        ("output_shape", (None, num_classes), shapes["output_shape"] == (None, num_classes)),
+    ):
+        if not fits:
+            raise UserError(
+                f"{path}: {what} is {shapes[what]}, but the data need {needed}: choose other --data or model"
+            )
     return model
 
 

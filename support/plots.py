@@ -20,6 +20,14 @@ def colour(name, names=()):
     return COLOURS[name] if name in COLOURS else OTHERS[others.index(name) % len(OTHERS)]
 
 
+def _name_classes(axis, names):
+    """Name the classes on an axis, matplotlib's, if there are few enough; long names stand slanted."""
+    if len(names) <= 20:
+        axis.set_ticks(range(len(names)), names)
+        if max(map(len, names)) > 2 and axis.axis_name == "x":
+            axis.set_tick_params(rotation=60)
+
+
 def _save(figure, path, *with_legend):
     for axes in with_legend:
         axes.grid(alpha=0.3, which="both")
@@ -47,25 +55,24 @@ def learning_curves(histories, path):
     _save(figure, path, left, right)
 
 
-def dark_knowledge(images, labels, probabilities, path):
+def dark_knowledge(images, labels, probabilities, class_names, path):
     """Images, a row each, and beside them the probabilities that models give the classes.
 
-    images (k, h, w), labels (k,), k >= 1; probabilities: {title: (model's name, (k, C))}.
+    images (k, h, w[, c]), labels (k,), k >= 1; probabilities: {title: (model's name, (k, C))}.
     """
     names = [name for name, _ in probabilities.values()]
     figure = Figure(figsize=(2 + 2.2 * len(probabilities), 1.35 * len(images) + 0.6), layout="constrained")
     table = figure.subplots(len(images), 1 + len(probabilities), squeeze=False)
     for row, (image, label) in enumerate(zip(images, labels)):
         table[row, 0].imshow(image, cmap="gray_r")
-        table[row, 0].set(xticks=[], yticks=[], ylabel=f"labelled {label}")
+        table[row, 0].set(xticks=[], yticks=[], ylabel=f"labelled {class_names[label]}")
         for axes, (title, (name, values)) in zip(table[row, 1:], probabilities.items()):
             classes = np.arange(values.shape[1])
             shades = [to_rgba(colour(name, names), 1.0 if own else 0.45) for own in classes == label]
             axes.bar(classes, 100 * values[row], color=shades)
             axes.set(ylim=(0, 100), yticks=(0, 50, 100))
-            if len(classes) <= 20:
-                axes.set_xticks(classes)
-                axes.tick_params(axis="x", labelsize=8)
+            _name_classes(axes.xaxis, class_names)
+            axes.tick_params(axis="x", labelsize=8)
             if row == 0:
                 axes.set_title(title)
             if row == len(images) - 1:
@@ -76,7 +83,7 @@ def dark_knowledge(images, labels, probabilities, path):
     _save(figure, path)
 
 
-def errors_per_class(errors, path):
+def errors_per_class(errors, class_names, path):
     """Test errors of each class, a bar for each model. errors: {model's name: (C,) counts}."""
     num_classes = len(next(iter(errors.values())))
     figure = Figure(figsize=(max(8, 0.9 * num_classes), 4.2), layout="constrained")
@@ -89,8 +96,7 @@ def errors_per_class(errors, path):
         if num_classes * len(errors) <= 40:
             axes.bar_label(bars, fontsize=8)
     axes.set(xlabel="class (its label)", ylabel="test errors (images)", title="Test errors per class")
-    if num_classes <= 40:
-        axes.set_xticks(np.arange(num_classes))
+    _name_classes(axes.xaxis, class_names)
     _save(figure, path, axes)
 
 
@@ -110,7 +116,7 @@ def accuracy_against_parameters(rows, path):
     _save(figure, path, axes)
 
 
-def confusions(counts, path):
+def confusions(counts, class_names, path):
     """A confusion matrix for each model. counts: {model's name: (C, C), see metrics.confusion_counts}."""
     figure = Figure(figsize=(max(4.5 * len(counts), 5), 4.6), layout="constrained")
     most = max(1, *(matrix.max() for matrix in counts.values()))
@@ -120,7 +126,8 @@ def confusions(counts, path):
         axes.title.set_color(colour(name, counts))
         if len(matrix) > 20:
             continue
-        axes.set(xticks=range(len(matrix)), yticks=range(len(matrix)))
+        _name_classes(axes.xaxis, class_names)
+        _name_classes(axes.yaxis, class_names)
         for label, answer in np.argwhere(matrix):
             number = matrix[label, answer]
             axes.text(answer, label, number, ha="center", va="center", color="white" if number > most / 2 else "black")
@@ -148,7 +155,7 @@ def reliability(bins, path):
 
 
 def gallery(groups, path):
-    """The first images of each group. groups: {title: (images (k, h, w), k captions)}; k may be 0."""
+    """The first images of each group. groups: {title: (images (k, h, w[, c]), k captions)}; k may be 0."""
     columns, lines = 12, 2
     figure = Figure(figsize=(columns, 1.45 * lines * len(groups) + 0.3), layout="constrained")
     for part, (title, (images, captions)) in zip(np.ravel(figure.subfigures(len(groups), 1)), groups.items()):

@@ -15,9 +15,16 @@ import tensorflow as tf
 STOPPED = 130  # the exit status of a program that Ctrl-C ended, as shells have it
 
 
+_in_script = False  # whether `run` is active; functions that are called from elsewhere print nothing
+
+
 def run(main):
     """Call `main()` as a script: a problem that the user can fix ends in one line and status 1, Ctrl-C in status 130."""
+    global _in_script
+    _in_script = True
     sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold what the terminal cannot show
+    for gpu in tf.config.list_physical_devices("GPU"):  # take memory as it is needed, not all of it at once
+        tf.config.experimental.set_memory_growth(gpu, True)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nohup sets another
         signal.signal(signal.SIGINT, _stop)
     try:
@@ -31,6 +38,7 @@ def run(main):
     except (MemoryError, tf.errors.ResourceExhaustedError):
         sys.exit(_error_line("not enough memory: lower --hidden, --batch-size or --translate, or use fewer images"))
     finally:
+        _in_script = False
         files.release_locks()
 
 
@@ -90,16 +98,19 @@ def dropout_rate(text):
 
 MAX_SEED = 2**32 - 1
 TEMPERATURE = number(1e-3, 1e6)
-DATA_HELP = "your own: x_train, x_test (n, h, w) uint8; y_train, y_test (n,) integers 0...C-1 (default: MNIST)"
+DATA_HELP = "your own .npz file, or fashion_mnist, cifar10, cifar100 (default: MNIST)"
+TEACHER_HELP = "the teacher: Keras classifiers, of several the mean (default: teacher.keras in --out)"
 VALIDATION_HELP = "hold out the last IMAGES training images (default: 5000, or a twelfth of a smaller set; 0: none)"
 DISTORT_HELP = (
     "in place of --translate: rotate (STRENGTH 1: up to 10 degrees), scale (10 %%), shift and bend each image"
 )
 OPTIONS = {  # what argparse's add_argument takes, for options that several scripts share
     "out": {"metavar": "FOLDER", "help": "folder for all files"},
-    "data": {"metavar": "FILE.npz", "help": DATA_HELP},
+    "data": {"metavar": "DATA", "help": DATA_HELP},
     "validation": {"type": integer(0), "metavar": "IMAGES", "help": VALIDATION_HELP},
-    "teacher": {"type": Path, "metavar": "PATH", "help": "the teacher's .keras file (default: teacher.keras in --out)"},
+    "teacher": {"type": Path, "nargs": "+", "action": "extend", "metavar": "FILE", "help": TEACHER_HELP},
+    "teacher_pixels": {"type": number(1e-6, 1e6), "metavar": "WHITE", "help": "what the teacher takes for white"},
+    "student": {"type": Path, "metavar": "FILE", "help": "your own student: a .keras file with its first weights"},
     "hidden": {"type": integer(1), "nargs": "+", "metavar": "UNITS", "help": "units of each hidden layer"},
     "dropout": {"type": dropout_rate, "metavar": "RATE", "help": "share of the hidden units set to 0"},
     "input_dropout": {"type": dropout_rate, "metavar": "RATE", "help": "share of the pixels set to 0"},
@@ -160,11 +171,20 @@ def parser(description, defaults, own_data=None):
 
 
 def print_settings(arguments):
-    """Print every option with its value."""
+    """Print every option with its value, and the device."""
     print("settings")
-    for name, value in vars(arguments).items():
+    for name, value in (vars(arguments) | {"device": device()}).items():
         print(f"  {name.replace('_', '-'):<15} {_shown(value)}")
     print(flush=True)
+
+
+def device():
+    """Where TensorFlow computes: 'NVIDIA H100', say, or 'processor, 2 cores'."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        return ", ".join(tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"processor, {cores} cores"
 
 
 def _shown(value):
@@ -176,9 +196,15 @@ def _shown(value):
 # ---- progress and tables ---------------------------------------------------------------------------------------------
 
 
+def say(text):
+    """Print a line, if a script runs."""
+    if _in_script:
+        print(text, flush=True)
+
+
 def progress(text):
-    """Show `text` on a line that the next call overwrites, if stdout is a terminal; `clear_progress` before a print."""
-    if sys.stdout.isatty():
+    """Show `text` on a line that the next call overwrites, if a script runs in a terminal; `clear_progress` before a print."""
+    if _in_script and sys.stdout.isatty():
         width = shutil.get_terminal_size().columns - 1  # a full line would wrap
         print(f"\r{text[:width]:<{width}}", end="", flush=True)
 
@@ -186,7 +212,7 @@ def progress(text):
 def clear_progress():
     """Erase the line of `progress`."""
     progress("")
-    if sys.stdout.isatty():
+    if _in_script and sys.stdout.isatty():
         print(end="\r", flush=True)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from support import UserError, files
-from support.models import Epoch, differing, predictor
-from support.terminal import clear_progress, progress
+from support.models import Epoch, caller, differing, predictor
+from support.terminal import clear_progress, progress, say
 
 import keras
 import numpy as np
@@ -23,10 +23,10 @@ def cross_entropy(labels, logits):
 
 
 def print_epoch(row, epochs):
-    """Print an Epoch in a line."""
+    """Print an Epoch in a line, if a script runs."""
     validation = "" if math.isnan(row.validation_accuracy) else f"  validation {row.validation_accuracy:7.2%}"
     done = f"epoch {row.epoch:3}/{epochs}  loss {row.loss:.4f}  training {row.training_accuracy:7.2%}{validation}"
-    print(f"{done}  {row.seconds:.1f} s", flush=True)
+    say(f"{done}  {row.seconds:.1f} s")
 
 
 def train(
@@ -40,12 +40,16 @@ def train(
     validation=None,
     checkpoint=None,
     report=print_epoch,
+    callbacks=(),
 ):
     """Train a Keras model, with Adam; returns its history, a list of Epoch.
 
     batches: data.Batches. loss(*targets, logits) -> (batch,); the targets are what `batches` give besides the images.
     learning_rate, weight_decay: see `adam`. validation: a data.Split, or None. checkpoint: a Checkpoint to go on from and to
     save each epoch in. report(epoch, epochs) is called after each epoch.
+
+    callbacks: Keras callbacks. They hear of the beginning and the end of the training and of each epoch, with "loss", "accuracy"
+    and, with validation, "val_accuracy"; model.stop_training is obeyed. They hear nothing of batches.
 
     Raises UserError: the loss is no longer finite; or as Checkpoint.restore does.
     """
@@ -56,7 +60,11 @@ def train(
     state = [*model.variables, *optimizer.variables]
     clear_progress()
     history = checkpoint.restore(state) if checkpoint else []
+    callbacks = keras.callbacks.CallbackList([*callbacks], model=model, epochs=epochs, steps=batches.num_steps)
+    previous, model.optimizer, model.stop_training = getattr(model, "optimizer", None), optimizer, False
+    callbacks.on_train_begin()
     for number in range(len(history) + 1, epochs + 1):
+        callbacks.on_epoch_begin(number - 1)  # Keras counts from 0
         start = time.perf_counter()
         mean_loss, accuracy = run_epoch(number)
         seconds = time.perf_counter() - start
@@ -68,6 +76,12 @@ def train(
             checkpoint.save(state, history)
         clear_progress()
         report(history[-1], epochs)
+        logs = {"loss": mean_loss, "accuracy": accuracy, "val_accuracy": validation_accuracy}
+        callbacks.on_epoch_end(number - 1, {name: value for name, value in logs.items() if not math.isnan(value)})
+        if model.stop_training:
+            break
+    callbacks.on_train_end()
+    model.optimizer = previous  # ours would be saved with the model
     return history
 
 
@@ -92,17 +106,19 @@ def compile_epoch(model, optimizer, batches, loss):
     run_epoch raises UserError: the loss is no longer finite.
     """
     variables = model.trainable_variables
+    call = caller(model, batches.shape)
     optimizer.build(variables)
     has_dropout = len(model.variables) > len(model.weights)  # random seeds are variables but not weights
 
     def step(examples):
         images, *targets = batches.view(*examples)
         with tf.GradientTape() as tape:
-            logits = model(images, training=True)
+            logits = call(images, training=True)
             mean_loss = tf.add_n([tf.reduce_mean(loss(*targets, logits)), *model.losses])
         optimizer.apply(tape.gradient(mean_loss, variables), variables)
-        hits = tf.argmax(logits, -1, output_type=tf.int32) == targets[0]
-        return tf.stack([mean_loss, tf.reduce_mean(tf.cast(hits, tf.float32))])
+        hits, labelled = tf.argmax(logits, -1, output_type=tf.int32) == targets[0], targets[0] >= 0
+        hits, labelled = (tf.reduce_sum(tf.cast(part, tf.float32)) for part in (hits, labelled))
+        return tf.stack([mean_loss, tf.math.divide_no_nan(hits, labelled)])
 
     # Keras' dropout under XLA on a processor takes longer than the matrix products.
     @tf.function(jit_compile=not has_dropout)
@@ -149,10 +165,10 @@ class Checkpoint(NamedTuple):
         """
         if not self.resume:
             if self.path.exists():
-                print(f"{self.path} is of a stopped run: this run starts anew and overwrites it (see --resume)")
+                say(f"{self.path} is of a stopped run: this run starts anew and overwrites it (see --resume)")
             return []
         if not self.path.exists():
-            print(f"there is no {self.path} to go on from: this run starts anew", flush=True)
+            say(f"there is no {self.path} to go on from: this run starts anew")
             return []
         saved = files.load_arrays(self.path)
         different = differing(json.loads(str(saved.get("settings", "{}"))), self.settings)
@@ -162,7 +178,7 @@ class Checkpoint(NamedTuple):
         for place, variable in enumerate(state):
             variable.assign(saved[f"variable_{place}"])
         history = [Epoch(int(number), *rest) for number, *rest in saved["history"].tolist()]
-        print(f"going on after epoch {len(history)}", flush=True)
+        say(f"going on after epoch {len(history)}")
         return history
 
     def save(self, state, history):

@@ -71,18 +71,23 @@ IMAGES = conftest.make_arrays()["x_train"]
         (lambda path: path.mkdir(), "cannot be read"),
         (changed(y_test=np.array([{}] * 60, dtype=object)), "allow_pickle"),
         (without("y_test"), "y_test is missing or no array: it must hold x_train, y_train"),
-        (changed(x_train=IMAGES / 255), "x_train is float64"),
-        (changed(x_train=IMAGES.reshape(240, 120)), r"must be uint8 \(n, height, width\)"),
+        (changed(x_train=IMAGES.astype(np.int32)), "x_train is int32"),
+        (changed(x_train=IMAGES / 255), "different shapes or dtypes"),
+        (changed(x_train=np.where(IMAGES > 99, np.nan, 0)), "x_train has values that are not finite"),
+        (changed(x_train=IMAGES.reshape(240, 120)), r"must be uint8 \(n, height, width\) or"),
         (changed(y_train=LABELS.astype(float)), "y_train is float64"),
         (changed(y_train=LABELS.astype(str)), "must be integers"),
         (changed(y_train=np.eye(3, dtype=int)[LABELS]), r"must be integers \(n,\)"),
         (changed(y_train=LABELS[:-1]), "240 images and y_train 239 labels"),
-        (changed(y_train=LABELS - 1), "labels from -1 to 1"),
+        (changed(y_train=LABELS - 2), "labels from -2 to 0"),
+        (changed(y_train=LABELS * 0 - 1), "y_train has 0 classes"),
+        (changed(y_test=conftest.make_arrays()["y_test"].astype(int) - 1), "every test example needs its label"),
+        (changed(class_names=np.array(["a", "b"])), "class_names has 2 names for 3 classes"),
         (changed(y_train=LABELS + 2**40), "must be 0...C-1"),
         (changed(y_train=LABELS * 1000), "y_train has 2001 classes"),
         (changed(y_train=LABELS * 0), "C >= 2"),
         (changed(y_test=conftest.make_arrays()["y_test"] + 1), "y_test has a label 3; y_train has 0...2 only"),
-        (changed(x_test=np.zeros((60, 10, 12), np.uint8)), "different sizes"),
+        (changed(x_test=np.zeros((60, 10, 12), np.uint8)), "different shapes or dtypes"),
         (changed(x_train=IMAGES[:0], y_train=LABELS[:0]), "x_train is empty"),
         (changed(x_test=IMAGES[:0], y_test=LABELS[:0]), "x_test is empty"),
     ],
@@ -164,7 +169,7 @@ def test_an_epoch_shows_each_image_once_in_an_order_of_its_own(tiny):
 
 def test_batches_that_cannot_be_made_are_refused(tiny):
     train = data.load(tiny).train
-    with pytest.raises(UserError, match="--batch-size 221 is larger than the 220 training images"):
+    with pytest.raises(UserError, match="--batch-size 221 is larger than the 220 training examples"):
         data.Batches(train, 221, seed=0)
     with pytest.raises(UserError, match="--translate 10 would shift images of 12x10 out of sight"):
         data.Batches(train, 20, seed=0, translate=10)

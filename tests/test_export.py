@@ -30,7 +30,7 @@ def real(tmp_path_factory):
 def exported(real):
     digits, net, folder = real
     export.convert(net, folder / "a.tflite")
-    export.convert(net, folder / "b.tflite", **export.int8_options(digits.train.images[:300]))
+    export.convert(net, folder / "b.tflite", **export.int8_options(models.to_unit(digits.train.images[:300])))
     return folder / "a.tflite", folder / "b.tflite"
 
 
@@ -38,10 +38,10 @@ def test_files_give_the_classes_of_the_model_on_real_digits(real, exported):
     digits, net, _ = real
     images = digits.test.images[:2000]
     classes = models.predictor(net)(images).argmax(-1)
-    plain, microseconds = export.run_file(exported[0], images)
+    plain, microseconds = export.run_file(exported[0], models.to_unit(images).numpy())
     np.testing.assert_array_equal(plain, classes)
     assert microseconds > 0
-    small, _ = export.run_file(exported[1], images)
+    small, _ = export.run_file(exported[1], models.to_unit(images).numpy())
     assert np.mean(small != classes) < 0.01
     assert np.mean(classes == digits.test.labels[:2000]) > 0.9  # or agreement would say little
 
@@ -86,7 +86,7 @@ def test_a_model_that_cannot_be_converted_is_refused_in_a_line(refusal, real, tm
 
     net = keras.Sequential([keras.Input((28, 28)), Odd(), keras.layers.Flatten(), keras.layers.Dense(10)])
     with pytest.raises(UserError, match=r"cannot convert this model to odd.tflite \("):
-        export.convert(net, tmp_path / "odd.tflite", **export.int8_options(real[0].train.images[:10]))
+        export.convert(net, tmp_path / "odd.tflite", **export.int8_options(models.to_unit(real[0].train.images[:10])))
     assert not list(tmp_path.iterdir())
 
 

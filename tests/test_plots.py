@@ -42,7 +42,8 @@ def test_dark_knowledge(tmp_path, number, num_classes):
     images = random.integers(0, 256, (number, 12, 10)).astype(np.uint8)
     says = [("T = 1", "teacher"), ("T = 4", "teacher"), ("student", "student")]
     probabilities = {title: (name, random.dirichlet(np.ones(num_classes), number)) for title, name in says}
-    plots.dark_knowledge(images, np.arange(number), probabilities, tmp_path / "dark.png")
+    names = [str(label) for label in range(num_classes)]
+    plots.dark_knowledge(images, np.arange(number), probabilities, names, tmp_path / "dark.png")
     picture = drawn(tmp_path / "dark.png", round(120 * (1.35 * number + 0.6)), round(120 * 8.6))
     assert has_colour(picture, "teacher")
     assert has_colour(picture, "student")
@@ -51,7 +52,7 @@ def test_dark_knowledge(tmp_path, number, num_classes):
 @pytest.mark.parametrize("num_classes", [3, 10])
 def test_errors_per_class(tmp_path, num_classes):
     errors = {name: np.arange(num_classes) + 1 for name in ("teacher", "student", "distilled", "another")}
-    plots.errors_per_class(errors, tmp_path / "errors.png")
+    plots.errors_per_class(errors, [f"class {label}" for label in range(num_classes)], tmp_path / "errors.png")
     picture = drawn(tmp_path / "errors.png", 504, round(120 * max(8, 0.9 * num_classes)))
     assert all(has_colour(picture, name) for name in plots.COLOURS)
 
@@ -79,7 +80,8 @@ def test_accuracy_against_parameters(tmp_path):
 
 @pytest.mark.parametrize("matrix", [MATRIX, 0 * MATRIX, np.ones((30, 30), int) - np.eye(30, dtype=int)])
 def test_confusions(tmp_path, matrix):
-    plots.confusions({"teacher": matrix, "student": matrix // 2}, tmp_path / "confusions.png")
+    names = [f"class {label}" for label in range(len(matrix))]
+    plots.confusions({"teacher": matrix, "student": matrix // 2}, names, tmp_path / "confusions.png")
     drawn(tmp_path / "confusions.png", 552, 1080)
 
 

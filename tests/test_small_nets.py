@@ -55,7 +55,8 @@ def test_every_size_is_run_and_drawn(digits, tmp_path, monkeypatch, capsys, eage
 @pytest.mark.parametrize("changes", [{"translate": 1}, {"distort": 0.5, "pool": 2, "crop": 1, "activation": "silu"}])
 def test_its_students_are_those_of_distill_py_bit_for_bit(tiny, tmp_path, monkeypatch, changes):
     store = lab.RunStore(data.load(tiny, validation=0), tmp_path, tmp_path / "runs.json")
-    settings = lab.distilled(lab.DISTORTED | QUICK_TEACHER, 6, 0.9, hidden=[8], epochs=3, batch_size=20)
+    taught_by = lab.DISTORTED | QUICK_TEACHER | {"epochs": 30, "distort": 0, "learning_rate": 0.01}
+    settings = lab.distilled(taught_by, 6, 0.9, hidden=[8], epochs=3, batch_size=20)
     settings |= changes
     net, _ = lab.train_student(store, settings, 1, "")
     options = f"--data {tiny} --validation 0 --out {tmp_path} --teacher {store.teacher_path(settings['teacher'], 1)}"

@@ -37,7 +37,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_gives_others(digits):
     assert not same(first, student.train_student(digits, RECIPE | {"seed": 1})[0])
 
 
-def test_a_run_that_was_stopped_goes_on_bit_for_bit(digits, tmp_path, capsys):
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(digits, tmp_path):
     path = tmp_path / "checkpoint.npz"
 
     def run(checkpoint):
@@ -64,9 +64,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(digits, tmp_path, capsys):
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(UserError, match="cannot be read .* remove it"):
         run(training.Checkpoint(path, {"seed": 1}, True))
-    capsys.readouterr()
     assert len(run(training.Checkpoint(path, {"seed": 1}, False))[1]) == 4
-    assert f"{path} is of a stopped run: this run starts anew" in capsys.readouterr().out
     path.unlink()
     assert len(run(training.Checkpoint(path, {"seed": 1}, True))[1]) == 4  # there is nothing to go on from
 

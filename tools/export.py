@@ -40,11 +40,11 @@ def convert(model, path, **options):
         raise UserError(f"cannot convert this model to {path.name} ({problem}): export another one") from error
 
 
-def int8_options(images):
-    """Options of `convert` for int8 throughout, its ranges measured on images (n, h, w) uint8."""
+def int8_options(examples):
+    """Options of `convert` for int8 throughout, its ranges measured on examples (n, ...) float32."""
     return {
         "optimizations": [tf.lite.Optimize.DEFAULT],
-        "representative_dataset": lambda: ([image[None]] for image in models.to_unit(images)),
+        "representative_dataset": lambda: ([example[None]] for example in examples),
         "target_spec": {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]},
         "inference_input_type": tf.int8,
         "inference_output_type": tf.int8,
@@ -70,11 +70,10 @@ def interpreter(path):
     return made
 
 
-def run_file(path, images):
-    """(the classes (n,) that a .tflite file gives images (n, h, w) uint8, the median microseconds for one image)."""
+def run_file(path, inputs):
+    """(the classes (n,) that a .tflite file gives inputs (n, ...) float32, the median microseconds for one of them)."""
     made = interpreter(path)
     source, target = made.get_input_details()[0], made.get_output_details()[0]
-    inputs = models.to_unit(images).numpy()
     if source["dtype"] == np.int8:
         scale, zero = source["quantization"]
         inputs = np.clip(np.round(inputs / scale + zero), -128, 127).astype(np.int8)
@@ -104,7 +103,9 @@ def main():
     model = models.load(source, dataset.image_shape, dataset.num_classes)
     expected = models.predictor(model)(dataset.test.images).argmax(-1)
     paths = {"float32": out / f"{source.stem}.tflite", "int8": out / f"{source.stem}_int8.tflite"}
-    options = {"float32": {}, "int8": int8_options(dataset.train.images[:CALIBRATION_IMAGES])}
+    shape = (-1, *models.fitting_shape(model, dataset.image_shape))
+    train = models.to_unit(dataset.train.images[:CALIBRATION_IMAGES]).numpy().reshape(shape)
+    options = {"float32": {}, "int8": int8_options(train)}
     for kind, path in paths.items():
         print(f"converting {source} to {kind}: {path}", flush=True)
         convert(model, path, **options[kind])
@@ -112,7 +113,7 @@ def main():
     labels = dataset.test.labels
     rows = {source.name: {"bytes": source.stat().st_size, "test_errors": int(np.sum(expected != labels))}}
     for path in paths.values():
-        classes, microseconds = run_file(path, dataset.test.images)
+        classes, microseconds = run_file(path, models.to_unit(dataset.test.images).numpy().reshape(shape))
         rows[path.name] = {
             "bytes": path.stat().st_size,
             "test_errors": int(np.sum(classes != labels)),

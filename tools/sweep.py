@@ -27,7 +27,7 @@ TEMPERATURES, ALPHAS = [1.0, 2.0, 4.0, 8.0], [0.5, 0.9]
 
 
 def parse_arguments():
-    defaults = terminal.DATA | {"teacher": None, "format": "png"} | student.RECIPE
+    defaults = terminal.DATA | distill.NETS | {"format": "png"} | student.RECIPE
     options = terminal.parser(__doc__, defaults, student.OWN_DATA)
     options.add_argument("--temperatures", type=terminal.TEMPERATURE, nargs="+", default=TEMPERATURES, metavar="T")
     options.add_argument("--alphas", type=terminal.fraction, nargs="+", default=ALPHAS, metavar="ALPHA")
@@ -43,7 +43,7 @@ def plan(arguments, dataset, teacher, folder):
     """{path of a student: its settings} of the whole grid, seed by seed."""
     shared = student.settings_from(arguments, dataset)
     shared |= {"validation": files.fingerprint(*dataset.validation)}
-    shared |= {"teacher": files.fingerprint(*teacher.get_weights())}
+    shared |= {"teacher": models.fingerprint(*teacher)}
     wanted = {}
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
     for seed, temperature, alpha in itertools.product(seeds, arguments.temperatures, arguments.alphas):
@@ -52,8 +52,8 @@ def plan(arguments, dataset, teacher, folder):
     return wanted
 
 
-def run_grid(dataset, logits, wanted):
-    """Train those of {path: settings} that are not there yet; returns {path: errors on the validation images}."""
+def run_grid(dataset, logits, wanted, own):
+    """Train those of {path: settings} that are not there yet; returns {path: errors on the validation images}. own: --student."""
     missing = [path for path, settings in wanted.items() if not models.is_made_with(path, settings)]
     if len(missing) < len(wanted):
         print(f"{len(wanted) - len(missing)} of {len(wanted)} students are there already")
@@ -63,7 +63,7 @@ def run_grid(dataset, logits, wanted):
         loss = functools.partial(distill.distillation_loss, **pick(settings, ["temperature", "alpha"]))
         name = f"{number:3}/{len(missing)}  {path.stem:<24}"
         report = lambda row, epochs, name=name: terminal.progress(f"{name} epoch {row.epoch}/{epochs}")
-        net, history = student.train_student(dataset, settings, loss, logits, report=report)
+        net, history = student.train_student(dataset, settings, loss, logits, own, report=report)
         errors = models.count_errors(net, dataset.validation)
         models.save(net, path, settings | {"validation_errors": errors}, history)
         minutes = (time.perf_counter() - start) / 60 * (len(missing) / number - 1)
@@ -83,12 +83,13 @@ def main():
     if not len(dataset.validation.labels):
         raise UserError("there are no validation images to choose on: leave --validation out, or raise it")
     teacher = distill.load_teacher(arguments, dataset, out)
-    logits = distill.teacher_logits(teacher, dataset.train.images, arguments.translate, arguments.distort, cache=out)
+    views = pick(vars(arguments), ["translate", "distort"])
+    logits = distill.teacher_logits(teacher, dataset.train.images, **views, cache=out, pixels=arguments.teacher_pixels)
     folder = out / "sweep"
     folder.mkdir(exist_ok=True)
     files.lock(folder)
     wanted = plan(arguments, dataset, teacher, folder)
-    errors = run_grid(dataset, logits, wanted)
+    errors = run_grid(dataset, logits, wanted, arguments.student)
 
     temperatures, alphas = arguments.temperatures, arguments.alphas
     grid = np.array([errors[path] for path in wanted]).reshape(arguments.seeds, len(temperatures), len(alphas))

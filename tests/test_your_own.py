@@ -1,0 +1,310 @@
+"""Teachers, students and data of one's own: any Keras classifier, any arrays, labels that are missing, and `distill.distill`."""
+
+import re
+
+from support import UserError, metrics, models, terminal, training
+
+import keras
+import numpy as np
+import pytest
+from conftest import RECIPE, ROOT, make_arrays
+
+import data
+import distill
+import student
+import teacher
+
+layers = keras.layers
+
+
+def convolutional(shape=(12, 10, 1), num_classes=3, white=1.0, last=None):
+    """A net with all that the issue names: Rescaling, convolutions, BatchNormalization, dropout, two branches, a penalty."""
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input(shape)
+    maps = layers.Rescaling(1 / white)(inputs)
+    maps = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(4, 3, padding="same")(maps)))
+    left = layers.GlobalAveragePooling2D()(maps)
+    right = layers.Dense(8, "relu", kernel_regularizer="l2")(layers.Dropout(0.2)(layers.Flatten()(maps)))
+    return keras.Model(inputs, layers.Dense(num_classes, last)(layers.Concatenate()([left, right])))
+
+
+def flat(num_inputs=120, num_classes=3, last=None):
+    return keras.Sequential([keras.Input((num_inputs,)), layers.Dense(16, "relu"), layers.Dense(num_classes, last)])
+
+
+@pytest.fixture(scope="module")
+def digits(tiny):
+    return data.load(tiny)
+
+
+# ---- models ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("takes", "example", "expected"),
+    [
+        ((28, 28), (28, 28), (28, 28)),
+        ((28, 28, 1), (28, 28), (28, 28, 1)),
+        ((784,), (28, 28), (784,)),
+        ((None, None, 1), (28, 28), (28, 28, 1)),
+        ((None, None, 3), (32, 32, 3), (32, 32, 3)),
+        ((1, 28, 28), (28, 28), (1, 28, 28)),
+        ((20,), (20,), (20,)),
+        ((28, 28), (28, 27), None),
+        ((None, None, 3), (28, 28), None),
+        ((None, 28), (28, 28, 3), None),
+    ],
+)
+def test_a_model_fits_examples_of_as_many_numbers(takes, example, expected):
+    assert models.fitting_shape(keras.Sequential([keras.Input(takes), layers.Identity()]), example) == expected
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: convolutional(last="softmax"), lambda: convolutional(), lambda: flat(last="softmax")]
+)
+def test_a_teacher_of_any_form_gives_its_own_probabilities(digits, make):
+    net, images = make(), digits.train.images
+    outputs = net(models.to_unit(images).numpy().reshape(-1, *net.input_shape[1:]), training=False).numpy()
+    probabilities = outputs if models.are_probabilities(outputs) else np.exp(metrics.log_softmax(outputs))
+    logits = distill.teacher_logits(net, images)[:, 0]
+    np.testing.assert_allclose(distill.soft_targets(logits, 1.0), probabilities, atol=1e-5)
+
+
+def test_several_teachers_give_the_mean_of_their_probabilities(digits):
+    nets, images = [convolutional(), flat(last="softmax")], digits.train.images
+    each = [distill.soft_targets(distill.teacher_logits(net, images), 1.0) for net in nets]
+    both = distill.soft_targets(distill.teacher_logits(nets, images), 1.0)
+    np.testing.assert_allclose(both, np.mean(each, 0), atol=1e-6)
+
+
+def test_a_teacher_that_wants_0_to_255_is_given_that(digits):
+    images = digits.train.images
+    plain, scaled = convolutional(), convolutional(white=255.0)
+    logits = distill.teacher_logits(scaled, images, pixels=255.0)
+    np.testing.assert_allclose(logits, distill.teacher_logits(plain, images), atol=1e-4)
+
+
+def test_a_teacher_no_better_than_the_commonest_class_is_refused_before_any_training(refusal, tiny, tmp_path):
+    net = flat()
+    net.layers[-1].bias.assign([100.0, 0.0, 0.0])
+    net.save(tmp_path / "bad.keras")
+    options = ["--data", tiny, "--out", tmp_path, "--teacher", tmp_path / "bad.keras", "--batch-size", "20"]
+    status, line = refusal(distill.main, *options)
+    assert status == 1
+    assert "--teacher-pixels 255" in line
+    assert not (tmp_path / "student.keras").exists()
+
+
+def test_the_scripts_distil_any_classifier_into_any_other(tiny, tmp_path, monkeypatch, digits):
+    good, own = tmp_path / "good.keras", tmp_path / "own.keras"
+    trained, _ = student.train_student(digits, RECIPE | {"hidden": [32], "epochs": 40})
+    keras.Sequential([keras.Input((12, 10)), *trained.layers, layers.Softmax()]).save(good)
+    start = convolutional(last="softmax")
+    start.save(own)
+    options = f"--data {tiny} --out {tmp_path} --batch-size 20 --epochs 2 --teacher {good} {good} --student {own} --translate 1"
+    monkeypatch.setattr("sys.argv", ["distill.py", *options.split()])
+    terminal.run(distill.main)
+    for name in ("student", "distilled"):
+        saved = keras.models.load_model(tmp_path / f"{name}.keras")
+        assert [type(layer) for layer in saved.layers] == [type(layer) for layer in start.layers]
+        assert not np.array_equal(saved.get_weights()[0], start.get_weights()[0])
+        settings = models.load_training(tmp_path / f"{name}.keras")[0]
+        assert settings["student"].endswith(models.fingerprint(start))
+    again, _ = student.train_student(digits, settings, path=own)
+    baseline = keras.models.load_model(tmp_path / "student.keras")
+    assert all(map(np.array_equal, again.get_weights(), baseline.get_weights()))
+
+
+# ---- data ------------------------------------------------------------------------------------------------------------
+
+
+def save(path, **changes):
+    np.savez(path, **(make_arrays() | changes))
+    return path
+
+
+def colour():
+    return {part: make_arrays()[part][..., None].repeat(3, -1) for part in ("x_train", "x_test")}
+
+
+def table():
+    return {part: images.reshape(-1, 360) / 255 for part, images in colour().items()}
+
+
+def floats():
+    return {part: (images / 255).astype(np.float16) for part, images in colour().items()}
+
+
+@pytest.mark.parametrize("arrays", [colour(), floats(), table(), {}], ids=["colour", "floats", "table", "grey"])
+def test_the_scripts_take_any_arrays(tmp_path, monkeypatch, arrays, capsys):
+    names = {"class_names": np.array(["top", "middle", "low"])}
+    options = f"--data {save(tmp_path / 'own.npz', **arrays, **names)} --out {tmp_path}"
+    import evaluate
+
+    for script, more in ((teacher, "--hidden 32"), (distill, ""), (evaluate, "")):
+        shifts = (
+            "" if script is evaluate or len(arrays.get("x_train", np.zeros((1, 1, 1))).shape) == 2 else "--translate 1"
+        )
+        train = "" if script is evaluate else f"--epochs 30 --batch-size 20 --learning-rate 0.01 {shifts}"
+        monkeypatch.setattr("sys.argv", f"{script.__name__}.py {options} {train} {more}".split())
+        terminal.run(script.main)
+    printed = capsys.readouterr().out
+    assert re.search(r"top\s+middle\s+low", printed)
+    assert "distillation" in printed
+
+
+def test_floats_are_taken_as_they_are(tmp_path):
+    values = np.random.default_rng(0).normal(0, 100, (240, 7)).astype(np.float16)
+    dataset = data.load(save(tmp_path / "own.npz", x_train=values, x_test=values[:60]), 0)
+    assert dataset.train.images.dtype == np.float32
+    batches = data.Batches(dataset.train, 240, seed=0)
+    examples, _ = batches.view(*(part[0] for part in batches.collect(1)))
+    assert np.array_equal(np.sort(examples, 0), np.sort(values.astype(np.float32), 0))
+
+
+@pytest.mark.parametrize("views", [{"translate": 1}, {"distort": 1.0}])
+def test_every_channel_is_shifted_and_distorted_alike_and_no_table_is(views):
+    arrays = make_arrays()
+    grey = data.Split(arrays["x_train"], arrays["y_train"].astype(np.int32))
+    three = grey._replace(images=grey.images[..., None] * np.array([1, 0, 1], np.uint8))
+    seen = []
+    for split in (grey, three):
+        batches = data.Batches(split, 240, seed=5, **views)
+        seen.append(batches.view(*(part[0] for part in batches.collect(1)))[0].numpy())
+    for channel, expected in enumerate((seen[0], 0 * seen[0], seen[0])):
+        np.testing.assert_array_equal(seen[1][..., channel], expected)
+    with pytest.raises(UserError, match=r"are for images, but an example here has shape \(120,\)"):
+        data.Batches(grey._replace(images=grey.images.reshape(240, 120)), 20, seed=0, **views)
+
+
+def test_without_a_network_a_known_data_set_is_refused_in_a_line(monkeypatch):
+    def load_data():
+        raise OSError("URL fetch failure")
+
+    monkeypatch.setattr(keras.datasets.fashion_mnist, "load_data", load_data)
+    with pytest.raises(UserError, match="Keras cannot download fashion_mnist"):
+        data.load("fashion_mnist")
+
+
+def test_a_known_data_set_is_loaded_with_its_class_names(monkeypatch):
+    arrays = make_arrays(num_classes=5)
+    parts = tuple((colour()[f"x_{part}"], arrays[f"y_{part}"][:, None] * 2) for part in ("train", "test"))
+    monkeypatch.setattr(keras.datasets.cifar10, "load_data", lambda: parts)
+    monkeypatch.setattr(data, "KERAS_DATASETS", {"cifar10": data.CIFAR10[:9]})
+    dataset = data.load("cifar10")
+    assert dataset.names[8] == "ship"
+    assert dataset.image_shape == (12, 10, 3)
+
+
+# ---- labels that are missing -----------------------------------------------------------------------------------------
+
+
+def hidden_labels(share, path):
+    labels = make_arrays()["y_train"].astype(int)
+    return save(path, y_train=np.where(np.random.default_rng(0).random(240) < share, -1, labels))
+
+
+def test_validation_images_have_labels_and_the_baseline_sees_no_others(tmp_path):
+    dataset = data.load(hidden_labels(0.8, tmp_path / "few.npz"), 20)
+    assert (dataset.validation.labels >= 0).all()
+    assert len(dataset.train.labels) == 220
+    labelled = dataset.train.labelled()
+    assert len(labelled.labels) == 220  # repeated, so that an epoch has as many steps
+    known = dataset.train.images[dataset.train.labels >= 0]
+    assert {image.tobytes() for image in labelled.images} == {image.tobytes() for image in known}
+    unlike = dataset._replace(train=data.Split(dataset.train.images.copy(), dataset.train.labels))
+    unlike.train.images[dataset.train.labels < 0] = 0
+    nets = [student.train_student(each, RECIPE)[0] for each in (dataset, unlike)]
+    assert all(map(np.array_equal, *(net.get_weights() for net in nets)))
+
+
+def test_unlabelled_images_teach_through_the_teacher(tmp_path, digits):
+    knows, _ = student.train_student(digits, RECIPE | {"hidden": [32], "epochs": 60})
+    few = data.load(hidden_labels(0.95, tmp_path / "few.npz"), 0)
+    logits = distill.teacher_logits(knows, few.train.images)
+    recipe = RECIPE | {"hidden": [32], "epochs": 60}
+    loss = lambda labels, teacher, student: distill.distillation_loss(labels, teacher, student, 2.0, 0.5)
+    alone, _ = student.train_student(few, recipe)
+    distilled, history = student.train_student(few, recipe, loss, logits)
+    assert models.count_errors(distilled, digits.test) < models.count_errors(alone, digits.test) - 5
+    assert history[-1].training_accuracy > 0.1  # of steps' labelled images; of all images it would be at most 0.05
+
+
+# ---- from Python -----------------------------------------------------------------------------------------------------
+
+
+class Recorder(keras.callbacks.Callback):
+    def __init__(self, stop_after):
+        super().__init__()
+        self.heard, self.stop_after = [], stop_after
+
+    def on_train_begin(self, logs=None):
+        self.heard.append("begin")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.heard.append(epoch)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.heard.append(sorted(logs))
+        self.model.stop_training = epoch + 1 == self.stop_after
+
+    def on_train_end(self, logs=None):
+        self.heard.append("end")
+
+
+def test_callbacks_hear_of_training_and_epochs_and_may_stop_it(digits, capfd):
+    recorder = Recorder(2)
+    options = {"epochs": 5, "batch_size": 20, "callbacks": [recorder]}
+    history = distill.distill(flat(), convolutional(), *digits.train, validation=digits.validation, **options)
+    logs = ["accuracy", "loss", "val_accuracy"]
+    assert recorder.heard == ["begin", 0, logs, 1, logs, "end"]
+    assert len(history) == 2
+    assert capfd.readouterr() == ("", "")
+
+
+def test_keras_own_callbacks_work(digits, tmp_path):
+    own = keras.callbacks
+    early = own.EarlyStopping("loss", min_delta=10.0, patience=1)
+    callbacks = [own.CSVLogger(tmp_path / "log.csv"), early, own.TensorBoard(tmp_path / "board")]
+    callbacks.append(own.ModelCheckpoint(tmp_path / "best.keras", "loss", save_best_only=True))
+    options = {"epochs": 9, "batch_size": 20, "translate": 1, "callbacks": callbacks}
+    net = flat()
+    assert len(distill.distill(net, convolutional(), *digits.train, **options)) == 2
+    assert getattr(net, "optimizer", None) is None
+    assert keras.models.load_model(tmp_path / "best.keras").count_params() == net.count_params()
+    assert (tmp_path / "log.csv").read_text().startswith("epoch,accuracy,loss")
+    assert list((tmp_path / "board").rglob("events*"))
+
+
+def test_distilling_from_python_is_what_the_scripts_do(digits):
+    knows, _ = student.train_student(digits, RECIPE | {"hidden": [32], "epochs": 5})
+    loss = lambda labels, teacher, student: distill.distillation_loss(labels, teacher, student, 2.0, 0.5)
+    recipe = RECIPE | {"translate": 1}
+    by_script, _ = student.train_student(digits, recipe, loss, distill.teacher_logits(knows, digits.train.images, 1))
+    keras.utils.set_random_seed(recipe["seed"])
+    net = student.build_student(digits.image_shape, 3, [8])
+    views = {"translate": 1, "batch_size": 20, "learning_rate": 0.01, "epochs": 2}
+    distill.distill(net, knows, *digits.train, temperature=2.0, alpha=0.5, **views)
+    assert all(map(np.array_equal, net.get_weights(), by_script.get_weights()))
+
+
+def test_logits_of_other_shifts_are_refused(digits):
+    logits = distill.teacher_logits(flat(), digits.train.images, 1)
+    with pytest.raises(ValueError, match="are of other examples or shifts"):
+        data.Batches(digits.train, 20, seed=0, translate=0, teacher_logits=logits)
+
+
+def test_the_block_in_the_readme_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert len(block.splitlines()) <= 15
+    (tmp_path / "artifacts").mkdir()
+    teacher.build_teacher((28, 28), 10, hidden=[8]).save(tmp_path / "artifacts" / "teacher.keras")
+    monkeypatch.chdir(tmp_path)
+    exec(block, {})  # noqa: S102
+    assert "validation accuracy" in capsys.readouterr().out
+    assert (tmp_path / "my_student.keras").exists()
+
+
+def test_the_loss_with_no_report_prints_nothing(digits, capfd):
+    training.train(flat(), data.Batches(digits.train, 20, seed=0), training.cross_entropy, epochs=1, learning_rate=0.01)
+    assert capfd.readouterr() == ("", "")
