@@ -1,7 +1,7 @@
 """Evaluate every model on the test set, and report what the student gained from its teacher.
 
     python evaluate.py                  every model in artifacts/   (after python teacher.py, python distill.py)
-    python evaluate.py A.keras B.keras  these models: any Keras classifiers of images (batch, height, width) in [0, 1]
+    python evaluate.py A.keras B.keras  these models: any Keras classifiers that take the examples, with a softmax or not
 
 Takes about 15 seconds. Writes metrics.json, and figures to plots/, in artifacts/.
 """
