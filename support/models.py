@@ -54,8 +54,15 @@ def caller(model, example_shape, pixels=1.0):
 
     A model that ends in a softmax gives the logarithms of its probabilities, which are logits: a softmax gives the
     probabilities back. pixels: what the model takes for white; the examples are multiplied by it.
+
+    Raises UserError: the model does not take such examples.
     """
     shape = fitting_shape(model, example_shape)
+    if shape is None:
+        taken = getattr(model, "input_shape", None)
+        raise UserError(
+            f"a model that takes {taken} cannot take examples of shape {tuple(example_shape)}: reshape them"
+        )
     few = np.random.default_rng(0).random((4, *shape), np.float32) * pixels
     ends_in_softmax = are_probabilities(np.asarray(model(few, training=False), np.float32))
 

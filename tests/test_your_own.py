@@ -288,6 +288,14 @@ def test_distilling_from_python_is_what_the_scripts_do(digits):
     assert all(map(np.array_equal, net.get_weights(), by_script.get_weights()))
 
 
+def test_a_model_for_other_examples_is_refused_in_words(digits):
+    for student_net, teacher_net in ((flat(), flat(20)), (flat(20), flat())):
+        with pytest.raises(
+            UserError, match=r"a model that takes \(None, 20\) cannot take examples of shape \(12, 10\)"
+        ):
+            distill.distill(student_net, teacher_net, *digits.train, epochs=1, batch_size=20)
+
+
 def test_logits_of_other_shifts_are_refused(digits):
     logits = distill.teacher_logits(flat(), digits.train.images, 1)
     with pytest.raises(ValueError, match="are of other examples or shifts"):
