@@ -170,7 +170,8 @@ def num_shifts(pixels):
 
 def padded(images, pixels):
     """Images with a border of `pixels` zeros. Shift number s is the crop at row s // (2 * pixels + 1), column s % of that."""
-    return np.pad(images, [(0, 0), (pixels, pixels), (pixels, pixels)][: images.ndim] + [(0, 0)] * (images.ndim - 3))
+    border = (pixels, pixels)
+    return np.pad(images, [(0, 0), border, border] + [(0, 0)] * (images.ndim - 3)) if pixels else images
 
 
 def check_batches(examples, batch_size, translate=0, distort=0.0):
@@ -191,8 +192,9 @@ def check_batches(examples, batch_size, translate=0, distort=0.0):
 class Batches:
     """The shuffled batches of a split, an epoch at a time.
 
-    Each example is an image (or another array, which is never changed), seen under a shift by up to `translate` pixels (see `padded`) or under a distortion of strength
-    `distort` (see support/distortion.py), with its targets: the label and, if given, the teacher's logits of exactly that view.
+    Each example is an image, seen under a shift by up to `translate` pixels (see `padded`) or under a distortion of strength
+    `distort` (see support/distortion.py), or another array, as it is; with its targets: the label and, if given, the teacher's
+    logits of exactly that view.
     Order, shifts and distortions of an epoch are drawn from `seed` and the epoch's number alone. The images left over after the
     last complete batch are not used in that epoch.
 

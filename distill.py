@@ -88,7 +88,7 @@ def teacher_logits(teacher, images, translate=0, distort=0.0, cache=None, pixels
 
 def _compute(predict, images, translate, num_classes):
     num_shifts, span = data.num_shifts(translate), 2 * translate + 1
-    padded = data.padded(images, translate) if translate else images
+    padded = data.padded(images, translate)
     logits = np.empty((len(images), num_shifts, num_classes), np.float32)
     for shift in range(num_shifts):
         top, left = divmod(shift, span)

@@ -62,26 +62,28 @@ def train(
     history = checkpoint.restore(state) if checkpoint else []
     callbacks = keras.callbacks.CallbackList([*callbacks], model=model, epochs=epochs, steps=batches.num_steps)
     previous, model.optimizer, model.stop_training = getattr(model, "optimizer", None), optimizer, False
-    callbacks.on_train_begin()
-    for number in range(len(history) + 1, epochs + 1):
-        callbacks.on_epoch_begin(number - 1)  # Keras counts from 0
-        start = time.perf_counter()
-        mean_loss, accuracy = run_epoch(number)
-        seconds = time.perf_counter() - start
-        validation_accuracy = math.nan
-        if validation is not None and len(validation.labels):
-            validation_accuracy = float(np.mean(predict(validation.images).argmax(-1) == validation.labels))
-        history.append(Epoch(number, mean_loss, accuracy, validation_accuracy, seconds))
-        if checkpoint:
-            checkpoint.save(state, history)
-        clear_progress()
-        report(history[-1], epochs)
-        logs = {"loss": mean_loss, "accuracy": accuracy, "val_accuracy": validation_accuracy}
-        callbacks.on_epoch_end(number - 1, {name: value for name, value in logs.items() if not math.isnan(value)})
-        if model.stop_training:
-            break
-    callbacks.on_train_end()
-    model.optimizer = previous  # ours would be saved with the model
+    try:
+        callbacks.on_train_begin()
+        for number in range(len(history) + 1, epochs + 1):
+            callbacks.on_epoch_begin(number - 1)  # Keras counts from 0
+            start = time.perf_counter()
+            mean_loss, accuracy = run_epoch(number)
+            seconds = time.perf_counter() - start
+            validation_accuracy = math.nan
+            if validation is not None and len(validation.labels):
+                validation_accuracy = float(np.mean(predict(validation.images).argmax(-1) == validation.labels))
+            history.append(Epoch(number, mean_loss, accuracy, validation_accuracy, seconds))
+            if checkpoint:
+                checkpoint.save(state, history)
+            clear_progress()
+            report(history[-1], epochs)
+            logs = {"loss": mean_loss, "accuracy": accuracy, "val_accuracy": validation_accuracy}
+            callbacks.on_epoch_end(number - 1, {name: value for name, value in logs.items() if not math.isnan(value)})
+            if model.stop_training:
+                break
+        callbacks.on_train_end()
+    finally:
+        model.optimizer = previous  # ours would be saved with the model
     return history
 
 

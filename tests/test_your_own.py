@@ -288,6 +288,13 @@ def test_distilling_from_python_is_what_the_scripts_do(digits):
     assert all(map(np.array_equal, net.get_weights(), by_script.get_weights()))
 
 
+def test_a_run_that_diverges_leaves_no_optimizer_in_the_model(digits):
+    net = flat()
+    with pytest.raises(UserError, match="diverged"):
+        distill.distill(net, convolutional(), *digits.train, epochs=2, batch_size=20, learning_rate=1e30)
+    assert getattr(net, "optimizer", None) is None
+
+
 def test_a_model_for_other_examples_is_refused_in_words(digits):
     for student_net, teacher_net in ((flat(), flat(20)), (flat(20), flat())):
         with pytest.raises(
