@@ -59,11 +59,15 @@ def find_models(named, out):
     paths = named or sorted(path for path in out.glob("*.keras") if not path.name.startswith("."))
     if not paths:
         raise UserError(f"no models in {out}: run `python teacher.py` and `python distill.py` first")
+    found = name_models(paths)
+    return {name: found[name] for name in [*filter(found.get, ORDER), *(name for name in found if name not in ORDER)]}
+
+
+def name_models(paths):
+    """{name: path} of model files, in their order. A name is the file's without its ending, or else the path."""
     paths = list(dict.fromkeys(path.resolve() for path in paths))  # one model may be named in two spellings
     stems = [path.stem for path in paths]
-    names = [path.stem if stems.count(path.stem) == 1 else str(path) for path in paths]
-    found = dict(zip(names, paths))
-    return {name: found[name] for name in [*filter(found.get, ORDER), *(name for name in names if name not in ORDER)]}
+    return {path.stem if stems.count(path.stem) == 1 else str(path): path for path in paths}
 
 
 def run_model(path, dataset, pixels):

@@ -1,0 +1,261 @@
+"""The page computes what Keras computes, holds what it should, and refuses the rest in a line."""
+
+import json
+import sys
+
+from support import UserError, models
+
+import keras
+import numpy as np
+import pytest
+from conftest import make_arrays
+
+import data
+import distill
+import student
+import teacher
+from tools import page
+
+layers = keras.layers
+
+
+def engine_for(net, shape, kind="float16", pixels=1.0):
+    """A JavaScript engine that holds the net alone; the net's kernels become those of the page."""
+    model = {"layers": page.page_layers(net, shape, "net.keras", kind, pixels)}
+    return page.javascript(page.page_text({"shape": shape, "models": [model]}))
+
+
+def randomised(net):
+    """The net with random numbers in all its variables, those of batch normalisation too; variances are positive."""
+    random = np.random.default_rng(0)
+    net.set_weights([random.uniform(0.1, 0.6, weights.shape) * random.choice([-1, 1]) for weights in net.get_weights()])
+    for layer in net.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            layer.moving_variance.assign(np.abs(layer.moving_variance))
+    return net
+
+
+GREY, COLOUR = (11, 8), (7, 6, 3)
+CHAINS = {
+    "dense": (GREY, [layers.Flatten(), layers.Dense(6, "relu"), layers.Dropout(0.5), layers.Dense(4)]),
+    "flat": ((88,), [layers.Dense(5, use_bias=False), layers.Dense(4)], GREY),
+    "dense on rows": (GREY, [layers.Dense(5), layers.Flatten(), layers.Dense(4)]),
+    "gelu": (GREY, [layers.Flatten(), layers.Dense(6, "gelu"), layers.Dense(4)]),
+    "silu": (GREY, [layers.Flatten(), layers.Dense(6, "silu"), layers.Dense(4)]),
+    "tanh": (GREY, [layers.Flatten(), layers.Dense(6, "tanh"), layers.Dense(4)]),
+    "softmax inside": (GREY, [layers.Dense(6, "softmax"), layers.Flatten(), layers.Dense(4)]),
+    "softmax at the end": (GREY, [layers.Flatten(), layers.Dense(4, "softmax")]),
+    "softmax layer": (GREY, [layers.Flatten(), layers.Dense(4), layers.Softmax()]),
+    "activation layers": (
+        GREY,
+        [layers.Flatten(), layers.Dense(6), layers.Activation("gelu"), layers.Dense(4, "linear")],
+    ),
+    "relu layer": (GREY, [layers.Flatten(), layers.Dense(6), layers.ReLU(1.5, 0.2, 0.3), layers.Dense(4)]),
+    "rescaling": (COLOUR, [layers.Rescaling([2.0, 3.0, 4.0], [-1.0, 0.5, 0.0]), layers.Flatten(), layers.Dense(4)]),
+    "batch normalisation": (COLOUR, [layers.BatchNormalization(), layers.Flatten(), layers.Dense(4)]),
+    "its parts": (GREY, [layers.BatchNormalization(scale=False, center=False), layers.Flatten(), layers.Dense(4)]),
+    "crop and pool": (
+        GREY,
+        [
+            layers.Reshape((11, 8, 1)),
+            layers.Cropping2D(((1, 2), (0, 1))),
+            layers.AveragePooling2D(3, padding="same"),
+            layers.Flatten(),
+            layers.Dense(4),
+        ],
+    ),
+    "average": (COLOUR, [layers.AveragePooling2D((3, 2), strides=(1, 2)), layers.Flatten(), layers.Dense(4)]),
+    "largest": (COLOUR, [layers.MaxPooling2D(2, padding="same", strides=3), layers.Flatten(), layers.Dense(4)]),
+    "convolution": (COLOUR, [layers.Conv2D(5, (3, 2), activation="relu"), layers.Flatten(), layers.Dense(4)]),
+    "strides": (COLOUR, [layers.Conv2D(5, 4, strides=(2, 3), padding="same"), layers.Flatten(), layers.Dense(4)]),
+    "dilation": (
+        COLOUR,
+        [layers.Conv2D(5, 2, dilation_rate=(2, 3), padding="same"), layers.Flatten(), layers.Dense(4)],
+    ),
+    "open sizes": ((None, None, 1), [layers.Conv2D(4, 3), layers.MaxPooling2D((9, 6)), layers.Reshape((4,))], GREY),
+}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("kind", ["float16", "int8"])
+def test_every_layer_gives_what_keras_gives(name, kind):
+    taken, chain, *shape = CHAINS[name]
+    shape = shape[0] if shape else taken
+    net = randomised(
+        keras.Sequential([keras.Input(taken), *(type(one).from_config(one.get_config()) for one in chain)])
+    )
+    before = [np.array(weights) for weights in net.get_weights()]
+    images = np.random.default_rng(1).integers(256, size=(5, *shape)).astype(np.uint8)
+    found = page.javascript_logits(engine_for(net, shape, kind), 0, images)
+    expected = models.predictor(net)(images)
+    np.testing.assert_allclose(found, expected, atol=1e-6 * np.ptp(expected), rtol=1e-5)
+    for old, new in zip(before, net.get_weights()):  # the kernels are rounded, and by no more than they must be
+        step = np.abs(old).max() * (2**-11 if kind == "float16" else 1 / 254) if old.ndim > 1 else 0
+        np.testing.assert_allclose(new, old, atol=1.001 * step, rtol=0)
+
+
+def test_a_functional_model_that_wants_255_for_white():
+    inputs = keras.Input(GREY)
+    net = keras.Model(inputs, layers.Dense(4)(layers.Flatten()(inputs)))
+    images = np.random.default_rng(1).integers(256, size=(5, *GREY)).astype(np.uint8)
+    found = page.javascript_logits(engine_for(net, GREY, pixels=255.0), 0, images)
+    expected = models.predictor(net, pixels=255.0)(images)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4 * np.ptp(expected))
+
+
+def branching():
+    inputs = keras.Input(GREY)
+    flat = layers.Flatten()(inputs)
+    return keras.Model(inputs, layers.Add()([layers.Dense(4)(flat), layers.Dense(4)(flat)]))
+
+
+@pytest.mark.parametrize(
+    ("net", "named"),
+    [
+        ([layers.LSTM(4)], r"the layer lstm\w*, LSTM\(activation=tanh\)"),
+        ([layers.Flatten(), layers.Dense(4, "elu")], r"the layer dense\w*, Dense\(activation=elu\)"),
+        (
+            [layers.Conv2D(6, 3, groups=3), layers.Flatten(), layers.Dense(4)],
+            r"the layer conv2d\w*, Conv2D\(activation=linear, groups=3\)",
+        ),
+        (branching, "models with branches"),
+    ],
+)
+def test_another_layer_is_refused_by_name(net, named):
+    shape = COLOUR if "groups" in named else GREY
+    net = net() if callable(net) else keras.Sequential([keras.Input(shape), *net])
+    with pytest.raises(UserError, match=rf"^net.keras: the page cannot compute {named}"):
+        page.page_layers(net, shape, "net.keras", "float16")
+
+
+def test_weights_beyond_float16_are_refused():
+    net = keras.Sequential([keras.Input(GREY), layers.Flatten(), layers.Dense(4)])
+    net.layers[-1].kernel.assign(net.layers[-1].kernel * 1e6)
+    with pytest.raises(UserError, match="net.keras: its kernel has numbers that float16 cannot hold: try --int8"):
+        page.page_layers(net, GREY, "net.keras", "float16")
+
+
+def test_formulas_are_those_of_the_loss():
+    engine = page.javascript(page.page_text({"models": []}))
+    first, second = np.random.default_rng(0).normal(0, 30, (2, 10))
+    given = f"{first.tolist()}, {second.tolist()}"
+    for temperature in (1, 2.5, 20):
+        found = json.loads(engine.eval(f"JSON.stringify(softened({first.tolist()}, {temperature}))"))
+        np.testing.assert_allclose(found, distill.soft_targets(first, temperature), rtol=1e-4, atol=1e-9)
+        loss = distill.distillation_loss(np.array([0]), first[None], second[None], temperature, alpha=1.0)
+        kl = float(loss[0]) / temperature**2
+        assert engine.eval(f"divergence({given}, {temperature})") == pytest.approx(kl, rel=1e-4)
+
+
+def test_a_drawing_is_fitted_and_centred_as_mnist_was():
+    engine = page.javascript(page.page_text({"models": []}))
+    digits = data.load().test.images[:40]
+    for number, digit in enumerate(digits):
+        drawing = np.kron(digit, np.ones((4, 4))) / 255  # four times as large, then moved
+        drawing = np.roll(np.pad(drawing, 40), (number - 20, 20 - number), (0, 1))
+        call = f"centred({drawing.ravel().tolist()}, 192, 192, 28, 28)"
+        found = np.array(json.loads(engine.eval(f"JSON.stringify(Array.from({call}))"))).reshape(28, 28)
+        np.testing.assert_allclose(found, digit / 255, atol=1e-6, err_msg=str(number))
+    assert not any(json.loads(engine.eval("JSON.stringify(Array.from(centred(filled([9], 0), 3, 3, 28, 28)))")))
+
+
+def test_a_shift_moves_pixels_and_brings_in_zeros():
+    engine = page.javascript(page.page_text({"models": []}))
+    image = np.arange(1, 25).reshape(3, 4, 2)
+    moved = json.loads(
+        engine.eval(f"JSON.stringify(Array.from(shifted({image.ravel().tolist()}, [3, 4, 2], [1, -1])))")
+    )
+    expected = np.zeros_like(image)
+    expected[:2, 1:] = image[1:, :3]
+    np.testing.assert_array_equal(np.reshape(moved, image.shape), expected)
+
+
+@pytest.mark.parametrize(("kind", "megabytes"), [("float16", 7), ("int8", 4)])
+def test_the_default_page_is_small(kind, megabytes):
+    test = data.load().test
+    nets = [
+        teacher.build_teacher((28, 28), 10),
+        student.build_student((28, 28), 10),
+        student.build_student((28, 28), 10),
+    ]
+    held = [{"layers": page.page_layers(net, (28, 28), "net.keras", kind)} for net in nets]
+    random = np.random.default_rng(0)
+    logits = {name: random.normal(size=(10_000, 10)) for name in ("teacher", "student", "distilled")}
+    shown = page.strip(test, logits)
+    assert [len(group["images"]) for group in shown] == [12, 12, 10]
+    assert len(page.page_text({"models": held, "strip": shown})) < megabytes * 1e6
+
+
+def run_page(tmp_path, arrays, monkeypatch, capsys):
+    """Write a page of two small nets for the data `arrays`; returns (its data, what was printed)."""
+    np.savez(tmp_path / "data.npz", **arrays)
+    shape = arrays["x_train"].shape[1:]
+    paths = [str(tmp_path / name) for name in ("big.keras", "small.keras")]
+    for path in paths:
+        keras.Sequential([keras.Input(shape), layers.Flatten(), layers.Dense(3)]).save(path)
+    options = ["--data", str(tmp_path / "data.npz"), "--out", str(tmp_path), *paths]
+    monkeypatch.setattr(sys, "argv", ["page.py", *options])
+    page.terminal.run(page.main)
+    text = (tmp_path / "page.html").read_text()
+    held = text.split('<script id="data" type="application/json">')[1].split("</script>")[0]
+    return json.loads(held), capsys.readouterr().out
+
+
+def test_the_script_takes_data_and_nets_of_your_own(tmp_path, monkeypatch, capsys):
+    names = np.array(["<b>", "</script>", "c & d"])
+    held, printed = run_page(tmp_path, make_arrays() | {"class_names": names}, monkeypatch, capsys)
+    assert held["classes"] == [*names]
+    assert [model["name"] for model in held["models"]] == ["big", "small"]
+    assert (held["shape"], held["can_draw"]) == ([12, 10], True)
+    assert [group["title"] for group in held["strip"]] == [
+        "Test images on which big is wrong and small right",
+        "Test images on which small is wrong and big right",
+        "Test images that big finds most ambiguous",
+    ]
+    lines = [line.split() for line in printed.splitlines() if line.startswith(("big ", "small "))]
+    assert [line[:2] for line in lines] == [["big", "363"], ["small", "363"]]
+    assert all(float(line[3]) < page.TOLERANCE for line in lines)
+
+
+def test_colour_images_are_not_drawn(tmp_path, monkeypatch, capsys):
+    arrays = make_arrays()
+    arrays |= {
+        name: np.repeat(arrays[name][..., None], 3, -1) / 255 for name in ("x_train", "x_test")
+    }  # floats from 0 to 1
+    held, _ = run_page(tmp_path, arrays, monkeypatch, capsys)
+    assert (held["shape"], held["can_draw"]) == ([12, 10, 3], False)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (
+            lambda images: images.reshape(len(images), -1) / 255,
+            "the page shows images, but an example here has shape (120,)",
+        ),
+        (lambda images: images / 100, "floats from 0 to 1, but these are others: scale them"),
+    ],
+)
+def test_data_that_cannot_be_shown_are_refused(change, problem, refusal, tmp_path):
+    arrays = make_arrays()
+    np.savez(tmp_path / "data.npz", **arrays | {name: change(arrays[name]) for name in ("x_train", "x_test")})
+    status, said = refusal(page.main, "--data", tmp_path / "data.npz", "--out", tmp_path)
+    assert status == 1
+    assert problem in said
+
+
+def test_a_page_that_computes_something_else_is_not_written(tmp_path, monkeypatch, refusal, tiny):
+    net = keras.Sequential([keras.Input((12, 10)), layers.Flatten(), layers.Dense(3)])
+    net.save(tmp_path / "net.keras")
+    broken = page.TEMPLATE.read_text().replace("output[to + j] += value", "output[to + j] -= value")
+    monkeypatch.setattr(page, "TEMPLATE", tmp_path / "template.html")
+    page.TEMPLATE.write_text(broken)
+    _, said = refusal(page.main, "--data", tiny, "--out", tmp_path, tmp_path / "net.keras")
+    assert "net.keras: a logit of the page is off by" in said
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_without_an_engine_the_page_is_written_and_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "py_mini_racer", None)
+    _, printed = run_page(tmp_path, make_arrays(), monkeypatch, capsys)
+    assert "was not compared with Keras: pip install mini-racer" in printed
