@@ -1,5 +1,6 @@
 """What the tests share: a tiny data set that is learnt in a second, and ways to run a script."""
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,26 @@ import student
 
 ROOT = Path(__file__).parent.parent
 RECIPE = student.RECIPE | {"hidden": [8], "epochs": 2, "batch_size": 20, "learning_rate": 0.01, "translate": 0}  # small
+BROWSER = [shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")]
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out the tests in a browser where there is none."""
+    if not all(BROWSER):
+        left_out = [item for item in items if item.get_closest_marker("browser")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_terminal_summary(terminalreporter):
+    if not all(BROWSER):
+        terminalreporter.write_line("tests in a browser: left out, as chromium and chromedriver are not both installed")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """The paths of Chromium and of its driver."""
+    return BROWSER
 
 
 def make_arrays(num_train=240, num_test=60, shape=(12, 10), num_classes=3, seed=0):
