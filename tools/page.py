@@ -290,20 +290,16 @@ def main():
     text = page_text(page | {"can_draw": dataset.image_shape[2:] in ((), (1,))})
 
     header = ["model", "parameters", "classes unlike the original's"]
-    engine = javascript(text)
+    engine, few = javascript(text), test.images[:NUM_CHECKED]
     if engine:
         header.append("largest error of a logit")
         for number, (name, row) in enumerate(zip(named, rows)):
-            row.append(
-                f"{check(engine, number, test.images[:NUM_CHECKED], logits[name][:NUM_CHECKED], named[name]):.1e}"
-            )
+            row.append(f"{check(engine, number, few, logits[name][: len(few)], named[name]):.1e}")
     with files.atomic_write(out / "page.html") as scratch:
         scratch.write_text(text, encoding="utf-8")
     terminal.print_table(f"the page's nets ({kind} kernels) on {len(test.images):,} test images", header, rows)
     if engine:
-        print(
-            f"largest error: of the page's JavaScript on {NUM_CHECKED:,} test images, as a share of the logits' range"
-        )
+        print(f"largest error: of the page's JavaScript on {len(few):,} of them, as a share of the logits' range")
     else:
         print("the page's JavaScript was not compared with Keras: pip install mini-racer, and run this again")
     print(f"saved {out / 'page.html'}, {len(text.encode()) / 1e6:.1f} MB: open it in a browser")
