@@ -1,11 +1,11 @@
 """Write a page on which you draw a digit and see what teacher, student and distilled student say, at any temperature.
 
     python tools/page.py                        (teacher.keras, student.keras, distilled.keras; after python distill.py)
-    python tools/page.py TEACHER.keras A.keras  (any models of common layers; the others are compared with the first)
+    python tools/page.py TEACHER.keras A.keras  (any chains of dense, convolutional and pooling layers, the teacher first)
 
-Writes artifacts/page.html: one file, which opens from disk and needs no network. The nets are in it and run in the browser, with
-kernels (weights of two and more dimensions) as float16, 7 MB by default, or with --int8, 4 MB. Takes some seconds.
-With mini-racer installed, a JavaScript engine, the page's own arithmetic is compared with Keras' on 1,000 test images.
+Writes artifacts/page.html: one file, which opens from disk and needs no network. The nets are in it and run in the browser. Their
+kernels are stored as float16 (7 MB for the default nets), or with --int8 as int8 (4 MB). Takes some seconds. If mini-racer, a
+JavaScript engine, is installed, the page's JavaScript is compared with Keras on 1,000 test images.
 """
 
 import base64
@@ -88,6 +88,11 @@ def window(layer, size, before, after):
     return {"size": size, "strides": layer.strides, "dilation": dilation, "before": padding}
 
 
+def relu(slope=0.0, threshold=0.0, most=None):
+    """The page's operation for a ReLU, as keras.layers.ReLU has it."""
+    return [{"kind": "relu", "slope": slope, "threshold": threshold, "most": 1e38 if most is None else most}]
+
+
 def activation(function):
     """The page's operations for an activation: a list of dicts. Raises LookupError: the page does not have it."""
     name = getattr(function, "__name__", type(function).__name__)
@@ -95,7 +100,7 @@ def activation(function):
         return []
     if name not in ("relu", "gelu", "silu", "tanh", "softmax"):
         raise LookupError
-    return [{"kind": name} | ({"slope": 0, "threshold": 0, "most": 1e38} if name == "relu" else {})]
+    return relu() if name == "relu" else [{"kind": name}]
 
 
 def operations(layer, before, after):
@@ -120,7 +125,7 @@ def operations(layer, before, after):
             return [{"kind": "scale", "factor": factor, "offset": offset}]
         case "Cropping2D":
             moved = {"strides": (1, 1), "dilation": (1, 1), "before": [-low for low, _ in layer.cropping]}
-            return [{"kind": "max_pool", "size": (1, 1)} | moved]  # of one pixel each
+            return [{"kind": "max_pool", "size": (1, 1)} | moved]  # windows of one pixel, which begin inside the image
         case "MaxPooling2D":
             return [{"kind": "max_pool"} | window(layer, layer.pool_size, before, after)]
         case "AveragePooling2D":
@@ -134,8 +139,7 @@ def operations(layer, before, after):
         case "Activation":
             return activation(layer.activation)
         case "ReLU":
-            most = 1e38 if layer.max_value is None else layer.max_value
-            return [{"kind": "relu", "slope": layer.negative_slope, "threshold": layer.threshold, "most": most}]
+            return relu(layer.negative_slope, layer.threshold, layer.max_value)
         case "Softmax" if layer.axis in (-1, len(before) - 1):
             return [{"kind": "softmax"}]
         case _:
@@ -171,11 +175,11 @@ def page_layers(model, example_shape, path, kind, pixels=1.0):
     for operation in found:
         for name, value in operation.items():
             if isinstance(value, np.ndarray):
+                if not np.isfinite(value).all():
+                    raise UserError(f"{path}: its {name} has numbers that are not finite: train it again")
                 operation[name], kept = encode(value, kind if value.ndim > 1 else "float32")
                 if not np.isfinite(kept).all():
-                    raise UserError(
-                        f"{path}: its {name} has numbers that {kind} cannot hold: try --int8, or train it again"
-                    )
+                    raise UserError(f"{path}: its {name} has numbers that {kind} cannot hold: try --int8")
     return found
 
 
@@ -188,7 +192,7 @@ def to_bytes(images):
     return np.round(255 * images).astype(np.uint8)
 
 
-def strip(test, logits):
+def example_groups(test, logits):
     """The groups of test images to try, a list of dicts of plain values.
 
     test: a data.Split of uint8. logits: {model's name: (n, C)}, the teacher first.
@@ -209,7 +213,9 @@ def strip(test, logits):
 
 def page_text(page):
     """The page with its data, a dict of plain values, filled in."""
-    return TEMPLATE.read_text().replace(MARK, json.dumps(page).replace("<", "\\u003c"))  # no </script> in a class name
+    return TEMPLATE.read_text(encoding="utf-8").replace(
+        MARK, json.dumps(page).replace("<", "\\u003c")
+    )  # no </script> in a class name
 
 
 def javascript(text):
@@ -283,13 +289,19 @@ def main():
         pixels = 1.0 if found else arguments.teacher_pixels
         about, original, logits[name] = page_model(path, name, test, dataset.num_classes, kind, pixels)
         found.append(about | {"colour": plots.colour(name, named)})
-        unlike = np.sum(original.argmax(-1) != logits[name].argmax(-1))
-        rows.append([name, f"{about['parameters']:,}", f"{unlike:,}"])
+        predicted = logits[name].argmax(-1)
+        counts = (about["parameters"], np.sum(predicted != test.labels), np.sum(predicted != original.argmax(-1)))
+        rows.append([name, *(f"{count:,}" for count in counts)])
     terminal.clear_progress()
-    page = {"shape": dataset.image_shape, "classes": dataset.names, "models": found, "strip": strip(test, logits)}
+    page = {
+        "shape": dataset.image_shape,
+        "classes": dataset.names,
+        "models": found,
+        "strip": example_groups(test, logits),
+    }
     text = page_text(page | {"can_draw": dataset.image_shape[2:] in ((), (1,))})
 
-    header = ["model", "parameters", "classes unlike the original's"]
+    header = ["model", "parameters", "test errors", "classes unlike the file's"]
     engine, few = javascript(text), test.images[:NUM_CHECKED]
     if engine:
         header.append("largest error of a logit")
@@ -297,9 +309,11 @@ def main():
             row.append(f"{check(engine, number, few, logits[name][: len(few)], named[name]):.1e}")
     with files.atomic_write(out / "page.html") as scratch:
         scratch.write_text(text, encoding="utf-8")
-    terminal.print_table(f"the page's nets ({kind} kernels) on {len(test.images):,} test images", header, rows)
+    caption = f"the page's nets ({kind} kernels) compared with the model files, on {len(test.images):,} test images"
+    terminal.print_table(caption, header, rows)
     if engine:
-        print(f"largest error: of the page's JavaScript on {len(few):,} of them, as a share of the logits' range")
+        of = f"of the page's JavaScript, on {len(few):,} of these images, as a share of the logits' range"
+        print(f"largest error: {of}; {TOLERANCE:.0e} is allowed")
     else:
         print("the page's JavaScript was not compared with Keras: pip install mini-racer, and run this again")
     print(f"saved {out / 'page.html'}, {len(text.encode()) / 1e6:.1f} MB: open it in a browser")
