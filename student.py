@@ -73,15 +73,20 @@ def train_student(dataset, recipe, loss=training.cross_entropy, teacher_logits=N
 
     Raises UserError as models.load, data.Batches and training.train do.
     """
-    keras.utils.set_random_seed(recipe["seed"])
-    shape = dataset.image_shape, dataset.num_classes
-    student = models.load(path, *shape) if path else build_student(*shape, **pick(recipe, SIZES))
+    student = first_student(dataset, recipe, path)
     order = pick(recipe, ["batch_size", "seed", "translate", "distort"])
     split = dataset.train.labelled() if teacher_logits is None else dataset.train
     batches = data.Batches(split, **order, teacher_logits=teacher_logits)
     schedule = pick(recipe, ["epochs", "learning_rate"])
     history = training.train(student, batches, loss, **schedule, validation=dataset.validation, **options)
     return student, history
+
+
+def first_student(dataset, recipe, path=None):
+    """The student before its training. recipe, path: see `train_student`."""
+    keras.utils.set_random_seed(recipe["seed"])
+    shape = dataset.image_shape, dataset.num_classes
+    return models.load(path, *shape) if path else build_student(*shape, **pick(recipe, SIZES))
 
 
 def train_baseline(dataset, settings, out, path=None):

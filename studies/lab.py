@@ -1,4 +1,4 @@
-"""Many training runs: each is recorded at once and never repeated. For paper.py and small_nets.py.
+"""Many training runs, side by side: each is recorded at once and never repeated. For paper.py and small_nets.py.
 
 A run is decided by its settings, a dict like TEACHER or STUDENT, and a seed. A distilled student's settings hold those of its
 teacher, which has the student's seed. A record is what came of a run: settings, seed, the errors in all, per class and image by
@@ -11,7 +11,7 @@ import statistics
 import time
 from pathlib import Path
 
-from support import files, metrics, models, pick, terminal, training
+from support import UserError, files, metrics, models, parallel, pick, terminal, training
 
 import numpy as np
 import tensorflow as tf
@@ -63,6 +63,18 @@ STUDENT = {
     "labelled": 1.0,  # the share of the transfer set whose labels are known
     "keep_unlabelled": False,  # whether the other images stay in it, for their soft targets
 }
+SHARED = [
+    "teacher",
+    "translate",
+    "distort",
+    "epochs",
+    "batch_size",
+    "held_out",
+    "classes",
+    "labelled",
+    "keep_unlabelled",
+]
+AT_ONCE = 24  # students at most that are trained together; they are all lost when one is stopped
 LATER = pick(STUDENT, ["pool", "crop", "activation", "distort"])  # older records have these only where they differ
 
 
@@ -110,13 +122,21 @@ class RunStore:
         with files.atomic_write(self.results) as scratch:
             scratch.write_text('{"runs": [\n' + ",\n".join(map(json.dumps, self.runs)) + "\n]}\n")
 
-    def splits(self, settings):
-        """(the training split, the split on which errors are counted) of a run."""
-        train, held_out = data.hold_out(self.dataset.train, settings["held_out"])
-        return train, held_out if settings["held_out"] else self.dataset.test
+    def saved_teacher(self, settings, seed):
+        """The file, as bytes, of a teacher that was trained with these settings on these data; None if there is none."""
+        path = self.teacher_path(settings, seed)
+        wanted = settings | {"seed": seed, "data": files.fingerprint(*split_for(self.dataset, settings)[0])}
+        return path.read_bytes() if models.is_made_with(path, wanted) else None
+
+    def save_teacher(self, settings, seed, saved):
+        """Keep the file of a teacher, bytes."""
+        path = self.teacher_path(settings, seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with files.atomic_write(path) as scratch:
+            scratch.write_bytes(saved)
 
     def teacher_path(self, settings, seed):
-        """Where the teacher of these settings is saved, with its logits beside it."""
+        """Where the teacher of these settings is saved."""
         held_out = "_held_out" if settings["held_out"] else ""
         return self.folder / f"{settings['kind']}_seed{seed}{held_out}" / "teacher.keras"
 
@@ -140,59 +160,96 @@ def against(records, others):
     return f"{(many.sum() - few.sum()) / len(records):+.1f} (p {metrics.paired_p(few, many):.2g})"
 
 
-# ---- one run ---------------------------------------------------------------------------------------------------------
+# ---- one run: functions of plain values and arrays, which any worker can call -------------------------------------------
 
 
-def run(store, settings, seed, name, more):
-    """Train a net, count its errors and save the record; more(settings, model, train split, logits, labels) adds to it."""
-    start = time.perf_counter()
-    train, scored = store.splits(settings)
-    model, history = (get_teacher if settings["net"] == "teacher" else train_student)(store, settings, seed, name)
+def split_for(dataset, settings):
+    """(the training split, the split on which errors are counted) of a run."""
+    train, held_out = data.hold_out(dataset.train, settings["held_out"])
+    return train, held_out if settings["held_out"] else dataset.test
+
+
+def record_of(dataset, settings, seed, model, history, start, more):
+    """What is recorded of a run. more(settings, model, train split, logits, labels) adds to it."""
+    train, scored = split_for(dataset, settings)
     logits = models.predictor(model)(scored.images)
-    record = {"settings": settings, "seed": seed, "dataset": store.dataset_sha256, "images": len(scored.labels)}
-    record |= score(logits, scored.labels) | more(settings, model, train, logits, scored.labels)
+    record = {"settings": settings, "seed": seed, "images": len(scored.labels)} | score(logits, scored.labels)
+    record |= more(settings, model, train, logits, scored.labels)
+    record["train_errors"] = models.count_errors(model, train)
     record["seconds_an_epoch"] = round(statistics.median(row.seconds for row in history), 3)
-    store.save(record | {"seconds": round(time.perf_counter() - start, 1), "versions": files.versions()})
+    return record | {"seconds": round(time.perf_counter() - start, 1), "versions": files.versions()}
 
 
-def _show_epoch(name):
-    return lambda row, epochs: terminal.progress(f"{name}  epoch {row.epoch}/{epochs}")
+def train_teacher(dataset, settings, seed, saved, more):
+    """([the record of a teacher], its .keras file as bytes). saved: those bytes, if it was trained before."""
+    start = time.perf_counter()
+    train = split_for(dataset, settings)[0]
+    if saved:
+        model, history = models.from_bytes(saved, dataset.image_shape, dataset.num_classes)
+    else:
+        wanted = settings | {"seed": seed, "data": files.fingerprint(*train)}
+        loss = functools.partial(smoothed_cross_entropy, share=settings["smoothing"])
+        model, history = teacher.train_teacher(dataset._replace(train=train), wanted, loss, report=show_epoch)
+        saved = models.to_bytes(model, wanted, history)
+    return [record_of(dataset, settings, seed, model, history, start, more)], saved
 
 
-def get_teacher(store, settings, seed, name):
-    """(the teacher of these settings, its history), loaded if it is saved, else trained and saved."""
-    path, train = store.teacher_path(settings, seed), store.splits(settings)[0]
-    wanted = settings | {"seed": seed, "data": files.fingerprint(*train)}
-    if models.is_made_with(path, wanted):
-        return models.load(path, store.dataset.image_shape, store.dataset.num_classes), models.load_training(path)[1]
-    loss = functools.partial(smoothed_cross_entropy, share=settings["smoothing"])
-    dataset = store.dataset._replace(train=train)
-    model, history = teacher.train_teacher(dataset, wanted, loss, report=_show_epoch(name))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    models.save(model, path, wanted, history)
-    return model, history
+def teacher_logits(dataset, settings, taught):
+    """distill.teacher_logits of a student's images. taught: what train_teacher returns."""
+    model, _ = models.from_bytes(taught[1], dataset.image_shape, dataset.num_classes)
+    images = split_for(dataset, settings)[0].images
+    return distill.teacher_logits(model, images, settings["translate"], settings["distort"])
+
+
+def train_students(dataset, runs, taught, logits, more):
+    """(the records of students that see the same images, None). runs: [(settings, seed)], alike in SHARED and the seed.
+
+    They take turns, an epoch each, so that an epoch's images are distorted once, and the teacher runs on them once. Each student
+    comes out as if it were trained alone; bit for bit as by distill.py, if its transfer set is all training images. taught,
+    logits: what train_teacher and teacher_logits return; None without a teacher, and logits for distorted images too.
+    """
+    start = time.perf_counter()
+    settings, seed = runs[0]
+    train = split_for(dataset, settings)[0]
+    chosen, labels = transfer_set(train.labels, settings, seed)
+    if taught:
+        logits = logits[chosen] if logits is not None else teacher_logits(dataset, settings, taught)
+    order = {"seed": seed, **pick(settings, ["translate", "distort"]), "teacher_logits": logits}
+    split, batch_size = data.Split(train.images[chosen], labels), min(settings["batch_size"], len(chosen))
+    batches = SharedBatches(split, batch_size, **order)
+    nets, turns = [], []
+    for its, _ in runs:
+        loss = functools.partial(distill.distillation_loss, **pick(its, ["temperature", "alpha"])) if taught else None
+        schedule = pick(its, ["epochs", "learning_rate"])
+        nets.append(student.first_student(dataset, its | {"seed": seed}))
+        turns.append(
+            training.train_epochs(nets[-1], batches, loss or training.cross_entropy, **schedule, report=show_epoch)
+        )
+    histories = zip(*zip(*turns))  # the inner zip takes an epoch of each in turn
+    records = [record_of(dataset, *run, net, its, start, more) for run, net, its in zip(runs, nets, histories)]
+    return records, None
+
+
+class SharedBatches(data.Batches):
+    """data.Batches that keep an epoch's until another is asked for."""
+
+    _kept = None, None
+
+    def collect(self, number):
+        if number != self._kept[0]:
+            self._kept = number, super().collect(number)
+        return self._kept[1]
+
+
+def show_epoch(row, epochs):
+    """Show an Epoch on the line of progress."""
+    terminal.progress(f"epoch {row.epoch}/{epochs}")
 
 
 def smoothed_cross_entropy(labels, logits, share):
     """The loss on labels of whose weight this share is spread evenly over the classes (Szegedy et al. 2016): (batch,)."""
     mean_over_classes = -tf.reduce_mean(tf.nn.log_softmax(logits), -1)
     return (1 - share) * training.cross_entropy(labels, logits) + share * mean_over_classes
-
-
-def train_student(store, settings, seed, name):
-    """(a student, its history), trained on its transfer set; bit for bit as by distill.py, if that is all training images."""
-    train = store.splits(settings)[0]
-    chosen, labels = transfer_set(train.labels, settings, seed)
-    logits, loss = None, training.cross_entropy
-    if settings["teacher"]:
-        model, _ = get_teacher(store, settings["teacher"], seed, f"{name}, its teacher")
-        cache = store.teacher_path(settings["teacher"], seed).parent
-        logits = distill.teacher_logits(model, train.images, settings["translate"], settings["distort"], cache)
-        logits = logits if callable(logits) else logits[chosen]
-        loss = functools.partial(distill.distillation_loss, **pick(settings, ["temperature", "alpha"]))
-    dataset = store.dataset._replace(train=data.Split(train.images[chosen], labels))
-    recipe = settings | {"seed": seed, "batch_size": min(settings["batch_size"], len(chosen))}
-    return student.train_student(dataset, recipe, loss, logits, report=_show_epoch(name))
 
 
 def transfer_set(labels, settings, seed):
@@ -220,6 +277,11 @@ def parse_arguments(description, experiments):
     options.add_argument("--list", action="store_true", help="list the experiments, and stop")
     options.add_argument("--seeds", type=terminal.integer(1), default=5, help="so many, from 0 on (default: 5)")
     options.add_argument("--quick", action="store_true", help="10,000 images and a tenth of the epochs, kept apart")
+    help_text = "keep the records of runs there, apart from the committed ones, and the figures beside it"
+    options.add_argument("--results", type=Path, metavar="FILE", help=help_text)
+    help_text = "repeat N recorded runs, chosen at random, and say which come out the same"
+    options.add_argument("--check", type=terminal.integer(1), metavar="N", help=help_text)
+    parallel.add_options(options)
     arguments = options.parse_args()
     for name in arguments.experiments:
         if name not in experiments:
@@ -234,14 +296,16 @@ def parse_arguments(description, experiments):
 
 
 def open_store(arguments, name):
-    """The RunStore of a study on MNIST, whose records are in studies/NAME.json; with --quick, in the folder --out."""
+    """The RunStore of a study on MNIST, whose records are in studies/NAME.json, unless --results or --quick say otherwise."""
     folder = files.output_folder(Path(arguments.out) / "studies")
-    dataset, results = data.load(validation=0), FOLDER / f"{name}.json"
+    dataset, results = data.load(validation=0), arguments.results or FOLDER / f"{name}.json"
     if arguments.quick:
         dataset = dataset._replace(train=data.Split(*(array[:10_000] for array in dataset.train)))
         folder = folder / "quick"
         folder.mkdir(exist_ok=True)
-        results = folder / results.name
+        results = arguments.results or folder / results.name
+    if not results.parent.is_dir():
+        raise UserError(f"{results}: there is no such folder: create it, or choose another --results")
     files.lock(results)
     for leftover in folder.glob("*_seed*/.*.partial-*"):  # of a run that was killed
         leftover.unlink()
@@ -271,22 +335,115 @@ def plan(store, experiments):
     return list(runs.values())
 
 
-def run_all(store, experiments, more=lambda *run: {}):
-    """Run those of {experiment: {row: settings}} that have no record yet. more: see `run`."""
-    runs = plan(store, experiments)
+def nothing_more(*run):
+    """What most studies record of a run besides `score`."""
+    return {}
+
+
+def submit(pool, store, runs, more):
+    """Hand runs, as of `plan`, to the pool: {task: its runs}. Teachers that are neither among them nor saved are trained again."""
+    dataset, tasks, teachers, logits = pool.share(store.dataset), {}, {}, {}
+
+    def teacher_task(settings, seed, name):
+        key = json.dumps([settings, seed])
+        if key not in teachers:
+            saved = store.saved_teacher(settings, seed)
+            shared = saved and pool.share(saved)
+            teachers[key] = pool.submit(train_teacher, dataset, settings, seed, shared, more, name=name)
+            tasks[teachers[key]] = [(settings, seed, name)]
+        return teachers[key]
+
+    for group in grouped(runs):
+        settings, seed, name = group[0]
+        if settings["net"] == "teacher":
+            teacher_task(settings, seed, name)
+            continue
+        taught = targets = None
+        if settings["teacher"]:
+            taught = teacher_task(settings["teacher"], seed, f"{name}: its teacher")
+            key = json.dumps([settings["teacher"], seed, settings["translate"], settings["held_out"]])
+            if not settings["distort"]:
+                if key not in logits:
+                    logits[key] = pool.submit(teacher_logits, dataset, settings, taught, name=f"{name}: soft targets")
+                targets = logits[key]
+        plain = [run[:2] for run in group]
+        tasks[pool.submit(train_students, dataset, plain, taught, targets, more, name=name)] = group
+    return tasks
+
+
+def grouped(runs):
+    """The runs in lists, one alone or several students that see the same distorted images."""
+    groups, found = {}, []
+    for run in runs:
+        settings, seed, _ = run
+        key = (
+            json.dumps([pick(settings, SHARED), seed]) if settings["net"] == "student" and settings["distort"] else None
+        )
+        if key is None or len(groups.get(key, [0] * AT_ONCE)) == AT_ONCE:
+            found.append([])
+            groups[key] = found[-1]
+        groups[key].append(run)
+    return found
+
+
+def run_all(store, runs, arguments, more=nothing_more):
+    """Run those of `runs`, as of `plan`, that have no record yet. arguments: as of `parse_arguments`. more: see `record_of`."""
     missing = [run for run in runs if not store.find(*run[:2])]
     print(f"{len(runs)} runs, {len(runs) - len(missing)} of them finished before")
-    costs, start = [cost(store, *run[:2]) for run in missing], time.perf_counter()
-    for number, (settings, seed, name) in enumerate(missing, 1):
-        run(store, settings, seed, f"{number}/{len(missing)} {name}", more)
-        record = store.runs[-1]
-        minutes = (time.perf_counter() - start) / 60 * sum(costs[number:]) / sum(costs[:number])
-        terminal.clear_progress()
-        print(
-            f"{number:3}/{len(missing)}  {name:<60} {record['errors']:5,} wrong of {record['images']:,}"
-            f"  {record['seconds']:6.1f} s  {minutes:.0f} min left",
-            flush=True,
+    if not missing:
+        return
+    with parallel.pool(arguments.workers, arguments.cluster) as pool:
+        tasks, start = submit(pool, store, missing, more), time.perf_counter()
+        costs = {task: sum(cost(store, *run[:2]) for run in group) for task, group in tasks.items()}
+        finished, spent = 0, 0
+
+        def describe():
+            minutes = (time.perf_counter() - start) / 60 * (sum(costs.values()) - spent) / spent if spent else 0
+            return f"{finished} of {sum(map(len, tasks.values()))} runs done" + (
+                f", {minutes:.0f} min left" if spent else ""
+            )
+
+        for task, (records, saved) in pool.finished(list(tasks), describe):
+            spent += costs[task]
+            for record, (settings, seed, name) in zip(records, tasks[task]):
+                if saved:
+                    store.save_teacher(settings, seed, saved)
+                if not store.find(settings, seed):
+                    store.save(record | {"dataset": store.dataset_sha256})
+                finished += 1
+                wrong = f"{record['errors']:5,} wrong of {record['images']:,}  {record['seconds']:6.1f} s"
+                terminal.clear_progress()
+                print(f"{name:<60} {wrong}  {describe()}", flush=True)
+
+
+def check(store, arguments, more=nothing_more):
+    """Repeat --check recorded runs, chosen at random, and print which come out the same: right and wrong on the same images."""
+    chosen = np.random.default_rng().permutation(len(store.runs))[: arguments.check]
+    recorded = [store.runs[place] for place in sorted(chosen)]
+    again = RunStore(store.dataset, store.folder, store.folder / "check.json", store.seeds)
+    again.runs.clear()
+    run_all(
+        again,
+        [(run["settings"], run["seed"], f"record {place}") for place, run in zip(chosen, recorded)],
+        arguments,
+        more,
+    )
+    rows = []
+    for place, run in zip(sorted(chosen), recorded):
+        repeated = again.find(run["settings"], run["seed"])
+        same = "the same" if repeated["wrong"] == run["wrong"] else "other images"
+        rows.append(
+            [
+                f"record {place}",
+                f"{run['errors']:,}",
+                f"{repeated['errors']:,}",
+                same,
+                str(run["versions"].get("commit")),
+            ]
         )
+    terminal.print_table(
+        "records and repeated runs", ["", "recorded", "repeated", "wrong on", "recorded at commit"], rows
+    )
 
 
 def report(store, texts):
@@ -294,20 +451,20 @@ def report(store, texts):
     for name, text in texts.items():
         if text.count("\n") > 1:
             print(f"\n{name}\n\n{text}")
-    if store.seeds == 5 and not store.quick:
+    if store.seeds == 5 and store.results.parent == FOLDER:
         tables.fill(texts)
     print(f"\nevery run is in {store.results}")
 
 
 def cost(store, settings, seed):
-    """The multiply-adds of a run's training steps, and of those of its teacher if that has to be trained again."""
-    images = settings["epochs"] * len(transfer_set(store.splits(settings)[0].labels, STUDENT | settings, seed)[0])
+    """About the multiply-adds of a run: 0 for a teacher that is trained already."""
+    if settings["net"] == "teacher" and store.saved_teacher(settings, seed):
+        return 0
+    labels = split_for(store.dataset, settings)[0].labels
+    images = settings["epochs"] * len(transfer_set(labels, STUDENT | settings, seed)[0])
     total = 3 * images * (_multiply_adds(store, settings) + 15_000)  # and what a step costs besides: roughly
-    if settings.get("teacher"):
-        if settings["distort"]:  # it is run on each view
-            total += images * _multiply_adds(store, settings["teacher"])
-        if store.find(settings["teacher"], seed) and not store.teacher_path(settings["teacher"], seed).exists():
-            total += cost(store, settings["teacher"], seed)
+    if settings.get("teacher") and settings["distort"]:  # it is run on each view
+        total += images * _multiply_adds(store, settings["teacher"])
     return total
 
 

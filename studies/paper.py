@@ -255,7 +255,10 @@ def draw(store):
 def main():
     arguments = lab.parse_arguments(__doc__, EXPERIMENTS)
     store = lab.open_store(arguments, "paper")
-    lab.run_all(store, {name: store.rows(EXPERIMENTS[name]) for name in arguments.experiments}, corrected)
+    if arguments.check:
+        return lab.check(store, arguments, corrected)
+    runs = lab.plan(store, {name: store.rows(EXPERIMENTS[name]) for name in arguments.experiments})
+    lab.run_all(store, runs, arguments, corrected)
     draw(store)
     lab.report(store, texts(store))
 

@@ -167,7 +167,10 @@ def draw(store):
 def main():
     arguments = lab.parse_arguments(__doc__, EXPERIMENTS)
     store = lab.open_store(arguments, "small_nets")
-    lab.run_all(store, {name: store.rows(EXPERIMENTS[name]) for name in arguments.experiments})
+    if arguments.check:
+        return lab.check(store, arguments)
+    runs = lab.plan(store, {name: store.rows(EXPERIMENTS[name]) for name in arguments.experiments})
+    lab.run_all(store, runs, arguments)
     draw(store)
     lab.report(store, texts(store))
 

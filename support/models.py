@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import math
+import tempfile
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -150,6 +151,22 @@ def save(model, path, settings, history):
             archive.writestr(DIGESTS, json.dumps(_digests(archive)))
         with files.atomic_write(path.with_suffix(".csv")) as beside, open(beside, "w", newline="") as file:
             csv.writer(file).writerows([Epoch._fields, *history])
+
+
+def to_bytes(model, settings, history):
+    """The file that `save` writes, as bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.keras"
+        save(model, path, settings, history)
+        return path.read_bytes()
+
+
+def from_bytes(saved, example_shape, num_classes):
+    """(model, history) of the bytes of a model file. The rest: see `load`, whose errors it raises."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.keras"
+        path.write_bytes(saved)
+        return load(path, example_shape, num_classes), load_training(path)[1]
 
 
 def differing(settings, wanted):

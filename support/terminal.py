@@ -109,7 +109,11 @@ OPTIONS = {  # what argparse's add_argument takes, for options that several scri
     "data": {"metavar": "DATA", "help": DATA_HELP},
     "validation": {"type": integer(0), "metavar": "IMAGES", "help": VALIDATION_HELP},
     "teacher": {"type": Path, "nargs": "+", "action": "extend", "metavar": "FILE", "help": TEACHER_HELP},
-    "teacher_pixels": {"type": number(1e-6, 1e6), "metavar": "WHITE", "help": "the value of a white pixel for the teacher, such as 255"},
+    "teacher_pixels": {
+        "type": number(1e-6, 1e6),
+        "metavar": "WHITE",
+        "help": "the value of a white pixel for the teacher, such as 255",
+    },
     "student": {"type": Path, "metavar": "FILE", "help": "your own student: a .keras file with its first weights"},
     "hidden": {"type": integer(1), "nargs": "+", "metavar": "UNITS", "help": "units of each hidden layer"},
     "dropout": {"type": dropout_rate, "metavar": "RATE", "help": "share of the hidden units set to 0"},

@@ -29,7 +29,12 @@ def print_epoch(row, epochs):
     say(f"{done}  {row.seconds:.1f} s")
 
 
-def train(
+def train(model, batches, loss, **options):
+    """Train a Keras model, with Adam; returns its history, a list of Epoch. The rest: see `train_epochs`, which does it."""
+    return [*train_epochs(model, batches, loss, **options)]
+
+
+def train_epochs(
     model,
     batches,
     loss,
@@ -42,7 +47,7 @@ def train(
     report=print_epoch,
     callbacks=(),
 ):
-    """Train a Keras model, with Adam; returns its history, a list of Epoch.
+    """Train a Keras model, with Adam; yields an Epoch after each, so that several nets can take turns on the same batches.
 
     batches: data.Batches. loss(*targets, logits) -> (batch,); the targets are what `batches` give besides the images.
     learning_rate, weight_decay: see `adam`. validation: a data.Split, or None. checkpoint: a Checkpoint to go on from and to
@@ -60,6 +65,7 @@ def train(
     state = [*model.variables, *optimizer.variables]
     clear_progress()
     history = checkpoint.restore(state) if checkpoint else []
+    yield from history
     callbacks = keras.callbacks.CallbackList([*callbacks], model=model, epochs=epochs, steps=batches.num_steps)
     previous, model.optimizer, model.stop_training = getattr(model, "optimizer", None), optimizer, False
     try:
@@ -79,12 +85,12 @@ def train(
             report(history[-1], epochs)
             logs = {"loss": mean_loss, "accuracy": accuracy, "val_accuracy": validation_accuracy}
             callbacks.on_epoch_end(number - 1, {name: value for name, value in logs.items() if not math.isnan(value)})
+            yield history[-1]
             if model.stop_training:
                 break
         callbacks.on_train_end()
     finally:
         model.optimizer = previous  # ours would be saved with the model
-    return history
 
 
 def adam(learning_rate, num_steps, weight_decay=0.0):

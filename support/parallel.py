@@ -1,0 +1,169 @@
+"""Tasks side by side: in this process, in processes on this machine, or on a Dask cluster.
+
+Every task computes on one core, so its result does not depend on how many others run beside it. A task may take the results of
+other tasks as arguments; Dask moves them between processes, so no shared disk is needed.
+"""
+
+import contextlib
+import functools
+import importlib.util
+import logging
+import os
+import threading
+import time
+import warnings
+
+from support import UserError, files, pick
+from support.terminal import clear_progress, integer, progress
+
+import tensorflow as tf
+
+_one_task = threading.Lock()  # Keras' random state belongs to the process, but a Dask worker may have several threads
+SAME = ["tensorflow", "keras", "numpy", "commit"]  # of files.versions: what all workers must have in common
+
+
+def add_options(options):
+    """Add --workers and --cluster to an argparse.ArgumentParser."""
+    help_text = (
+        "processes on this machine, each on a core (default: one for each core, or 1 where `distributed` is missing)"
+    )
+    options.add_argument("--workers", type=integer(1, 1000), metavar="N", help=help_text)
+    options.add_argument("--cluster", metavar="ADDRESS", help="a running Dask cluster, such as tcp://10.0.0.1:8786")
+
+
+@contextlib.contextmanager
+def pool(workers=None, cluster=None):
+    """A context manager that gives something with `submit`, `share` and `finished`. workers, cluster: as of `add_options`.
+
+    Raises UserError: Dask's package `distributed` is needed and missing; the cluster does not answer, or has other code.
+    """
+    has_dask = importlib.util.find_spec("distributed") is not None
+    if not cluster and (workers == 1 or workers is None and not has_dask):
+        use_one_core()
+        yield InThisProcess()
+        return
+    if not has_dask:
+        raise UserError("--cluster and --workers above 1 need Dask: pip install -r studies/requirements.txt")
+    import distributed
+
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # a worker that dies is replaced
+    quiet = {"silence_logs": logging.CRITICAL, "dashboard_address": None}
+    with contextlib.ExitStack() as stack:
+        if not cluster:
+            progress("starting workers")
+            workers = workers or len(os.sched_getaffinity(0))
+            made = distributed.LocalCluster(n_workers=workers, threads_per_worker=1, memory_limit=0, **quiet)
+            cluster = stack.enter_context(made)
+        try:
+            client = stack.enter_context(distributed.Client(cluster, timeout=20))
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"no Dask cluster answers at {cluster} ({error}): start one, or leave --cluster out"
+            ) from error
+        clear_progress()
+        _check_workers(client)
+        yield OnDask(client)
+
+
+def _check_workers(client):
+    """Raises UserError: a cluster has no workers, or they cannot run this code, or run another version of it."""
+    how = "start workers in a clone of this repository: PYTHONPATH=. dask worker ADDRESS --nthreads 1"
+    try:
+        found = client.run(files.versions)
+    except Exception as error:
+        raise UserError(f"the cluster's workers cannot run this code ({error}): {how}") from error
+    if not found:
+        raise UserError(f"the cluster has no workers: {how}")
+    here = pick(files.versions(), SAME)
+    for address, versions in found.items():
+        if pick(versions, SAME) != here:
+            raise UserError(f"worker {address} has {pick(versions, SAME)}, but here is {here}: {how}")
+
+
+def use_one_core():
+    """Have TensorFlow compute on one core, if it has not computed anything yet: the sums of products then have one order."""
+    with contextlib.suppress(RuntimeError):
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+
+
+class InThisProcess:
+    """Tasks in this process, one after the other, each when `finished` comes to it."""
+
+    num_workers = 1
+
+    def share(self, value):
+        """What stands for `value` among the arguments of many tasks."""
+        return value
+
+    def submit(self, function, *arguments, name):
+        """A task, function(*arguments). name: shown while it runs."""
+        return _Task(function, arguments, name)
+
+    def finished(self, tasks, describe):
+        """Yield (task, its result) of these tasks, in the order in which they finish. describe(): what is shown meanwhile."""
+        for task in tasks:
+            progress(f"{describe()}  running: {task.name}")
+            yield task, task.result
+
+
+class _Task:
+    def __init__(self, function, arguments, name):
+        self.function, self.arguments, self.name = function, arguments, name
+
+    @functools.cached_property
+    def result(self):
+        arguments = [one.result if isinstance(one, _Task) else one for one in self.arguments]
+        self.arguments = ()  # so that what nobody else needs is freed
+        return self.function(*arguments)
+
+
+class OnDask:
+    """Tasks on the workers of a Dask client. Where a worker dies, its tasks are run again by another one."""
+
+    def __init__(self, client):
+        self.client = client
+
+    @property
+    def num_workers(self):
+        return len(self.client.scheduler_info(n_workers=-1)["workers"])
+
+    def share(self, value):
+        """As InThisProcess.share. A task returns the value: what it returns can be had again where a worker dies."""
+        with warnings.catch_warnings(action="ignore"):  # of its size
+            return self.client.submit(_same, value, key=f"shared-{time.time_ns()}", pure=False)
+
+    def submit(self, function, *arguments, name):
+        """As InThisProcess.submit."""
+        return self.client.submit(_run, function, *arguments, key=f"{name} #{time.time_ns()}", pure=False)
+
+    def finished(self, tasks, describe):
+        """As InThisProcess.finished. Raises what a task raised; UserError: a task's worker died four times."""
+        import distributed
+
+        waiting = set(tasks)
+        while waiting:
+            try:
+                done = distributed.wait(waiting, timeout=1, return_when="FIRST_COMPLETED").done
+            except distributed.TimeoutError:
+                keys = [str(key) for its in self.client.processing().values() for key in its]
+                running = [key.split(" #")[0] for key in keys[: self.num_workers]]
+                progress(f"{describe()}  running: {', '.join(running)}")
+                continue
+            for task in done:
+                clear_progress()
+                try:
+                    yield task, task.result()
+                except distributed.KilledWorker as error:
+                    raise UserError(f"{error}: is there enough memory? Try fewer --workers") from error
+            waiting -= done
+
+
+def _same(value):
+    return value
+
+
+def _run(function, *arguments):
+    with _one_task:
+        use_one_core()
+        return function(*arguments)
