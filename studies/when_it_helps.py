@@ -1,0 +1,137 @@
+"""When does a teacher help? Dense students of six sizes, on three kinds of views, distilled and on labels alone.
+
+    python studies/when_it_helps.py                     everything, 5 seeds each; --list says how long each part takes
+    python studies/when_it_helps.py --seeds 1 --quick   a small version of everything, in minutes, in artifacts/studies/quick/
+
+Trains on all 60,000 images and counts test errors. The teacher has teacher.py's default recipe, and the student's seed. A
+finished run is saved to studies/when_it_helps.json at once and never repeated, so stop it whenever you like.
+
+Both of a pair have the same net, views, epochs and learning rate. Activation, epochs and learning rate were chosen for the
+labels alone (`alone`), then T and alpha (`taught`), each on 5,000 images held out of training, with one seed.
+"""
+
+import itertools
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from support import pick, terminal
+
+import student
+import teacher
+from studies import lab
+from studies.lab import STUDENT, TEACHER, distilled
+
+SIZES = {  # units of the hidden layers: how much of the image's edges is cut off, and which squares are averaged
+    (24, 20): {"crop": 4, "pool": 3},
+    (40, 34, 30): {"crop": 4, "pool": 3},
+    (52, 40, 28): {"crop": 3, "pool": 2},
+    (105, 72, 50): {"crop": 3, "pool": 2},
+    (64, 64): {},
+    (800, 800): {},
+}
+LARGE = (800, 800)  # takes minutes a run: three seeds, and fewer settings to choose from
+VIEWS = {"as they are": {}, "shifted": {"translate": 1}, "distorted": {"distort": 0.6}}
+ACTIVATIONS, EPOCHS, RATES = ("relu", "silu"), (100, 300), (5e-3, 1e-2)  # to choose from, for the labels alone
+LARGE_EPOCHS, LARGE_RATES = (20, 40), (1e-3, 2e-3)  # and for LARGE, with ReLU
+TEMPERATURES, ALPHAS = (1, 2, 4, 8), (0.5, 0.9)  # to choose from, for the distilled
+HELD_OUT = 5000  # training images to choose on
+TAUGHT_BY = (
+    TEACHER | {"kind": "default"} | pick(teacher.RECIPE, TEACHER.keys() - {"net", "kind", "smoothing", "held_out"})
+)
+CHOSEN = {  # (units, views): what `alone` and `taught` chose
+}
+PUBLISHED = [  # (net, parameters, test errors), dense nets by others
+    ("BitNetPDK", 1_700, 508),
+    ("BitNetPDK", 4_400, 304),
+    ("pruned LeNet-300-100", 4_800, 199),
+    ("BitNetPDK", 8_800, 196),
+    ("BitNetMCU", 25_856, 97),
+    ("BitNetMCU", 34_080, 96),
+    ("Hinton et al., distilled", 1_276_810, 74),
+]
+
+
+def parameters(hidden):
+    """The number of parameters of a net of SIZES, for MNIST."""
+    return student.build_student((28, 28), 10, hidden, **SIZES[hidden]).count_params()
+
+
+def shape_of(hidden):
+    """The units of a net of SIZES, such as '11x11-52-40-28-10'."""
+    side = -(-(28 - 2 * SIZES[hidden].get("crop", 0)) // SIZES[hidden].get("pool", 1))
+    return "-".join(map(str, [784 if side == 28 else f"{side}x{side}", *hidden, 10]))
+
+
+def net_on(hidden, views):
+    """What a student of this size on these views is trained with, whatever else is chosen for it."""
+    return {"hidden": list(hidden)} | SIZES[hidden] | VIEWS[views]
+
+
+# ---- the experiments: {row: settings} ----------------------------------------------------------------------------------
+
+
+def alone():
+    """Activation, epochs and learning rate for the labels alone, on images held out of training. One seed only."""
+    rows = {}
+    for hidden, views in itertools.product(SIZES, VIEWS):
+        grid = (("relu",), LARGE_EPOCHS, LARGE_RATES) if hidden == LARGE else (ACTIVATIONS, EPOCHS, RATES)
+        for activation, epochs, rate in itertools.product(*grid):
+            schedule = {"activation": activation, "epochs": epochs, "learning_rate": rate, "held_out": HELD_OUT}
+            name = f"{parameters(hidden):,} {views}: {activation}, {epochs} epochs, {rate:g}"
+            rows[name] = STUDENT | net_on(hidden, views) | schedule
+    return rows
+
+
+def taught():
+    """T and alpha of the distilled students, on images held out of training. One seed only."""
+    rows = {}
+    for (hidden, views), chosen in CHOSEN.items():
+        schedule = net_on(hidden, views) | pick(chosen, ["activation", "epochs", "learning_rate"])
+        for t, alpha in itertools.product(TEMPERATURES, ALPHAS):
+            its_teacher = TAUGHT_BY | {"held_out": HELD_OUT}
+            settings = distilled(its_teacher, t, alpha, **schedule, held_out=HELD_OUT)
+            rows[f"{parameters(hidden):,} {views}: T {t}, alpha {alpha}"] = settings
+    return rows
+
+
+def pairs():
+    """Each size on each kind of views, distilled and on labels alone, on all 60,000 images."""
+    rows = {}
+    for (hidden, views), chosen in CHOSEN.items():
+        if "temperature" in chosen:
+            rows |= {f"{parameters(hidden):,} {views}: {kind}": its for kind, its in pair(hidden, views).items()}
+    return rows
+
+
+def pair(hidden, views):
+    """{kind: settings} of the two students of a size on these views."""
+    chosen = CHOSEN[hidden, views]
+    schedule = net_on(hidden, views) | pick(chosen, ["activation", "epochs", "learning_rate"])
+    taught = distilled(TAUGHT_BY, chosen["temperature"], chosen["alpha"], **schedule)
+    return {"labels alone": STUDENT | schedule, "distilled": taught}
+
+
+EXPERIMENTS = {run.__name__: run for run in (alone, taught, pairs)}
+
+
+def best(store, experiment, hidden, views):
+    """The settings of the run of `alone` or `taught` with the fewest errors on held-out images, for a size and views."""
+    start = f"{parameters(hidden):,} {views}: "
+    rows = [settings for row, settings in store.rows(experiment).items() if row.startswith(start)]
+    found = [record for settings in rows if (record := store.find(settings, 0))]
+    return min(found, key=lambda record: record["errors"])["settings"] if len(found) == len(rows) > 0 else None
+
+
+def main():
+    arguments = lab.parse_arguments(__doc__, EXPERIMENTS)
+    store = lab.open_store(arguments, "when_it_helps")
+    if arguments.check:
+        return lab.check(store, arguments)
+    runs = lab.plan(store, {name: store.rows(EXPERIMENTS[name]) for name in arguments.experiments})
+    lab.run_all(store, runs, arguments)
+
+
+if __name__ == "__main__":
+    terminal.run(main)
