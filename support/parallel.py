@@ -7,6 +7,7 @@ other tasks as arguments; Dask moves them between processes, so no shared disk i
 import contextlib
 import functools
 import importlib.util
+import itertools
 import logging
 import os
 import threading
@@ -122,7 +123,7 @@ class OnDask:
     """Tasks on the workers of a Dask client. Where a worker dies, its tasks are run again by another one."""
 
     def __init__(self, client):
-        self.client = client
+        self.client, self._numbers = client, itertools.count()
 
     @property
     def num_workers(self):
@@ -135,7 +136,10 @@ class OnDask:
 
     def submit(self, function, *arguments, name):
         """As InThisProcess.submit."""
-        return self.client.submit(_run, function, *arguments, key=f"{name} #{time.time_ns()}", pure=False)
+        number = next(self._numbers)  # Dask would choose an order of its own, and may leave a teacher for last
+        return self.client.submit(
+            _run, function, *arguments, key=f"{name} #{time.time_ns()}", priority=-number, pure=False
+        )
 
     def finished(self, tasks, describe):
         """As InThisProcess.finished. Raises what a task raised; UserError: a task's worker died four times."""
