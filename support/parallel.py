@@ -48,7 +48,7 @@ def pool(workers=None, cluster=None):
     import distributed
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # a worker that dies is replaced
-    quiet = {"silence_logs": logging.CRITICAL, "dashboard_address": None}
+    quiet = {"silence_logs": logging.CRITICAL, "dashboard_address": ":0"}
     with contextlib.ExitStack() as stack:
         if not cluster:
             progress("starting workers")
@@ -70,7 +70,7 @@ def _check_workers(client):
     """Raises UserError: a cluster has no workers, or they cannot run this code, or run another version of it."""
     how = "start workers in a clone of this repository: PYTHONPATH=. dask worker ADDRESS --nthreads 1"
     try:
-        found = client.run(files.versions)
+        found = client.run(_versions)
     except Exception as error:
         raise UserError(f"the cluster's workers cannot run this code ({error}): {how}") from error
     if not found:
@@ -79,6 +79,10 @@ def _check_workers(client):
     for address, versions in found.items():
         if pick(versions, SAME) != here:
             raise UserError(f"worker {address} has {pick(versions, SAME)}, but here is {here}: {how}")
+
+
+def _versions():
+    return files.versions()
 
 
 def use_one_core():

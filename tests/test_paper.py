@@ -38,7 +38,9 @@ def run(digits, tmp_path, monkeypatch, capsys, eager):
 
     def run(name, *options):
         monkeypatch.setattr(lab, "FOLDER", tmp_path / name)
-        monkeypatch.setattr(sys, "argv", ["paper.py", "--workers", "1", "--out", str(tmp_path / name / "out"), *options])
+        monkeypatch.setattr(
+            sys, "argv", ["paper.py", "--workers", "1", "--out", str(tmp_path / name / "out"), *options]
+        )
         (tmp_path / name).mkdir(exist_ok=True)
         terminal.run(paper.main)
         return capsys.readouterr().out

@@ -41,7 +41,9 @@ def test_every_size_is_run_and_drawn(digits, tmp_path, monkeypatch, capsys, eage
         monkeypatch.setattr(small_nets, name, getattr(small_nets, name) | QUICK_TEACHER)
     monkeypatch.setattr(lab, "FOLDER", tmp_path)
     monkeypatch.setattr(data, "load", lambda validation: digits)
-    monkeypatch.setattr(sys, "argv", ["small_nets.py", "--workers", "1", "--out", str(tmp_path / "out"), "--seeds", "1"])
+    monkeypatch.setattr(
+        sys, "argv", ["small_nets.py", "--workers", "1", "--out", str(tmp_path / "out"), "--seeds", "1"]
+    )
     terminal.run(small_nets.main)
     assert (tmp_path / "small_nets.png").stat().st_size > 10_000
     records = json.loads((tmp_path / "small_nets.json").read_text())["runs"]

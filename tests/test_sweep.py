@@ -39,7 +39,8 @@ def run(tiny, monkeypatch, capsys):
     """run(out, *options) -> what sweep.py printed."""
 
     def run(out, *options):
-        monkeypatch.setattr(sys, "argv", ["sweep.py", "--data", str(tiny), "--out", str(out), *GRID, *QUICK, *options])
+        command = ["sweep.py", "--data", str(tiny), "--out", str(out), *GRID, *QUICK]
+        monkeypatch.setattr(sys, "argv", [*command, "--workers", "1", *options])
         terminal.run(sweep.main)
         return capsys.readouterr().out
 
@@ -49,17 +50,18 @@ def run(tiny, monkeypatch, capsys):
 def test_a_sweep_that_was_stopped_ends_like_one_that_was_not(run, folder, tiny, tmp_path, monkeypatch):
     whole, stopped = folder("whole"), folder("stopped")
     printed = run(whole)
-    save, saved = models.save, []
+    train, started = sweep.train, []
 
     def stop_after_three(*arguments):
-        if len(saved) == 3:
+        if len(started) == 3:
             raise KeyboardInterrupt
-        saved.append(arguments[1])
-        save(*arguments)
+        started.append(arguments)
+        return train(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(models, "save", stop_after_three)
+        patch.setattr(sweep, "train", stop_after_three)
         run(stopped)
+    saved = sorted((stopped / "sweep").glob("*.keras"))
     saved[1].write_bytes(saved[1].read_bytes()[:-900])  # and one is damaged
     resumed = run(stopped)
     assert "2 of 8 students are there already" in resumed

@@ -2,7 +2,8 @@
 
     python tools/sweep.py        (after python teacher.py)
 
-4 temperatures x 2 alphas x 3 seeds of the default student, each trained as by distill.py, in about 11 minutes on two cores. Keeps
+4 temperatures x 2 alphas x 3 seeds of the default student, each trained as by distill.py, but on one core. With `distributed`
+installed (pip install -r studies/requirements.txt), as many at once as there are cores. MINUTES. Keeps
 each student in artifacts/sweep/ and goes on where it was stopped. Writes sweep.json and plots/sweep.png to artifacts/.
 """
 
@@ -10,12 +11,13 @@ import functools
 import itertools
 import statistics
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import UserError, files, models, pick, plots, terminal
+from support import UserError, files, models, parallel, pick, plots, terminal
 
 import numpy as np
 
@@ -32,6 +34,7 @@ def parse_arguments():
     options.add_argument("--temperatures", type=terminal.TEMPERATURE, nargs="+", default=TEMPERATURES, metavar="T")
     options.add_argument("--alphas", type=terminal.fraction, nargs="+", default=ALPHAS, metavar="ALPHA")
     options.add_argument("--seeds", type=terminal.integer(1), default=3, help="so many, from --seed on (default: 3)")
+    parallel.add_options(options)
     arguments = options.parse_args()
     if arguments.seed + arguments.seeds > terminal.MAX_SEED + 1:
         options.error(f"--seed {arguments.seed} leaves no {arguments.seeds} seeds up to {terminal.MAX_SEED}")
@@ -52,25 +55,56 @@ def plan(arguments, dataset, teacher, folder):
     return wanted
 
 
-def run_grid(dataset, logits, wanted, own):
-    """Train those of {path: settings} that are not there yet; returns {path: errors on the validation images}. own: --student."""
+def train(dataset, settings, teacher, logits, own):
+    """(errors on the validation images, .keras file as bytes) of a student. logits: see distill.teacher_logits; or None, and
+    teacher: its files as bytes, and what they take for white. own: the file of --student as bytes, or None.
+    """
+    shape = dataset.image_shape, dataset.num_classes
+    if logits is None:
+        nets = [models.from_bytes(saved, *shape)[0] for saved in teacher[0]]
+        logits = distill.teacher_logits(nets, dataset.train.images, distort=settings["distort"], pixels=teacher[1])
+    loss = functools.partial(distill.distillation_loss, **pick(settings, ["temperature", "alpha"]))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "student.keras"
+        path.write_bytes(own or b"")
+        net, history = student.train_student(dataset, settings, loss, logits, own and path, report=show_epoch)
+    errors = models.count_errors(net, dataset.validation)
+    return errors, models.to_bytes(net, settings | {"validation_errors": errors}, history)
+
+
+def show_epoch(row, epochs):
+    """Show an Epoch on the line of progress."""
+    terminal.progress(f"epoch {row.epoch}/{epochs}")
+
+
+def run_grid(arguments, dataset, logits, wanted, out):
+    """Train those of {path: settings} that are not there yet; returns {path: errors on the validation images}.
+
+    logits: what distill.teacher_logits returns. out: where the teacher is, unless --teacher says otherwise.
+    """
     missing = [path for path, settings in wanted.items() if not models.is_made_with(path, settings)]
     if len(missing) < len(wanted):
         print(f"{len(wanted) - len(missing)} of {len(wanted)} students are there already")
-    start = time.perf_counter()
-    for number, path in enumerate(missing, 1):
-        settings = wanted[path]
-        loss = functools.partial(distill.distillation_loss, **pick(settings, ["temperature", "alpha"]))
-        name = f"{number:3}/{len(missing)}  {path.stem:<24}"
-        report = lambda row, epochs, name=name: terminal.progress(f"{name} epoch {row.epoch}/{epochs}")
-        net, history = student.train_student(dataset, settings, loss, logits, own, report=report)
-        errors = models.count_errors(net, dataset.validation)
-        models.save(net, path, settings | {"validation_errors": errors}, history)
-        minutes = (time.perf_counter() - start) / 60 * (len(missing) / number - 1)
-        print(
-            f"{name} {errors:4} wrong of {len(dataset.validation.labels):,} validation images  {minutes:.1f} min left",
-            flush=True,
+    start, finished = time.perf_counter(), 0
+
+    def describe():
+        left = (
+            f", {(time.perf_counter() - start) / 60 * (len(missing) / finished - 1):.1f} min left" if finished else ""
         )
+        return f"{finished} of {len(missing)} students done{left}"
+
+    with parallel.pool(arguments.workers, arguments.cluster) as pool:
+        shared = pool.share(dataset)
+        teacher = [path.read_bytes() for path in arguments.teacher or [out / "teacher.keras"]], arguments.teacher_pixels
+        of_teacher = (pool.share(teacher), None) if callable(logits) else (None, pool.share(logits))
+        own = arguments.student and arguments.student.read_bytes()
+        tasks = {pool.submit(train, shared, wanted[path], *of_teacher, own, name=path.stem): path for path in missing}
+        for task, (errors, saved) in pool.finished(list(tasks), describe):
+            with files.atomic_write(tasks[task]) as scratch:
+                scratch.write_bytes(saved)
+            finished += 1
+            terminal.clear_progress()
+            print(f"{tasks[task].stem:<24} {errors:4} validation images wrong  {describe()}", flush=True)
     return {path: models.load_training(path)[0]["validation_errors"] for path in wanted}
 
 
@@ -89,7 +123,7 @@ def main():
     folder.mkdir(exist_ok=True)
     files.lock(folder)
     wanted = plan(arguments, dataset, teacher, folder)
-    errors = run_grid(dataset, logits, wanted, arguments.student)
+    errors = run_grid(arguments, dataset, logits, wanted, out)
 
     temperatures, alphas = arguments.temperatures, arguments.alphas
     grid = np.array([errors[path] for path in wanted]).reshape(arguments.seeds, len(temperatures), len(alphas))
