@@ -157,7 +157,7 @@ def draw(store):
         lines,
         store.results.with_suffix(".png"),
         log=True,
-        points=PUBLISHED,
+        points=[point[1:] for point in PUBLISHED],
         xlabel="parameters",
         ylabel=f"errors in {len(store.dataset.test.labels):,} test images",
         title=f"Dense nets on MNIST: mean and range of {store.seeds} seeds",

@@ -13,14 +13,15 @@ labels alone (`alone`), then T and alpha (`taught`), each on 5,000 images held o
 import itertools
 import sys
 from pathlib import Path
+from statistics import mean, stdev
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import pick, terminal
+from support import pick, plots, terminal
 
 import student
 import teacher
-from studies import lab
+from studies import lab, tables
 from studies.lab import STUDENT, TEACHER, distilled
 
 SIZES = {  # units of the hidden layers: how much of the image's edges is cut off, and which squares are averaged
@@ -31,7 +32,8 @@ SIZES = {  # units of the hidden layers: how much of the image's edges is cut of
     (64, 64): {},
     (800, 800): {},
 }
-LARGE = (800, 800)  # takes minutes a run: three seeds, and fewer settings to choose from
+LARGE, LARGE_SEEDS = (800, 800), 3  # takes minutes a run: three seeds, and fewer settings to choose from
+QUICK_SIZES = [(24, 20), (64, 64)]
 VIEWS = {"as they are": {}, "shifted": {"translate": 1}, "distorted": {"distort": 0.6}}
 ACTIVATIONS, EPOCHS, RATES = ("relu", "silu"), (100, 300), (5e-3, 1e-2)  # to choose from, for the labels alone
 LARGE_EPOCHS, LARGE_RATES = (20, 40), (1e-3, 2e-3)  # and for LARGE, with ReLU
@@ -51,6 +53,9 @@ PUBLISHED = [  # (net, parameters, test errors), dense nets by others
     ("BitNetMCU", 34_080, 96),
     ("Hinton et al., distilled", 1_276_810, 74),
 ]
+
+
+BEST_PUBLISHED = dict(zip(SIZES, ("508", "304; 199 pruned", "196", "97", "96 (34,080 parameters)", "74 (distilled)")))
 
 
 def parameters(hidden):
@@ -117,11 +122,101 @@ EXPERIMENTS = {run.__name__: run for run in (alone, taught, pairs)}
 
 
 def best(store, experiment, hidden, views):
-    """The settings of the run of `alone` or `taught` with the fewest errors on held-out images, for a size and views."""
+    """The settings of the run of `alone` or `taught` with the fewest errors on held-out images; None if runs are missing."""
     start = f"{parameters(hidden):,} {views}: "
     rows = [settings for row, settings in store.rows(experiment).items() if row.startswith(start)]
     found = [record for settings in rows if (record := store.find(settings, 0))]
     return min(found, key=lambda record: record["errors"])["settings"] if len(found) == len(rows) > 0 else None
+
+
+# ---- tables and figures ----------------------------------------------------------------------------------------------
+
+
+def complete_pairs(store):
+    """{(units, views): (records on labels alone, records distilled)}, of those whose runs are all there."""
+    found = {}
+    for (hidden, views), chosen in CHOSEN.items():
+        rows = store.rows(lambda its=(hidden, views): pair(*its)) if "temperature" in chosen else {}
+        records = [store.records(settings, LARGE_SEEDS if hidden == LARGE else None) for settings in rows.values()]
+        if records and all(records):
+            found[hidden, views] = records
+    return found
+
+
+def texts(store):
+    """{name: Markdown} of the tables for when_it_helps.md: the pairs whose runs are complete."""
+    lines, chosen_lines, of_size = [], [], {}
+    for (hidden, views), (without, taught) in complete_pairs(store).items():
+        errors = [[record["errors"] for record in records] for records in (without, taught)]
+        training = mean(100 * record["train_errors"] / len(store.dataset.train.labels) for record in without)
+        cells = [tables.spread_and_each(counts) for counts in errors]
+        name = f"{parameters(hidden):,}"
+        lines.append([name, views, *cells, lab.against(taught, without), f"{training:.2f}%"])
+        chosen = CHOSEN[hidden, views]
+        names = ["activation", "epochs", "learning_rate", "temperature", "alpha"]
+        chosen_lines.append([shape_of(hidden), name, views, *(str(chosen[key]) for key in names)])
+        of_size.setdefault(hidden, []).extend(zip(map(mean, errors), ("labels alone", "distilled"), [views] * 2))
+    best_lines = []
+    for hidden, found in of_size.items():
+        errors, kind, views = min(found)
+        best_lines.append(
+            [shape_of(hidden), f"{parameters(hidden):,}", f"{errors:.1f}", f"{kind}, {views}", BEST_PUBLISHED[hidden]]
+        )
+    header = [
+        "parameters",
+        "images",
+        "labels alone",
+        "distilled",
+        "errors saved by the teacher, and p",
+        "training error, labels alone",
+    ]
+    names = ["net", "parameters", "images", "activation", "epochs", "learning rate", "T", "alpha"]
+    return {
+        "when_it_helps_pairs": tables.markdown(header, lines),
+        "when_it_helps_best": tables.markdown(
+            ["net", "parameters", "errors", "by", "best published dense net"], best_lines
+        ),
+        "when_it_helps_chosen": tables.markdown(names, chosen_lines),
+    }
+
+
+def draw(store):
+    """Draw both figures, of the pairs whose runs are complete."""
+    found = complete_pairs(store)
+    sizes = [hidden for hidden in SIZES if all((hidden, views) in found for views in VIEWS)]
+    if not sizes:
+        return
+    panels, groups = {}, {}
+    for views in VIEWS:
+        lines = {"student on labels alone": [], "distilled": []}
+        for hidden in sizes:
+            without, taught = found[hidden, views]
+            for line, records in zip(lines.values(), (without, taught)):
+                line.append([record["errors"] for record in records])
+            training = mean(100 * record["train_errors"] / len(store.dataset.train.labels) for record in without)
+            saved = [one["errors"] - other["errors"] for one, other in zip(without, taught)]
+            deviation = stdev(saved) / len(saved) ** 0.5 if len(saved) > 1 else 0
+            groups.setdefault(f"images {views}", []).append(
+                (f"{parameters(hidden):,}", training, mean(saved), deviation)
+            )
+        panels[f"images {views}"] = lines
+    wrong = f"errors in {len(store.dataset.test.labels):,} test images"
+    plots.error_panels(
+        [*map(parameters, sizes)],
+        panels,
+        store.results.with_suffix(".png"),
+        log=True,
+        points=[(size, errors) for _, size, errors in PUBLISHED if size < 2 * parameters(sizes[-1])],
+        xlabel="parameters",
+        ylabel=wrong,
+    )
+    plots.saved_errors(
+        groups,
+        store.results.with_name(f"{store.results.stem}_saved.png"),
+        xlabel="training images wrong, of the net on labels alone (%)",
+        ylabel="test errors saved by the teacher",
+        title="Each point is a pair of nets; the bar is the standard error over seeds",
+    )
 
 
 def main():
@@ -130,7 +225,12 @@ def main():
     if arguments.check:
         return lab.check(store, arguments)
     runs = lab.plan(store, {name: store.rows(EXPERIMENTS[name]) for name in arguments.experiments})
+    runs = [run for run in runs if run[0]["hidden"] != list(LARGE) or run[1] < LARGE_SEEDS]
+    if arguments.quick:  # two sizes are enough to see everything run
+        runs = [run for run in runs if run[0]["net"] == "teacher" or tuple(run[0]["hidden"]) in QUICK_SIZES]
     lab.run_all(store, runs, arguments)
+    draw(store)
+    lab.report(store, texts(store))
 
 
 if __name__ == "__main__":

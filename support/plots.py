@@ -169,27 +169,56 @@ def gallery(groups, path):
     _save(figure, path)
 
 
-def error_lines(places, lines, path, *, log=False, points=(), **labels):
-    """Mean and range over seeds of error counts, a line for each name. places: the positions on the logarithmic x axis.
+def error_lines(places, lines, path, *, log=False, title="", **labels):
+    """Mean and range over seeds of error counts, a line for each name. The rest: see `error_panels`, of which this is one."""
+    error_panels(places, {title: lines}, path, log=log, **labels)
 
-    lines: {name: (len(places), seeds) errors}; a name that begins with one of COLOURS has that colour. log: whether the errors' axis
-    is logarithmic too. points: (name, place, errors) of others' results. labels: of matplotlib's Axes.set.
+
+def error_panels(places, panels, path, *, log=False, points=(), **labels):
+    """Mean and range over seeds of error counts, a panel for each title. places: the positions on the logarithmic x axis.
+
+    panels: {title: {name: (len(places), seeds) errors, or a list of such counts}}; a name that begins with one of COLOURS has that
+    colour. log: whether the errors' axis is logarithmic too. points: (place, errors) of others' results. labels: of
+    matplotlib's Axes.set.
     """
-    figure = Figure(figsize=(8, 4.6), layout="constrained")
+    figure = Figure(figsize=(max(8, 4.6 * len(panels)), 4.6), layout="constrained")
+    every = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
+    for axes, (title, lines) in zip(every, panels.items()):
+        for (name, errors), other, marker in zip(lines.items(), itertools.cycle(OTHERS), itertools.cycle("os^Dv")):
+            shade = COLOURS.get(name.split()[0], other)
+            axes.plot(places, [np.mean(counts) for counts in errors], marker=marker, color=shade, label=name)
+            ends = [[end(counts) for counts in errors] for end in (np.min, np.max)]
+            axes.fill_between(places, *ends, color=shade, alpha=0.15, linewidth=0)
+        if points:
+            axes.plot(*zip(*points), "k*", markersize=9, label="published by others")
+        axes.set(xscale="log", yscale="log" if log else "linear", title=title, **labels)
+        short = EngFormatter(places=1, sep="")  # 55.1k, 2.4M
+        names = [f"{place:g}" if place < 1000 else short(place) for place in places]
+        axes.set_xticks(places, names, fontsize=8 if len(panels) > 1 else None)
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.label_outer()
+    _save(figure, path, *every)
+
+
+def saved_errors(groups, path, **labels):
+    """A point for each pair of nets: errors saved by the teacher against the training error of the net on labels alone.
+
+    groups: {kind of views: [(name of the net, training errors in per cent, errors saved: mean, their standard error)]}.
+    labels: of matplotlib's Axes.set.
+    """
+    figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.subplots()
-    for (name, errors), other, marker in zip(lines.items(), itertools.cycle(OTHERS), itertools.cycle("os^Dv")):
-        shade = COLOURS.get(name.split()[0], other)
-        axes.plot(places, errors.mean(-1), marker=marker, color=shade, label=name)
-        axes.fill_between(places, errors.min(-1), errors.max(-1), color=shade, alpha=0.15, linewidth=0)
-    for name, place, errors in points:
-        axes.plot(place, errors, "k*", markersize=9)
-        axes.annotate(name, (place, errors), xytext=(6, 6), textcoords="offset points", fontsize=8)
-    axes.set(xscale="log", yscale="log" if log else "linear", **labels)
-    short = EngFormatter(places=1, sep="")  # 55.1k, 2.4M
-    axes.set_xticks(places, [f"{place:g}" if place < 1000 else short(place) for place in places])
-    axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
-    axes.xaxis.set_minor_locator(NullLocator())
+    axes.axhline(0, color="grey", linewidth=1)
+    for (kind, found), shade, marker in zip(groups.items(), OTHERS, "os^D"):
+        names, training, saved, deviation = zip(*found)
+        axes.errorbar(training, saved, deviation, fmt=marker, color=shade, capsize=3, label=kind)
+        for name, *place in zip(names, training, saved):
+            axes.annotate(name, place, xytext=(6, 4), textcoords="offset points", fontsize=8)
+    axes.set_xscale("symlog", linthresh=0.01)  # some nets have no training error at all
+    axes.set(xlim=(-0.001, None), **labels)
+    axes.xaxis.set_major_formatter("{x:g}")
     _save(figure, path, axes)
 
 
