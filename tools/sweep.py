@@ -2,9 +2,9 @@
 
     python tools/sweep.py        (after python teacher.py)
 
-4 temperatures x 2 alphas x 3 seeds of the default student, each trained as by distill.py, but on one core. With `distributed`
-installed (pip install -r studies/requirements.txt), as many at once as there are cores. MINUTES. Keeps
-each student in artifacts/sweep/ and goes on where it was stopped. Writes sweep.json and plots/sweep.png to artifacts/.
+4 temperatures x 2 alphas x 3 seeds of the default student, each trained as by distill.py, on one core. This takes about 12
+minutes, or 6 with two workers: pip install -r studies/requirements.txt, and as many students as there are cores are trained at
+once. Keeps each student in artifacts/sweep/ and goes on where it was stopped. Writes sweep.json and plots/sweep.png to artifacts/.
 """
 
 import functools
