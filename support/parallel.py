@@ -48,6 +48,7 @@ def pool(workers=None, cluster=None):
     import distributed
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # a worker that dies is replaced
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")  # what Python would say after Ctrl-C
     quiet = {"silence_logs": logging.CRITICAL, "dashboard_address": ":0"}
     with contextlib.ExitStack() as stack:
         if not cluster:
