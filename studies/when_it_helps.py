@@ -43,6 +43,20 @@ TAUGHT_BY = (
     TEACHER | {"kind": "default"} | pick(teacher.RECIPE, TEACHER.keys() - {"net", "kind", "smoothing", "held_out"})
 )
 CHOSEN = {  # (units, views): what `alone` and `taught` chose
+    ((24, 20), "as they are"): {"activation": "relu", "epochs": 100, "learning_rate": 0.01},
+    ((24, 20), "shifted"): {"activation": "silu", "epochs": 300, "learning_rate": 0.01},
+    ((24, 20), "distorted"): {"activation": "silu", "epochs": 100, "learning_rate": 0.01},
+    ((40, 34, 30), "as they are"): {"activation": "relu", "epochs": 100, "learning_rate": 0.01},
+    ((40, 34, 30), "shifted"): {"activation": "silu", "epochs": 100, "learning_rate": 0.01},
+    ((40, 34, 30), "distorted"): {"activation": "silu", "epochs": 300, "learning_rate": 0.01},
+    ((52, 40, 28), "as they are"): {"activation": "relu", "epochs": 100, "learning_rate": 0.01},
+    ((52, 40, 28), "shifted"): {"activation": "silu", "epochs": 100, "learning_rate": 0.01},
+    ((52, 40, 28), "distorted"): {"activation": "relu", "epochs": 300, "learning_rate": 0.01},
+    ((105, 72, 50), "as they are"): {"activation": "relu", "epochs": 300, "learning_rate": 0.01},
+    ((105, 72, 50), "shifted"): {"activation": "silu", "epochs": 300, "learning_rate": 0.005},
+    ((105, 72, 50), "distorted"): {"activation": "silu", "epochs": 300, "learning_rate": 0.01},
+    ((64, 64), "as they are"): {"activation": "silu", "epochs": 100, "learning_rate": 0.01},
+    ((64, 64), "distorted"): {"activation": "silu", "epochs": 300, "learning_rate": 0.005},
 }
 PUBLISHED = [  # (net, parameters, test errors), dense nets by others
     ("BitNetPDK", 1_700, 508),
