@@ -283,7 +283,7 @@ def main():
     test = data.Split(to_bytes(dataset.test.images), dataset.test.labels)
     kind = "int8" if arguments.int8 else "float16"
     named = evaluate.name_models(arguments.models or [out / f"{name}.keras" for name in evaluate.ORDER])
-    found, logits, rows = [], {}, []
+    found, logits, rows, most_unlike = [], {}, [], 0
     for name, path in named.items():
         terminal.progress(f"reading {path}")
         pixels = 1.0 if found else arguments.teacher_pixels
@@ -292,6 +292,7 @@ def main():
         predicted = logits[name].argmax(-1)
         counts = (about["parameters"], np.sum(predicted != test.labels), np.sum(predicted != original.argmax(-1)))
         rows.append([name, *(f"{count:,}" for count in counts)])
+        most_unlike = max(most_unlike, counts[-1])
     terminal.clear_progress()
     page = {
         "shape": dataset.image_shape,
@@ -311,6 +312,9 @@ def main():
         scratch.write_text(text, encoding="utf-8")
     caption = f"the page's nets ({kind} kernels) compared with the model files, on {len(test.images):,} test images"
     terminal.print_table(caption, header, rows)
+    if most_unlike > len(test.images) / 1000:
+        advice = ": leave --int8 out for a closer page" if arguments.int8 else ""
+        print(f"the page puts {most_unlike:,} images into another class than a model file does{advice}")
     if engine:
         of = f"of the page's JavaScript, on {len(few):,} of these images, as a share of the logits' range"
         print(f"largest error: {of}; {TOLERANCE:.0e} is allowed")
