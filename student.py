@@ -31,13 +31,14 @@ SIZES = ["hidden", "pool", "crop", "activation"]  # what `build_student` takes
 OWN_DATA = {"translate": 0}  # the default that changes with --data: a shifted example may be of another class
 
 
-def build_student(image_shape, num_classes, hidden=(64, 64), pool=1, crop=0, activation="relu"):
+def build_student(image_shape, num_classes, hidden=(64, 64), pool=1, crop=0, activation="relu", seed=None):
     """A dense net from images (batch, *image_shape) float32 in [0, 1] to logits (batch, num_classes).
 
     hidden: units of each layer. crop: so many pixels at each edge are ignored. pool: each square of pool x pool pixels of the rest
     is replaced by its mean. Most parameters of a small net are in its first layer: 28x28 pixels, cropped by 3, are
-    22x22, and pooled by 2 then 11x11, less than a sixth.
+    22x22, and pooled by 2 then 11x11, less than a sixth. seed: decides the first weights; None: Keras' own random state does.
     """
+    seeds = models.layer_seeds(seed)
     layers = []
     if (crop or pool > 1) and len(image_shape) == 2:
         layers.append(keras.layers.Reshape((*image_shape, 1)))
@@ -45,8 +46,10 @@ def build_student(image_shape, num_classes, hidden=(64, 64), pool=1, crop=0, act
         layers.append(keras.layers.Cropping2D(crop))
     if pool > 1:
         layers.append(keras.layers.AveragePooling2D(pool, padding="same"))
-    layers += [keras.layers.Flatten(), *(keras.layers.Dense(units, activation) for units in hidden)]
-    return keras.Sequential([keras.Input(image_shape), *layers, keras.layers.Dense(num_classes)], name="student")
+    layers += [keras.layers.Flatten(), *(models.dense(units, activation, next(seeds)) for units in hidden)]
+    return keras.Sequential(
+        [keras.Input(image_shape), *layers, models.dense(num_classes, None, next(seeds))], name="student"
+    )
 
 
 def settings_from(arguments, dataset):
@@ -84,9 +87,8 @@ def train_student(dataset, recipe, loss=training.cross_entropy, teacher_logits=N
 
 def first_student(dataset, recipe, path=None):
     """The student before its training. recipe, path: see `train_student`."""
-    keras.utils.set_random_seed(recipe["seed"])
     shape = dataset.image_shape, dataset.num_classes
-    return models.load(path, *shape) if path else build_student(*shape, **pick(recipe, SIZES))
+    return models.load(path, *shape) if path else build_student(*shape, **pick(recipe, SIZES), seed=recipe["seed"])
 
 
 def train_baseline(dataset, settings, out, path=None):

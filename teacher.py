@@ -36,19 +36,24 @@ OWN_DATA = {  # the defaults that change with --data: a distorted example may be
 }
 
 
-def build_teacher(image_shape, num_classes, hidden=(1200, 1200), dropout=0.0, input_dropout=0.0):
+def build_teacher(image_shape, num_classes, hidden=(1200, 1200), dropout=0.0, input_dropout=0.0, seed=None):
     """A dense ReLU net from images (batch, *image_shape) float32 in [0, 1] to logits (batch, num_classes).
 
     hidden: units of each layer. dropout: the share of each hidden layer's outputs that is set to 0; input_dropout: of the pixels.
+    seed: decides the first weights and what is dropped; None: Keras' own random state does.
     """
+    seeds = models.layer_seeds(seed)
+
     layers = [keras.layers.Flatten()]
     if input_dropout:
-        layers.append(keras.layers.Dropout(input_dropout))
+        layers.append(keras.layers.Dropout(input_dropout, seed=next(seeds)))
     for units in hidden:
-        layers.append(keras.layers.Dense(units, activation="relu"))
+        layers.append(models.dense(units, "relu", next(seeds)))
         if dropout:
-            layers.append(keras.layers.Dropout(dropout))
-    return keras.Sequential([keras.Input(image_shape), *layers, keras.layers.Dense(num_classes)], name="teacher")
+            layers.append(keras.layers.Dropout(dropout, seed=next(seeds)))
+    return keras.Sequential(
+        [keras.Input(image_shape), *layers, models.dense(num_classes, None, next(seeds))], name="teacher"
+    )
 
 
 def train_teacher(dataset, recipe, loss=training.cross_entropy, **options):
@@ -56,8 +61,7 @@ def train_teacher(dataset, recipe, loss=training.cross_entropy, **options):
 
     loss(labels, logits): see training.train, which takes the options too. Raises UserError as that does.
     """
-    keras.utils.set_random_seed(recipe["seed"])
-    sizes = pick(recipe, ["hidden", "dropout", "input_dropout"])
+    sizes = pick(recipe, ["hidden", "dropout", "input_dropout", "seed"])
     teacher = build_teacher(dataset.image_shape, dataset.num_classes, **sizes)
     batches = data.Batches(dataset.train.labelled(), **pick(recipe, ["batch_size", "seed", "translate", "distort"]))
     schedule = pick(recipe, ["epochs", "learning_rate", "weight_decay"])

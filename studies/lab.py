@@ -393,7 +393,7 @@ def run_all(store, runs, arguments, more=nothing_more):
         return
     with parallel.pool(arguments.workers, arguments.cluster) as pool:
         tasks, start = submit(pool, store, missing, more), time.perf_counter()
-        costs = {task: sum(cost(store, *run[:2]) for run in group) for task, group in tasks.items()}
+        costs = {task: cost(store, group) for task, group in tasks.items()}
         finished, spent = 0, 0
 
         def describe():
@@ -455,16 +455,18 @@ def report(store, texts):
     print(f"\nevery run is in {store.results}")
 
 
-def cost(store, settings, seed):
-    """About the multiply-adds of a run: 0 for a teacher that is trained already."""
+def cost(store, group):
+    """About the multiply-adds of runs that are trained together, [(settings, seed, ...)]; 0 for a teacher that is trained already."""
+    settings, seed = group[0][:2]
     if settings["net"] == "teacher" and store.saved_teacher(settings, seed):
         return 0
     labels = split_for(store.dataset, settings)[0].labels
     images = settings["epochs"] * len(transfer_set(labels, STUDENT | settings, seed)[0])
-    total = 3 * images * (_multiply_adds(store, settings) + 15_000)  # and what a step costs besides: roughly
-    if settings.get("teacher") and settings["distort"]:  # it is run on each view
-        total += images * _multiply_adds(store, settings["teacher"])
-    return total
+    each = sum(3 * (_multiply_adds(store, its) + 15_000) for its, *_ in group)  # and what a step costs besides: roughly
+    if settings["distort"]:
+        each += 200_000  # what distorting an image costs: roughly
+        each += _multiply_adds(store, settings["teacher"]) if settings.get("teacher") else 0  # it runs on each
+    return images * each
 
 
 def _multiply_adds(store, settings):

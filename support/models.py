@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import math
+import random
 import tempfile
 import zipfile
 from pathlib import Path
@@ -28,6 +29,22 @@ class Epoch(NamedTuple):
     training_accuracy: float
     validation_accuracy: float  # nan without validation images
     seconds: float  # of the training, without the validation
+
+
+def layer_seeds(seed):
+    """Yields a seed for each layer that draws numbers; without end, None if `seed` is None.
+
+    They are those that keras.utils.set_random_seed(seed) would lead to. But that sets Python's random state for the whole process,
+    and a Dask worker's other threads draw from it.
+    """
+    source = random.Random(seed)
+    while True:
+        yield None if seed is None else source.randint(1, 10**9)
+
+
+def dense(units, activation, seed):
+    """A dense layer whose first weights this seed decides: Keras' default distribution."""
+    return keras.layers.Dense(units, activation, kernel_initializer=keras.initializers.GlorotUniform(seed))
 
 
 def to_unit(images):

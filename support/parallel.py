@@ -44,7 +44,7 @@ def pool(workers=None, cluster=None):
         yield InThisProcess()
         return
     if not has_dask:
-        raise UserError("--cluster and --workers above 1 need Dask: pip install -r studies/requirements.txt")
+        raise UserError("--cluster and --workers above 1 need Dask: pip install distributed")
     import distributed
 
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # a worker that dies is replaced

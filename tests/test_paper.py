@@ -142,11 +142,14 @@ def plan(names, seeds, quick=False):
 
 def test_the_time_left_counts_cropping_pooling_and_a_teacher_that_runs_on_every_view(digits, tmp_path):
     store = lab.RunStore(digits, tmp_path, tmp_path / "paper.json")
-    plain = lab.cost(store, paper.STUDENT, 0)
-    assert lab.cost(store, paper.STUDENT | {"crop": 2, "pool": 2}, 0) < plain
-    taught = lab.distilled(paper.TEACHER, 4)
-    assert lab.cost(store, taught, 0) == plain
-    assert lab.cost(store, taught | {"distort": 1}, 0) > plain
+    plain, taught = paper.STUDENT, lab.distilled(paper.TEACHER, 4)
+    cost = lab.cost(store, [(plain, 0)])
+    assert lab.cost(store, [(plain | {"crop": 2, "pool": 2}, 0)]) < cost
+    assert lab.cost(store, [(taught, 0)]) == cost
+    alone = lab.cost(store, [(taught | {"distort": 1}, 0)])
+    assert (
+        cost < alone < lab.cost(store, [(taught | {"distort": 1}, 0)] * 2) < 2 * alone
+    )  # the teacher runs once for both
 
 
 def test_the_plan_has_each_run_once_and_a_teacher_before_its_students():

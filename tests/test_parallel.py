@@ -73,7 +73,7 @@ def test_tasks_in_this_process_need_no_dask(monkeypatch):
     monkeypatch.setattr(parallel.importlib.util, "find_spec", lambda name: None)
     with parallel.pool() as pool:
         assert results(pool) == EXPECTED
-    with pytest.raises(UserError, match="need Dask: pip install -r studies/requirements.txt"), parallel.pool(2):
+    with pytest.raises(UserError, match="need Dask: pip install distributed"), parallel.pool(2):
         pass
 
 

@@ -58,7 +58,7 @@ def encode(array, kind):
         stored = np.round(array / steps).astype(np.int8)
         values = stored * steps
     else:
-        with np.errstate(over="ignore"):  # which `page_data` finds
+        with np.errstate(over="ignore"):  # which `page_layers` finds
             stored = array.astype(f"<{np.dtype(kind).str[1:]}")
         values = stored.astype(np.float32)
     return {"type": kind, "data": to_base64(stored), **scale}, values
@@ -168,8 +168,6 @@ def page_layers(model, example_shape, path, kind, pixels=1.0):
             raise UserError(
                 f"{path}: the page cannot compute the layer {layer.name}, {type(layer).__name__}({said}): use another model"
             ) from None
-        if hasattr(layer, "kernel"):
-            layer.kernel.assign(encode(np.float32(layer.kernel), kind)[1])
     if found[-1]["kind"] == "softmax":
         found.append({"kind": "log"})
     for operation in found:
@@ -180,6 +178,9 @@ def page_layers(model, example_shape, path, kind, pixels=1.0):
                 operation[name], kept = encode(value, kind if value.ndim > 1 else "float32")
                 if not np.isfinite(kept).all():
                     raise UserError(f"{path}: its {name} has numbers that {kind} cannot hold: try --int8")
+    for layer in chain(model, path):
+        if hasattr(layer, "kernel"):
+            layer.kernel.assign(encode(np.float32(layer.kernel), kind)[1])
     return found
 
 

@@ -3,8 +3,8 @@
     python tools/sweep.py        (after python teacher.py)
 
 4 temperatures x 2 alphas x 3 seeds of the default student, each trained as by distill.py, on one core. This takes about 12
-minutes, or 6 with two workers: pip install -r studies/requirements.txt, and as many students as there are cores are trained at
-once. Keeps each student in artifacts/sweep/ and goes on where it was stopped. Writes sweep.json and plots/sweep.png to artifacts/.
+minutes, or 6 on two cores after `pip install distributed` (Dask): then each core trains a student, and --cluster takes any Dask
+cluster. Keeps each student in artifacts/sweep/ and goes on where it was stopped. Writes sweep.json and plots/sweep.png to artifacts/.
 """
 
 import functools
@@ -111,6 +111,7 @@ def run_grid(arguments, dataset, logits, wanted, out):
 def main():
     arguments = parse_arguments()
     terminal.print_settings(arguments)
+    parallel.use_one_core()  # before anything is computed: then the students do not depend on the number of workers
     out = files.output_folder(arguments.out)
     dataset = data.load(arguments.data, arguments.validation)
     print(f"data: {dataset}", flush=True)
