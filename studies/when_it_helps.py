@@ -1,6 +1,6 @@
 """When does a teacher help? Dense students of six sizes, on three kinds of views, distilled and on labels alone.
 
-    python studies/when_it_helps.py                     everything, 5 seeds each; --list says how long each part takes
+    python studies/when_it_helps.py                     everything, 5 seeds each
     python studies/when_it_helps.py --seeds 1 --quick   a small version of everything, in minutes, in artifacts/studies/quick/
 
 Trains on all 60,000 images and counts test errors. The teacher has teacher.py's default recipe, and the student's seed. A
@@ -42,22 +42,24 @@ HELD_OUT = 5000  # training images to choose on
 TAUGHT_BY = (
     TEACHER | {"kind": "default"} | pick(teacher.RECIPE, TEACHER.keys() - {"net", "kind", "smoothing", "held_out"})
 )
+# fmt: off
 CHOSEN = {  # (units, views): what `alone` and `taught` chose
-    ((24, 20), "as they are"): {"activation": "relu", "epochs": 100, "learning_rate": 0.01},
-    ((24, 20), "shifted"): {"activation": "silu", "epochs": 300, "learning_rate": 0.01},
-    ((24, 20), "distorted"): {"activation": "silu", "epochs": 100, "learning_rate": 0.01},
-    ((40, 34, 30), "as they are"): {"activation": "relu", "epochs": 100, "learning_rate": 0.01},
-    ((40, 34, 30), "shifted"): {"activation": "silu", "epochs": 100, "learning_rate": 0.01},
+    ((24, 20), "as they are"): {"activation": "relu", "epochs": 100, "learning_rate": 0.01, "temperature": 2, "alpha": 0.9},
+    ((24, 20), "shifted"): {"activation": "silu", "epochs": 300, "learning_rate": 0.01, "temperature": 1, "alpha": 0.9},
+    ((24, 20), "distorted"): {"activation": "silu", "epochs": 100, "learning_rate": 0.01, "temperature": 1, "alpha": 0.5},
+    ((40, 34, 30), "as they are"): {"activation": "relu", "epochs": 100, "learning_rate": 0.01, "temperature": 2, "alpha": 0.5},
+    ((40, 34, 30), "shifted"): {"activation": "silu", "epochs": 100, "learning_rate": 0.01, "temperature": 4, "alpha": 0.9},
     ((40, 34, 30), "distorted"): {"activation": "silu", "epochs": 300, "learning_rate": 0.01},
-    ((52, 40, 28), "as they are"): {"activation": "relu", "epochs": 100, "learning_rate": 0.01},
-    ((52, 40, 28), "shifted"): {"activation": "silu", "epochs": 100, "learning_rate": 0.01},
+    ((52, 40, 28), "as they are"): {"activation": "relu", "epochs": 100, "learning_rate": 0.01, "temperature": 8, "alpha": 0.9},
+    ((52, 40, 28), "shifted"): {"activation": "silu", "epochs": 100, "learning_rate": 0.01, "temperature": 4, "alpha": 0.5},
     ((52, 40, 28), "distorted"): {"activation": "relu", "epochs": 300, "learning_rate": 0.01},
-    ((105, 72, 50), "as they are"): {"activation": "relu", "epochs": 300, "learning_rate": 0.01},
-    ((105, 72, 50), "shifted"): {"activation": "silu", "epochs": 300, "learning_rate": 0.005},
+    ((105, 72, 50), "as they are"): {"activation": "relu", "epochs": 300, "learning_rate": 0.01, "temperature": 8, "alpha": 0.5},
+    ((105, 72, 50), "shifted"): {"activation": "silu", "epochs": 300, "learning_rate": 0.005, "temperature": 2, "alpha": 0.5},
     ((105, 72, 50), "distorted"): {"activation": "silu", "epochs": 300, "learning_rate": 0.01},
-    ((64, 64), "as they are"): {"activation": "silu", "epochs": 100, "learning_rate": 0.01},
+    ((64, 64), "as they are"): {"activation": "silu", "epochs": 100, "learning_rate": 0.01, "temperature": 8, "alpha": 0.9},
     ((64, 64), "distorted"): {"activation": "silu", "epochs": 300, "learning_rate": 0.005},
 }
+# fmt: on
 PUBLISHED = [  # (net, parameters, test errors), dense nets by others
     ("BitNetPDK", 1_700, 508),
     ("BitNetPDK", 4_400, 304),
