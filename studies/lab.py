@@ -191,7 +191,7 @@ def train_teacher(dataset, settings, seed, saved, more):
     else:
         wanted = settings | {"seed": seed, "data": files.fingerprint(*train)}
         loss = functools.partial(smoothed_cross_entropy, share=settings["smoothing"])
-        model, history = teacher.train_teacher(dataset._replace(train=train), wanted, loss, report=show_epoch)
+        model, history = teacher.train_teacher(dataset._replace(train=train), wanted, loss, report=training.show_epoch)
         saved = models.to_bytes(model, wanted, history)
     return [record_of(dataset, settings, seed, model, history, start, more)], saved
 
@@ -225,7 +225,9 @@ def train_students(dataset, runs, taught, logits, more):
         schedule = pick(its, ["epochs", "learning_rate"])
         nets.append(student.first_student(dataset, its | {"seed": seed}))
         turns.append(
-            training.train_epochs(nets[-1], batches, loss or training.cross_entropy, **schedule, report=show_epoch)
+            training.train_epochs(
+                nets[-1], batches, loss or training.cross_entropy, **schedule, report=training.show_epoch
+            )
         )
     histories = zip(*zip(*turns))  # the inner zip takes an epoch of each in turn
     records = [record_of(dataset, *run, net, its, start, more) for run, net, its in zip(runs, nets, histories)]
@@ -238,11 +240,6 @@ class SharedBatches(data.Batches):
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, **options)
         self.collect = functools.lru_cache(2)(self.collect)
-
-
-def show_epoch(row, epochs):
-    """Show an Epoch on the line of progress."""
-    terminal.progress(f"epoch {row.epoch}/{epochs}")
 
 
 def smoothed_cross_entropy(labels, logits, share):

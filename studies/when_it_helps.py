@@ -10,6 +10,7 @@ Both of a pair have the same net, views, epochs and learning rate. Activation, e
 labels alone (`alone`), then T and alpha (`taught`), each on 5,000 images held out of training, with one seed.
 """
 
+import functools
 import itertools
 import sys
 from pathlib import Path
@@ -69,11 +70,10 @@ PUBLISHED = [  # (net, parameters, test errors), dense nets by others
     ("BitNetMCU", 34_080, 96),
     ("Hinton et al., distilled", 1_276_810, 74),
 ]
-
-
 BEST_PUBLISHED = dict(zip(SIZES, ("508", "304; 199 pruned", "196", "97", "96 (34,080 parameters)", "74 (distilled)")))
 
 
+@functools.cache  # it builds the net, and every row of every experiment has it in its name
 def parameters(hidden):
     """The number of parameters of a net of SIZES, for MNIST."""
     return student.build_student((28, 28), 10, hidden, **SIZES[hidden]).count_params()

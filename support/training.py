@@ -29,6 +29,11 @@ def print_epoch(row, epochs):
     say(f"{done}  {row.seconds:.1f} s")
 
 
+def show_epoch(row, epochs):
+    """Show an Epoch on the line of progress."""
+    progress(f"epoch {row.epoch}/{epochs}")
+
+
 def train(model, batches, loss, **options):
     """Train a Keras model, with Adam; returns its history, a list of Epoch. The rest: see `train_epochs`, which does it."""
     return [*train_epochs(model, batches, loss, **options)]

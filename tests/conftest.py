@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import data
 import student
 
 ROOT = Path(__file__).parent.parent
@@ -49,6 +50,13 @@ def make_arrays(num_train=240, num_test=60, shape=(12, 10), num_classes=3, seed=
         images[np.arange(number), 2 * labels + 2] += random.integers(20, 96, size=(number, 1))
         arrays |= {f"x_{part}": images.astype(np.uint8), f"y_{part}": labels.astype(np.uint8)}
     return arrays
+
+
+def make_dataset(*arguments):
+    """A data.Dataset of `make_arrays`, without validation images."""
+    arrays = make_arrays(*arguments)
+    train, test = (data.Split(arrays[f"x_{part}"], arrays[f"y_{part}"].astype(np.int32)) for part in ("train", "test"))
+    return data.Dataset(train, data.Split(train.images[:0], train.labels[:0]), test, int(train.labels.max()) + 1)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from support import UserError, files, metrics, models, terminal
 
 import numpy as np
 import pytest
-from conftest import make_arrays
+from conftest import make_dataset
 
 import data
 import distill
@@ -19,9 +19,7 @@ TENTH = np.full(10, 0.1)
 
 @pytest.fixture
 def digits():
-    arrays = make_arrays(600, 100, (22, 10), 10)
-    train, test = (data.Split(arrays[f"x_{part}"], arrays[f"y_{part}"].astype(np.int32)) for part in ("train", "test"))
-    return data.Dataset(train, data.Split(train.images[:0], train.labels[:0]), test, 10)
+    return make_dataset(600, 100, (22, 10), 10)
 
 
 @pytest.fixture

@@ -5,9 +5,8 @@ import sys
 
 from support import terminal
 
-import numpy as np
 import pytest
-from conftest import make_arrays
+from conftest import make_dataset
 
 import data
 from studies import lab, when_it_helps
@@ -17,9 +16,7 @@ SMALL = {"epochs": 2, "batch_size": 20}
 
 @pytest.fixture
 def digits():
-    arrays = make_arrays(200, 40, (28, 28), 10)
-    train, test = (data.Split(arrays[f"x_{part}"], arrays[f"y_{part}"].astype(np.int32)) for part in ("train", "test"))
-    return data.Dataset(train, data.Split(train.images[:0], train.labels[:0]), test, 10)
+    return make_dataset(200, 40, (28, 28), 10)
 
 
 def test_sizes_keep_to_the_budgets_that_they_are_for():

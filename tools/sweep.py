@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import UserError, files, models, parallel, pick, plots, terminal
+from support import UserError, files, models, parallel, pick, plots, terminal, training
 
 import numpy as np
 
@@ -67,14 +67,9 @@ def train(dataset, settings, teacher, logits, own):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "student.keras"
         path.write_bytes(own or b"")
-        net, history = student.train_student(dataset, settings, loss, logits, own and path, report=show_epoch)
+        net, history = student.train_student(dataset, settings, loss, logits, own and path, report=training.show_epoch)
     errors = models.count_errors(net, dataset.validation)
     return errors, models.to_bytes(net, settings | {"validation_errors": errors}, history)
-
-
-def show_epoch(row, epochs):
-    """Show an Epoch on the line of progress."""
-    terminal.progress(f"epoch {row.epoch}/{epochs}")
 
 
 def run_grid(arguments, dataset, logits, wanted, out):
