@@ -88,7 +88,10 @@ def train_student(dataset, recipe, loss=training.cross_entropy, teacher_logits=N
 def first_student(dataset, recipe, path=None):
     """The student before its training. recipe, path: see `train_student`."""
     shape = dataset.image_shape, dataset.num_classes
-    return models.load(path, *shape) if path else build_student(*shape, **pick(recipe, SIZES), seed=recipe["seed"])
+    if path:
+        keras.utils.set_random_seed(recipe["seed"])  # a loaded Dropout layer draws its seed from Python's random state
+        return models.load(path, *shape)
+    return build_student(*shape, **pick(recipe, SIZES), seed=recipe["seed"])
 
 
 def train_baseline(dataset, settings, out, path=None):
