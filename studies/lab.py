@@ -74,7 +74,7 @@ SHARED = [
     "labelled",
     "keep_unlabelled",
 ]
-AT_ONCE = 24  # students at most that are trained together; they are all lost when one is stopped
+AT_ONCE = 16  # students at most that are trained together; they are all lost when one is stopped
 LATER = pick(STUDENT, ["pool", "crop", "activation", "distort"])  # older records have these only where they differ
 
 
