@@ -88,10 +88,12 @@ def train_student(dataset, recipe, loss=training.cross_entropy, teacher_logits=N
 def first_student(dataset, recipe, path=None):
     """The student before its training. recipe, path: see `train_student`."""
     shape = dataset.image_shape, dataset.num_classes
-    if path:
-        keras.utils.set_random_seed(recipe["seed"])  # a loaded Dropout layer draws its seed from Python's random state
-        return models.load(path, *shape)
-    return build_student(*shape, **pick(recipe, SIZES), seed=recipe["seed"])
+    if not path:
+        return build_student(*shape, **pick(recipe, SIZES), seed=recipe["seed"])
+    loaded = models.load(path, *shape)
+    for state, seed in zip(models.dropout_states(loaded), models.layer_seeds(recipe["seed"])):
+        state.assign([seed, 0])  # Keras does not save them, and draws others whenever it loads a model
+    return loaded
 
 
 def train_baseline(dataset, settings, out, path=None):

@@ -42,6 +42,12 @@ def layer_seeds(seed):
         yield None if seed is None else source.randint(1, 10**9)
 
 
+def dropout_states(model):
+    """The variables, two integers each, from which a model's dropout and other random layers draw: a seed, and how often it was used."""
+    weights = {id(weight) for weight in model.weights}
+    return [variable for variable in model.variables if id(variable) not in weights]
+
+
 def dense(units, activation, seed):
     """A dense layer whose first weights this seed decides: Keras' default distribution."""
     return keras.layers.Dense(units, activation, kernel_initializer=keras.initializers.GlorotUniform(seed))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from support import UserError, files
-from support.models import Epoch, caller, differing, predictor
+from support.models import Epoch, caller, differing, dropout_states, predictor
 from support.terminal import clear_progress, progress, say
 
 import keras
@@ -121,7 +121,6 @@ def compile_epoch(model, optimizer, batches, loss):
     variables = model.trainable_variables
     call = caller(model, batches.shape)
     optimizer.build(variables)
-    has_dropout = len(model.variables) > len(model.weights)  # random seeds are variables but not weights
 
     def step(examples):
         images, *targets = batches.view(*examples)
@@ -134,7 +133,7 @@ def compile_epoch(model, optimizer, batches, loss):
         return tf.stack([mean_loss, tf.math.divide_no_nan(hits, labelled)])
 
     # Keras' dropout under XLA on a processor takes longer than the matrix products.
-    @tf.function(jit_compile=not has_dropout)
+    @tf.function(jit_compile=not dropout_states(model))
     def run_steps(examples, first, stop):
         totals = tf.zeros(2)
         while first < stop:  # not tf.range: XLA would compile anew for each pair of bounds
