@@ -3,10 +3,11 @@
     python studies/headline.py               teacher.py, distill.py, evaluate.py, tools/export.py: 5 seeds, about 25 minutes
     python studies/headline.py --sweep       and tools/sweep.py with the first seed's teacher, about 12 minutes more
     python studies/headline.py --ladder      and the ladder: one change after the other, about an hour more
+    python studies/headline.py --seeds 1 --quick    a small version, in minutes, in artifacts/headline/quick/
 
 The quick start's commands with nothing changed but the seed. Keeps the models in artifacts/headline/, where a command that has
-finished is not run again, and what they report in studies/headline.json; updates the tables of README.md and headline.md, and
-their figures. Minutes are those of two cores.
+finished is not run again. With five seeds, writes what they report to studies/headline.json and updates the tables of README.md
+and headline.md, and their figures; otherwise writes it beside the models. Minutes are those of two cores.
 """
 
 import json
@@ -43,17 +44,22 @@ STEPS = {  # of the ladder: the teacher's options, distill.py's, and the number 
     "+ distorted images instead of shifted ones": ("", "--distort 0.6 --temperature 1 --alpha 0.7", 3),
     "+ SiLU": ("", "--distort 0.6 --temperature 1 --alpha 0.7 --activation silu", 3),
 }
+QUICK = {  # what --quick adds to each command: a tenth of the epochs
+    "teacher.py": ["--epochs", "4"],
+    "distill.py": ["--epochs", "15"],
+    "tools/sweep.py": ["--epochs", "15", "--seeds", "1"],
+}
 
 
 # ---- running ---------------------------------------------------------------------------------------------------------
 
 
-def run_script(makes, script, *options):
+def run_script(makes, script, *options, quick):
     """Run a script of the project, its output on the screen, unless the file that it `makes` is there.
 
     Raises UserError: it failed.
     """
-    command = [script, "--out", makes.parent, *options]
+    command = [script, "--out", makes.parent, *options, *(QUICK.get(script, []) if quick else [])]
     if makes.exists():
         return
     print(f"\n$ python {' '.join(map(str, command))}", flush=True)
@@ -61,26 +67,27 @@ def run_script(makes, script, *options):
         raise UserError(f"{script} failed: see above")
 
 
-def run_seed(seed, out):
+def run_seed(seed, out, quick):
     """Run the quick start's commands with this seed in the folder `out`; returns what they report, and with which settings."""
-    run_script(out / "teacher.keras", "teacher.py", "--seed", seed)
-    run_script(out / "distilled.keras", "distill.py", "--seed", seed)
-    run_script(out / "metrics.json", "evaluate.py")
-    run_script(out / "export.json", "tools/export.py")
+    run_script(out / "teacher.keras", "teacher.py", "--seed", seed, quick=quick)
+    run_script(out / "distilled.keras", "distill.py", "--seed", seed, quick=quick)
+    run_script(out / "metrics.json", "evaluate.py", quick=quick)
+    run_script(out / "export.json", "tools/export.py", quick=quick)
     settings = {name: models.load_training(out / f"{name}.keras")[0] for name in NETS}
     reports = {name: json.loads((out / f"{name}.json").read_text()) for name in ("metrics", "export")}
     return {"seed": seed, "settings": settings} | reports
 
 
-def run_ladder(out, test):
+def run_ladder(out, test, quick):
     """Train what STEPS lists, in the folder `out`; returns a record, see lab.score, for each step, seed and kind of net."""
     records = []
     for number, (step, (teacher_options, options, seeds)) in enumerate(STEPS.items()):
         for seed in range(seeds):
             teacher = out / str(seed) / ("shifted" if teacher_options else "") / "teacher.keras"
-            run_script(teacher, "teacher.py", "--seed", seed, *teacher_options.split())
+            run_script(teacher, "teacher.py", "--seed", seed, *teacher_options.split(), quick=quick)
             folder = out / str(seed) / f"step_{number}" if teacher_options or options else teacher.parent
-            run_script(folder / "distilled.keras", "distill.py", "--seed", seed, "--teacher", teacher, *options.split())
+            its = ["--seed", seed, "--teacher", teacher, *options.split()]
+            run_script(folder / "distilled.keras", "distill.py", *its, quick=quick)
             for net in ("student", "distilled"):
                 model = models.load(folder / f"{net}.keras", test.images.shape[1:], 10)
                 score = lab.score(models.predictor(model)(test.images), test.labels)
@@ -155,14 +162,14 @@ def ladder_table(records):
     return tables.markdown(["", "labels alone", to_above, "distilled", to_above, "distilled less labels alone"], lines)
 
 
-def draw_ladder(records):
+def draw_ladder(records, path):
     """Draw the errors of each step of the ladder."""
     errors = {step: {"student": [], "distilled": []} for step in STEPS}
     for run in records:
         errors[run["step"]][run["net"]].append(run["errors"])
     plots.error_bars(
         {step: {net: np.array(counts) for net, counts in its.items()} for step, its in errors.items()},
-        RESULTS.with_name("headline_ladder.png"),
+        path,
         xlabel="errors in 10,000 test images",
         title="784-64-64-10, on labels alone (student) and distilled: mean and range of the seeds",
     )
@@ -171,26 +178,31 @@ def draw_ladder(records):
 def main():
     options = terminal.parser(__doc__, {"out": "artifacts"})
     options.add_argument("--seeds", type=terminal.integer(1), default=5, help="so many, from 0 on (default: 5)")
+    options.add_argument("--quick", action="store_true", help="a tenth of the epochs, kept apart")
     options.add_argument("--sweep", action="store_true", help="run tools/sweep.py too")
     options.add_argument("--ladder", action="store_true", help="train the ladder too")
     arguments = options.parse_args()
     terminal.print_settings(arguments)
-    out = files.output_folder(arguments.out) / "headline"
+    quick, committed = arguments.quick, arguments.seeds == 5 and not arguments.quick
+    out = files.output_folder(arguments.out) / "headline" / ("quick" if quick else "")
+    results = RESULTS if committed else out / "headline.json"
     found = json.loads(RESULTS.read_text())
-    found["runs"] = [run_seed(seed, out / str(seed)) for seed in range(arguments.seeds)]
+    found["runs"] = [run_seed(seed, out / str(seed), quick) for seed in range(arguments.seeds)]
     if arguments.sweep:
-        run_script(out / "0" / "sweep.json", "tools/sweep.py")
+        run_script(out / "0" / "sweep.json", "tools/sweep.py", quick=quick)
         found["sweep"] = json.loads((out / "0" / "sweep.json").read_text())
     if arguments.ladder:
-        found["ladder"] = run_ladder(out, data.load().test)
-    files.write_json(RESULTS, found)
+        found["ladder"] = run_ladder(out, data.load().test, quick)
+    files.write_json(results, found)
     for name in FIGURES:
         if (figure := out / "0" / "plots" / f"{name}.png").exists():
-            shutil.copy(figure, RESULTS.with_name(f"headline_{name}.png"))
-    draw_ladder(found["ladder"])
+            shutil.copy(figure, results.with_name(f"headline_{name}.png"))
+    draw_ladder(found["ladder"], results.with_name("headline_ladder.png"))
     for text in texts(found).values():
         print(f"\n{text}")
-    tables.fill(texts(found))
+    if committed:
+        tables.fill(texts(found))
+    print(f"\nevery run is in {results}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import json
 import subprocess
 
-from support import UserError, pick
+from support import UserError, pick, terminal
 
 import pytest
 from conftest import ROOT
@@ -45,13 +45,29 @@ def test_a_command_runs_unless_its_file_is_there_and_its_failure_is_told(tmp_pat
         return subprocess.CompletedProcess(command, 1 if "bad.py" in command else 0)
 
     monkeypatch.setattr(subprocess, "run", run)
-    headline.run_script(tmp_path / "a.keras", "a.py", "--seed", 3)
+    headline.run_script(tmp_path / "a.keras", "a.py", "--seed", 3, quick=True)
     assert commands == [["a.py", "--out", str(tmp_path), "--seed", "3"]]
     (tmp_path / "a.keras").touch()
-    headline.run_script(tmp_path / "a.keras", "a.py")
+    headline.run_script(tmp_path / "a.keras", "a.py", quick=False)
     assert len(commands) == 1
+    for quick in (False, True):
+        headline.run_script(tmp_path / "teacher.keras", "teacher.py", quick=quick)
+    assert [command[3:] for command in commands[1:]] == [[], ["--epochs", "4"]]
     with pytest.raises(UserError, match=r"bad\.py failed"):
-        headline.run_script(tmp_path / "b.keras", "bad.py")
+        headline.run_script(tmp_path / "b.keras", "bad.py", quick=False)
+
+
+@pytest.mark.parametrize("options", ["--seeds 1 --quick", "--seeds 2"])
+def test_less_than_the_whole_study_leaves_the_documents_alone(found, options, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(headline, "run_seed", lambda seed, out, quick: out.mkdir(parents=True) or found["runs"][seed])
+    monkeypatch.setattr("sys.argv", ["headline.py", "--out", str(tmp_path), *options.split()])
+    kept = {path: path.read_bytes() for path in [ROOT / "README.md", *(ROOT / "studies").glob("headline*")]}
+    terminal.run(headline.main)
+    assert kept == {path: path.read_bytes() for path in kept}
+    folder = tmp_path / "headline" / ("quick" if "--quick" in options else "")
+    assert len(json.loads((folder / "headline.json").read_text())["runs"]) == int(options[8])
+    assert (folder / "headline_ladder.png").stat().st_size > 10_000
+    assert "saves" in capsys.readouterr().out
 
 
 def test_a_row_of_the_ladder_is_paired_with_the_same_seeds_of_the_row_above(monkeypatch):
