@@ -1,4 +1,5 @@
-"""Many training runs, side by side: each is recorded at once and never repeated. For paper.py and small_nets.py.
+"""Many training runs, side by side: each is recorded at once and never repeated. For paper.py and
+when_it_helps.py.
 
 A run is decided by its settings, a dict like TEACHER or STUDENT, and a seed. A distilled student's settings hold those of its
 teacher, which has the student's seed. A record is what came of a run: settings, seed, the errors in all, per class and image by
@@ -394,10 +395,8 @@ def run_all(store, runs, arguments, more=nothing_more):
         finished, spent = 0, 0
 
         def describe():
-            minutes = (time.perf_counter() - start) / 60 * (sum(costs.values()) - spent) / spent if spent else 0
-            return f"{finished} of {sum(map(len, tasks.values()))} runs done" + (
-                f", {minutes:.0f} min left" if spent else ""
-            )
+            left = parallel.time_left(start, spent, sum(costs.values()))
+            return f"{finished} of {sum(map(len, tasks.values()))} runs done{left}"
 
         for task, (records, saved) in pool.finished(list(tasks), describe):
             spent += costs[task]
@@ -414,32 +413,20 @@ def run_all(store, runs, arguments, more=nothing_more):
 
 def check(store, arguments, more=nothing_more):
     """Repeat --check recorded runs, chosen at random, and print which come out the same: right and wrong on the same images."""
-    chosen = np.random.default_rng().permutation(len(store.runs))[: arguments.check]
-    recorded = [store.runs[place] for place in sorted(chosen)]
+    places = sorted(np.random.default_rng().permutation(len(store.runs))[: arguments.check])
+    recorded = [store.runs[place] for place in places]
     again = RunStore(store.dataset, store.folder, store.folder / "check.json", store.seeds)
     again.runs.clear()
-    run_all(
-        again,
-        [(run["settings"], run["seed"], f"record {place}") for place, run in zip(chosen, recorded)],
-        arguments,
-        more,
-    )
+    wanted = [(run["settings"], run["seed"], f"record {place}") for place, run in zip(places, recorded)]
+    run_all(again, wanted, arguments, more)
     rows = []
-    for place, run in zip(sorted(chosen), recorded):
+    for place, run in zip(places, recorded):
         repeated = again.find(run["settings"], run["seed"])
         same = "the same" if repeated["wrong"] == run["wrong"] else "other images"
-        rows.append(
-            [
-                f"record {place}",
-                f"{run['errors']:,}",
-                f"{repeated['errors']:,}",
-                same,
-                str(run["versions"].get("commit")),
-            ]
-        )
-    terminal.print_table(
-        "records and repeated runs", ["", "recorded", "repeated", "wrong on", "recorded at commit"], rows
-    )
+        commit = str(run["versions"].get("commit"))
+        rows.append([f"record {place}", f"{run['errors']:,}", f"{repeated['errors']:,}", same, commit])
+    header = ["", "recorded", "repeated", "wrong on", "recorded at commit"]
+    terminal.print_table("records and repeated runs", header, rows)
 
 
 def report(store, texts):

@@ -93,6 +93,11 @@ def use_one_core():
         tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
+def time_left(start, done, total):
+    """', 12 min left' of work of which so much of the total was done since `start`, of time.perf_counter; '' before any was."""
+    return f", {(time.perf_counter() - start) / 60 * (total / done - 1):.0f} min left" if done else ""
+
+
 class InThisProcess:
     """Tasks in this process, one after the other, each when `finished` comes to it."""
 

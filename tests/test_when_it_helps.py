@@ -1,22 +1,22 @@
-"""When a teacher helps: sizes within their budgets, settings that the records chose, every experiment run and drawn."""
+"""When a teacher helps: sizes within their budgets, settings that the records chose, every experiment run and drawn.
+
+And that a study's students are distill.py's own, also when several are trained together.
+"""
 
 import json
 import sys
 
-from support import terminal
+from support import models, terminal
 
+import numpy as np
 import pytest
 from conftest import make_dataset
 
 import data
+import distill
 from studies import lab, when_it_helps
 
 SMALL = {"epochs": 2, "batch_size": 20}
-
-
-@pytest.fixture
-def digits():
-    return make_dataset(200, 40, (28, 28), 10)
 
 
 def test_sizes_keep_to_the_budgets_that_they_are_for():
@@ -44,11 +44,14 @@ def test_chosen_is_what_the_records_chose():
         assert {name: best[name] for name in chosen} == chosen
 
 
-def test_every_experiment_runs_and_is_drawn(digits, tmp_path, monkeypatch, capsys, eager):
+@pytest.fixture
+def small_study(monkeypatch, eager):
+    """Two small sizes and short runs in place of the study's."""
     schedule = {"activation": "relu", "epochs": 2, "learning_rate": 0.01, "temperature": 2, "alpha": 0.5}
     sizes = {(4,): {"pool": 4}, (5,): {"pool": 7}}
     for name, value in {
         "SIZES": sizes,
+        "QUICK_SIZES": [(5,)],
         "ACTIVATIONS": ("relu",),
         "EPOCHS": (2,),
         "RATES": (0.01, 0.02),
@@ -61,7 +64,11 @@ def test_every_experiment_runs_and_is_drawn(digits, tmp_path, monkeypatch, capsy
     }.items():
         monkeypatch.setattr(when_it_helps, name, value)
     monkeypatch.setattr(lab, "STUDENT", lab.STUDENT | SMALL)
+    digits = make_dataset(200, 40, (28, 28), 10)
     monkeypatch.setattr(data, "load", lambda validation: digits)
+
+
+def test_every_experiment_runs_and_is_drawn(small_study, tmp_path, monkeypatch, capsys):
     results = tmp_path / "mine.json"
     options = ["--workers", "1", "--out", str(tmp_path / "out"), "--seeds", "2", "--results", str(results)]
     monkeypatch.setattr(sys, "argv", ["when_it_helps.py", *options])
@@ -81,3 +88,41 @@ def test_every_experiment_runs_and_is_drawn(digits, tmp_path, monkeypatch, capsy
     checked = capsys.readouterr().out
     assert checked.count("the same") == 2
     assert json.loads(results.read_text())["runs"] == records
+
+
+def test_quick_runs_a_part_of_everything_apart(small_study, tmp_path, monkeypatch, capsys):
+    committed = (lab.FOLDER / "when_it_helps.json").read_bytes()
+    options = ["--workers", "1", "--out", str(tmp_path), "--seeds", "1", "--quick"]
+    monkeypatch.setattr(sys, "argv", ["when_it_helps.py", *options])
+    terminal.run(when_it_helps.main)
+    records = json.loads((tmp_path / "studies" / "quick" / "when_it_helps.json").read_text())["runs"]
+    assert len(records) == 6 + (1 + 6) + (1 + 6)  # of one size
+    assert {record["settings"]["epochs"] for record in records} == {1}
+    assert (tmp_path / "studies" / "quick" / "when_it_helps.png").stat().st_size > 10_000
+    assert "when_it_helps_pairs" in capsys.readouterr().out
+    assert (lab.FOLDER / "when_it_helps.json").read_bytes() == committed
+
+
+@pytest.mark.parametrize("changes", [{"translate": 1}, {"distort": 0.5, "pool": 2, "crop": 1, "activation": "silu"}])
+def test_its_students_are_those_of_distill_py_also_when_trained_together(tiny, tmp_path, monkeypatch, changes):
+    dataset = data.load(tiny, validation=0)
+    taught_by = lab.TEACHER | SMALL | {"hidden": [16], "translate": 0, "epochs": 30, "learning_rate": 0.01}
+    settings = lab.distilled(taught_by, 6, 0.9, hidden=[8], epochs=3, batch_size=20) | changes
+    taught = lab.train_teacher(dataset, taught_by, 1, None, lab.nothing_more)
+    (tmp_path / "teacher.keras").write_bytes(taught[1])
+    logits = None if "distort" in changes else lab.teacher_logits(dataset, settings, taught)
+    others = [settings | {"temperature": 1}, settings, settings | {"hidden": [5], "learning_rate": 0.1}]
+    runs = [(its, 1) for its in (others if "distort" in changes else [settings])]
+    records, _ = lab.train_students(dataset, runs, taught, logits, weights_too)
+    options = f"--data {tiny} --validation 0 --out {tmp_path} --teacher {tmp_path / 'teacher.keras'}"
+    options += " --hidden 8 --epochs 3 --batch-size 20 --learning-rate 0.002 --seed 1 --temperature 6 --alpha 0.9"
+    for name, value in changes.items():
+        options += f" --{name} {value}"
+    monkeypatch.setattr("sys.argv", ["distill.py", *options.split()])
+    terminal.run(distill.main)
+    script = models.load(tmp_path / "distilled.keras", (12, 10), 3)
+    np.testing.assert_array_equal(records[len(records) // 2]["logits"], models.predictor(script)(dataset.test.images))
+
+
+def weights_too(settings, model, train, logits, labels):
+    return {"logits": logits}

@@ -83,10 +83,7 @@ def run_grid(arguments, dataset, logits, wanted, out):
     start, finished = time.perf_counter(), 0
 
     def describe():
-        left = (
-            f", {(time.perf_counter() - start) / 60 * (len(missing) / finished - 1):.1f} min left" if finished else ""
-        )
-        return f"{finished} of {len(missing)} students done{left}"
+        return f"{finished} of {len(missing)} students done{parallel.time_left(start, finished, len(missing))}"
 
     with parallel.pool(arguments.workers, arguments.cluster) as pool:
         shared = pool.share(dataset)
