@@ -51,16 +51,16 @@ CHOSEN = {  # (units, views): what `alone` and `taught` chose
     ((24, 20), "distorted"): {"activation": "silu", "epochs": 100, "learning_rate": 0.01, "temperature": 1, "alpha": 0.5},
     ((40, 34, 30), "as they are"): {"activation": "relu", "epochs": 100, "learning_rate": 0.01, "temperature": 2, "alpha": 0.5},
     ((40, 34, 30), "shifted"): {"activation": "silu", "epochs": 100, "learning_rate": 0.01, "temperature": 4, "alpha": 0.9},
-    ((40, 34, 30), "distorted"): {"activation": "silu", "epochs": 300, "learning_rate": 0.01},
+    ((40, 34, 30), "distorted"): {"activation": "silu", "epochs": 300, "learning_rate": 0.01, "temperature": 1, "alpha": 0.9},
     ((52, 40, 28), "as they are"): {"activation": "relu", "epochs": 100, "learning_rate": 0.01, "temperature": 8, "alpha": 0.9},
     ((52, 40, 28), "shifted"): {"activation": "silu", "epochs": 100, "learning_rate": 0.01, "temperature": 4, "alpha": 0.5},
-    ((52, 40, 28), "distorted"): {"activation": "relu", "epochs": 300, "learning_rate": 0.01},
+    ((52, 40, 28), "distorted"): {"activation": "relu", "epochs": 300, "learning_rate": 0.01, "temperature": 1, "alpha": 0.9},
     ((105, 72, 50), "as they are"): {"activation": "relu", "epochs": 300, "learning_rate": 0.01, "temperature": 8, "alpha": 0.5},
     ((105, 72, 50), "shifted"): {"activation": "silu", "epochs": 300, "learning_rate": 0.005, "temperature": 2, "alpha": 0.5},
-    ((105, 72, 50), "distorted"): {"activation": "silu", "epochs": 300, "learning_rate": 0.01},
+    ((105, 72, 50), "distorted"): {"activation": "silu", "epochs": 300, "learning_rate": 0.01, "temperature": 4, "alpha": 0.5},
     ((64, 64), "as they are"): {"activation": "silu", "epochs": 100, "learning_rate": 0.01, "temperature": 8, "alpha": 0.9},
-    ((64, 64), "shifted"): {"activation": "silu", "epochs": 100, "learning_rate": 0.005},
-    ((64, 64), "distorted"): {"activation": "silu", "epochs": 300, "learning_rate": 0.005},
+    ((64, 64), "shifted"): {"activation": "silu", "epochs": 100, "learning_rate": 0.005, "temperature": 1, "alpha": 0.9},
+    ((64, 64), "distorted"): {"activation": "silu", "epochs": 300, "learning_rate": 0.005, "temperature": 2, "alpha": 0.5},
 }
 # fmt: on
 PUBLISHED = [  # (net, parameters, test errors), dense nets by others
