@@ -1,5 +1,4 @@
-"""Many training runs, side by side: each is recorded at once and never repeated. For paper.py and
-when_it_helps.py.
+"""Many training runs, side by side: each is recorded at once and never repeated. For paper.py and when_it_helps.py.
 
 A run is decided by its settings, a dict like TEACHER or STUDENT, and a seed. A distilled student's settings hold those of its
 teacher, which has the student's seed. A record is what came of a run: settings, seed, the errors in all, per class and image by
@@ -8,6 +7,7 @@ image, seconds, versions.
 
 import functools
 import json
+import shutil
 import statistics
 import time
 from pathlib import Path
@@ -90,7 +90,7 @@ def distilled(taught_by, temperature, alpha=0.9, **changes):
 class RunStore:
     """The dataset, the records of finished runs in the file `results`, and the folder of trained teachers and their logits.
 
-    seeds: how many make a row of a table complete. quick: whether every run is made with `quick_settings`.
+    seeds: how many a row of a table needs. quick: whether every run is made with `quick_settings`.
     """
 
     def __init__(self, dataset, folder, results, seeds=5, quick=False):
@@ -129,6 +129,11 @@ class RunStore:
         path = self.teacher_path(settings, seed)
         wanted = settings | {"seed": seed, "data": files.fingerprint(*split_for(self.dataset, settings)[0])}
         return path.read_bytes() if models.is_made_with(path, wanted) else None
+
+    def figure(self, end=""):
+        """Where to draw a figure: beside the records, but only all five seeds change the documents' figures."""
+        folder = self.folder if self.results.parent == FOLDER and self.seeds != 5 else self.results.parent
+        return folder / f"{self.results.stem}{end}.png"
 
     def save_teacher(self, settings, seed, saved):
         """Keep the file of a teacher, bytes."""
@@ -179,7 +184,7 @@ def record_of(dataset, settings, seed, model, history, start, more):
     record |= more(settings, model, train, logits, scored.labels)
     record["train_errors"] = models.count_errors(model, train)
     record["seconds_an_epoch"] = round(statistics.median(row.seconds for row in history), 3)
-    # The seconds of students that were trained together are those of all of them.
+    # Of students that were trained together, `seconds` are those of all, and the first one's epochs hold what they share.
     return record | {"seconds": round(time.perf_counter() - start, 1), "versions": files.versions()}
 
 
@@ -209,7 +214,7 @@ def train_students(dataset, runs, taught, logits, more):
 
     They take turns, an epoch each, so that an epoch's images are distorted once, and the teacher runs on them once. Each student
     comes out as if it were trained alone; bit for bit as by distill.py, if its transfer set is all training images. taught,
-    logits: what train_teacher and teacher_logits return; None without a teacher, and logits for distorted images too.
+    logits: what train_teacher and teacher_logits return; both None without a teacher, logits also where images are distorted.
     """
     start = time.perf_counter()
     settings, seed = runs[0]
@@ -222,14 +227,12 @@ def train_students(dataset, runs, taught, logits, more):
     batches = SharedBatches(split, batch_size, **order)
     nets, turns = [], []
     for its, _ in runs:
-        loss = functools.partial(distill.distillation_loss, **pick(its, ["temperature", "alpha"])) if taught else None
+        loss = training.cross_entropy
+        if taught:
+            loss = functools.partial(distill.distillation_loss, **pick(its, ["temperature", "alpha"]))
         schedule = pick(its, ["epochs", "learning_rate"])
         nets.append(student.first_student(dataset, its | {"seed": seed}))
-        turns.append(
-            training.train_epochs(
-                nets[-1], batches, loss or training.cross_entropy, **schedule, report=training.show_epoch
-            )
-        )
+        turns.append(training.train_epochs(nets[-1], batches, loss, **schedule, report=training.show_epoch))
     histories = zip(*zip(*turns))  # the inner zip takes an epoch of each in turn
     records = [record_of(dataset, *run, net, its, start, more) for run, net, its in zip(runs, nets, histories)]
     return records, None
@@ -294,6 +297,7 @@ def parse_arguments(description, experiments):
 
 def open_store(arguments, name):
     """The RunStore of a study on MNIST, whose records are in studies/NAME.json, unless --results or --quick say otherwise."""
+    parallel.use_one_core()  # before anything is computed
     folder = files.output_folder(Path(arguments.out) / "studies")
     dataset, results = data.load(validation=0), arguments.results or FOLDER / f"{name}.json"
     if arguments.quick:
@@ -316,7 +320,7 @@ def quick_settings(settings):
 
 
 def plan(store, experiments):
-    """The runs of {experiment: {row: settings}}, each once: [(settings, seed, name)], seed by seed, teachers first.
+    """The runs of {experiment: {row: settings}}, each once: [(settings, seed, name)], seed by seed, each teacher before its students.
 
     Rows with images held out are run with one seed only.
     """
@@ -338,7 +342,7 @@ def nothing_more(*run):
 
 
 def submit(pool, store, runs, more):
-    """Hand runs, as of `plan`, to the pool: {task: its runs}. Teachers that are neither among them nor saved are trained again."""
+    """Hand runs, as of `plan`, to the pool: {task: its runs}. A teacher that is neither among them nor saved is trained too."""
     dataset, tasks, teachers, logits = pool.share(store.dataset), {}, {}, {}
 
     def teacher_task(settings, seed, name):
@@ -415,8 +419,10 @@ def check(store, arguments, more=nothing_more):
     """Repeat --check recorded runs, chosen at random, and print which come out the same: right and wrong on the same images."""
     places = sorted(np.random.default_rng().permutation(len(store.runs))[: arguments.check])
     recorded = [store.runs[place] for place in places]
-    again = RunStore(store.dataset, store.folder, store.folder / "check.json", store.seeds)
-    again.runs.clear()
+    folder = store.folder / "check"  # a saved teacher would only be read
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    again = RunStore(store.dataset, folder, folder / "runs.json", store.seeds)
     wanted = [(run["settings"], run["seed"], f"record {place}") for place, run in zip(places, recorded)]
     run_all(again, wanted, arguments, more)
     rows = []
@@ -431,9 +437,9 @@ def check(store, arguments, more=nothing_more):
 
 def report(store, texts):
     """Print the tables {name: Markdown} that have rows; with the five seeds of the documents, fill them in there too."""
+    texts = {name: text for name, text in texts.items() if text.count("\n") > 1}
     for name, text in texts.items():
-        if text.count("\n") > 1:
-            print(f"\n{name}\n\n{text}")
+        print(f"\n{name}\n\n{text}")
     if store.seeds == 5 and store.results.parent == FOLDER:
         tables.fill(texts)
     print(f"\nevery run is in {store.results}")
@@ -454,6 +460,12 @@ def cost(store, group):
 
 
 def _multiply_adds(store, settings):
-    build = student.build_student if settings["net"] == "student" else teacher.build_teacher
-    sizes = {name: settings[name] for name in ("hidden", "pool", "crop") if name in settings}
-    return models.multiply_adds(build(store.dataset.image_shape, store.dataset.num_classes, **sizes))
+    sizes = {name: settings[name] for name in ("pool", "crop") if name in settings}
+    shape = store.dataset.image_shape, store.dataset.num_classes
+    return _of_net(settings["net"], *shape, tuple(settings["hidden"]), **sizes)
+
+
+@functools.cache  # a study has many runs of few nets
+def _of_net(net, image_shape, num_classes, hidden, **sizes):
+    build = student.build_student if net == "student" else teacher.build_teacher
+    return models.multiply_adds(build(image_shape, num_classes, hidden, **sizes))

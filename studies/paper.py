@@ -111,6 +111,7 @@ def labels():
     return rows
 
 
+# To add an experiment, write a function like these, which returns {row: settings}, and list it here.
 EXPERIMENTS = {run.__name__: run for run in (choices, teachers, students, temperatures, omissions, smoothing, labels)}
 PUBLISHED = {  # the paper's test errors
     "teacher 2x1200, translated images": "67",
@@ -244,7 +245,7 @@ def draw(store):
             plots.error_lines(
                 places,
                 {name: np.array([[run["errors"] for run in runs] for runs in line]) for name, line in records.items()},
-                store.results.with_name(f"paper_{experiment.__name__}.png"),
+                store.figure(f"_{experiment.__name__}"),
                 log=True,
                 xlabel=xlabel,
                 ylabel=f"errors in {len(store.dataset.test.labels):,} test images",

@@ -88,7 +88,7 @@ def shape_of(hidden):
 
 
 def takes_minutes(settings):
-    """Whether a run of these settings takes minutes: it is made with FEW_SEEDS, whatever --seeds says."""
+    """Whether a run of these settings takes minutes: it is made with FEW_SEEDS at most."""
     return settings["hidden"] == list(LARGE) or (settings["net"] == "student" and settings["distort"] > 0)
 
 
@@ -227,7 +227,7 @@ def draw(store):
     plots.error_panels(
         [*map(parameters, sizes)],
         panels,
-        store.results.with_suffix(".png"),
+        store.figure(),
         log=True,
         points=[(size, errors) for _, size, errors in PUBLISHED if size < 2 * parameters(sizes[-1])],
         xlabel="parameters",
@@ -235,7 +235,7 @@ def draw(store):
     )
     plots.saved_errors(
         groups,
-        store.results.with_name(f"{store.results.stem}_saved.png"),
+        store.figure("_saved"),
         xlabel="training images wrong, of the net on labels alone (%)",
         ylabel="test errors saved by the teacher",
         title="Each point is a pair of nets; the bar is the standard error over seeds",

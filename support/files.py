@@ -74,11 +74,18 @@ def versions():
 
 @functools.cache
 def _commit():
-    """The commit of this project's files, with -dirty if they were changed since; None where git cannot tell."""
-    command = ["git", "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty"]
+    """The commit of this project's files, with -dirty if its code was changed since; None where git cannot tell."""
+
+    def git(*command):
+        run = subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, check=True)
+        return run.stdout.strip()
+
+    root = Path(__file__).parents[1]
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        folder = Path(__file__).parent
-        return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+        # Only the code: a study changes its records and documents while it runs.
+        return git("rev-parse", "--short=12", "HEAD") + (
+            "-dirty" if git("diff", "--name-only", "HEAD", "--", "*.py") else ""
+        )
     return None
 
 

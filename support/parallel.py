@@ -15,7 +15,7 @@ import time
 import warnings
 
 from support import UserError, files, pick
-from support.terminal import clear_progress, integer, progress
+from support.terminal import clear_progress, integer, num_cores, progress
 
 import tensorflow as tf
 
@@ -28,8 +28,9 @@ def add_options(options):
     help_text = (
         "processes on this machine, each on a core (default: one for each core, or 1 where `distributed` is missing)"
     )
-    options.add_argument("--workers", type=integer(1, 1000), metavar="N", help=help_text)
-    options.add_argument("--cluster", metavar="ADDRESS", help="a running Dask cluster, such as tcp://10.0.0.1:8786")
+    one_of = options.add_mutually_exclusive_group()
+    one_of.add_argument("--workers", type=integer(1, 1000), metavar="N", help=help_text)
+    one_of.add_argument("--cluster", metavar="ADDRESS", help="a running Dask cluster, such as tcp://10.0.0.1:8786")
 
 
 @contextlib.contextmanager
@@ -53,8 +54,9 @@ def pool(workers=None, cluster=None):
     with contextlib.ExitStack() as stack:
         if not cluster:
             progress("starting workers")
-            workers = workers or len(os.sched_getaffinity(0))
-            made = distributed.LocalCluster(n_workers=workers, threads_per_worker=1, memory_limit=0, **quiet)
+            made = distributed.LocalCluster(
+                n_workers=workers or num_cores(), threads_per_worker=1, memory_limit=0, **quiet
+            )
             cluster = stack.enter_context(made)
         try:
             client = stack.enter_context(distributed.Client(cluster, timeout=20))
@@ -94,17 +96,15 @@ def use_one_core():
 
 
 def time_left(start, done, total):
-    """', 12 min left' of work of which so much of the total was done since `start`, of time.perf_counter; '' before any was."""
+    """', 12 min left', estimated from what was done since `start`, a value of time.perf_counter(); '' if nothing was done."""
     return f", {(time.perf_counter() - start) / 60 * (total / done - 1):.0f} min left" if done else ""
 
 
 class InThisProcess:
     """Tasks in this process, one after the other, each when `finished` comes to it."""
 
-    num_workers = 1
-
     def share(self, value):
-        """What stands for `value` among the arguments of many tasks."""
+        """A handle to give to tasks in place of `value`, which is sent to each worker once."""
         return value
 
     def submit(self, function, *arguments, name):
@@ -135,12 +135,8 @@ class OnDask:
     def __init__(self, client):
         self.client, self._numbers = client, itertools.count()
 
-    @property
-    def num_workers(self):
-        return len(self.client.scheduler_info(n_workers=-1)["workers"])
-
     def share(self, value):
-        """As InThisProcess.share. A task returns the value: what it returns can be had again where a worker dies."""
+        """As InThisProcess.share. The value is the result of a task, so that Dask makes it again where a worker dies."""
         with warnings.catch_warnings(action="ignore"):  # of its size
             return self.client.submit(_same, value, key=f"shared-{time.time_ns()}", pure=False)
 
@@ -160,11 +156,10 @@ class OnDask:
             try:
                 done = distributed.wait(waiting, timeout=1, return_when="FIRST_COMPLETED").done
             except distributed.TimeoutError:
-                keys = [str(key) for its in self.client.processing().values() for key in its]
-                running = [key.split(" #")[0] for key in keys[: self.num_workers]]
-                progress(f"{describe()}  running: {', '.join(running)}")
+                first = [str(keys[0]) for keys in self.client.processing().values() if keys]  # the others wait
+                progress(f"{describe()}  running: {', '.join(key.split(' #')[0] for key in first)}")
                 continue
-            for task in done:
+            for task in sorted(done, key=lambda task: task.status == "error"):  # which ends it all: results come first
                 clear_progress()
                 try:
                     yield task, task.result()

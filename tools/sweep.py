@@ -46,7 +46,7 @@ def plan(arguments, dataset, teacher, folder):
     """{path of a student: its settings} of the whole grid, seed by seed."""
     shared = student.settings_from(arguments, dataset)
     shared |= {"validation": files.fingerprint(*dataset.validation)}
-    shared |= {"teacher": models.fingerprint(*teacher)}
+    shared |= {"teacher": models.fingerprint(*teacher), "teacher_pixels": arguments.teacher_pixels}
     wanted = {}
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
     for seed, temperature, alpha in itertools.product(seeds, arguments.temperatures, arguments.alphas):
