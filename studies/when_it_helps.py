@@ -1,7 +1,7 @@
-"""When does a teacher help? Dense students of six sizes, on three kinds of views, distilled and on labels alone.
+"""When does a teacher help? Dense students of several sizes, on three kinds of views, distilled and on labels alone.
 
-    python studies/when_it_helps.py                     everything, 5 seeds each
-    python studies/when_it_helps.py --seeds 1 --quick   a small version of everything, in minutes, in artifacts/studies/quick/
+    python studies/when_it_helps.py                     everything, with 5 seeds, or 3 where a run takes minutes
+    python studies/when_it_helps.py --seeds 1 --quick   two sizes of everything, in minutes, in artifacts/studies/quick/
 
 Trains on all 60,000 images and counts test errors. The teacher has teacher.py's default recipe, and the student's seed. A
 finished run is saved to studies/when_it_helps.json at once and never repeated, so stop it whenever you like.
@@ -72,7 +72,19 @@ PUBLISHED = [  # (net, parameters, test errors), dense nets by others
     ("BitNetMCU", 34_080, 96),
     ("Hinton et al., distilled", 1_276_810, 74),
 ]
-BEST_PUBLISHED = dict(zip(SIZES, ("508", "304; 199 pruned", "196", "97", "96 (34,080 parameters)", "74 (distilled)")))
+BEST_PUBLISHED = dict(
+    zip(
+        SIZES,
+        (
+            "508 (1,700)",
+            "304 (4,400); 199 (pruned to 4,800)",
+            "196 (8,800)",
+            "97 (25,856)",
+            "96 (34,080)",
+            "74 (1,276,810)",
+        ),
+    )
+)
 
 
 @functools.cache  # it builds the net, and every row of every experiment has it in its name
@@ -190,14 +202,14 @@ def texts(store):
         "images",
         "labels alone",
         "distilled",
-        "errors saved by the teacher, and p",
+        "errors saved by the teacher (p)",
         "training error, labels alone",
     ]
     names = ["net", "parameters", "images", "activation", "epochs", "learning rate", "T", "alpha"]
     return {
         "when_it_helps_pairs": tables.markdown(header, lines),
         "when_it_helps_best": tables.markdown(
-            ["net", "parameters", "errors", "by", "best published dense net"], best_lines
+            ["net", "parameters", "errors", "by", "best published dense net (parameters)"], best_lines
         ),
         "when_it_helps_chosen": tables.markdown(names, chosen_lines),
     }
@@ -236,9 +248,9 @@ def draw(store):
     plots.saved_errors(
         groups,
         store.figure("_saved"),
-        xlabel="training images wrong, of the net on labels alone (%)",
+        xlabel="training error of the net on labels alone (%)",
         ylabel="test errors saved by the teacher",
-        title="Each point is a pair of nets; the bar is the standard error over seeds",
+        title="A point is a pair of nets of so many parameters; bars are standard errors over seeds",
     )
 
 

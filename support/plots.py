@@ -211,13 +211,21 @@ def saved_errors(groups, path, **labels):
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.subplots()
     axes.axhline(0, color="grey", linewidth=1)
-    for (kind, found), shade, marker in zip(groups.items(), OTHERS, "os^D"):
+    sides = (
+        (1, (False, True)),
+        (1, (True, False)),
+        (-1, (True, False)),
+    )  # right or left, and in turns above: names apart
+    for (kind, found), shade, marker, (side, turns) in zip(groups.items(), OTHERS, "os^", sides):
+        found = sorted(found, key=lambda point: point[2])
         names, training, saved, deviation = zip(*found)
         axes.errorbar(training, saved, deviation, fmt=marker, color=shade, capsize=3, label=kind)
-        for name, *place in zip(names, training, saved):
-            axes.annotate(name, place, xytext=(6, 4), textcoords="offset points", fontsize=8)
+        for name, *place, above in zip(names, training, saved, itertools.cycle(turns)):
+            where = {"xytext": (6 * side, 4 if above else -11), "ha": "left" if side > 0 else "right"}
+            axes.annotate(name, place, textcoords="offset points", fontsize=8, color=shade, **where)
     axes.set_xscale("symlog", linthresh=0.01)  # some nets have no training error at all
-    axes.set(xlim=(-0.001, None), **labels)
+    most = max(training for found in groups.values() for _, training, *_ in found)
+    axes.set(xlim=(-0.001, 2 * most + 0.01), **labels)
     axes.xaxis.set_major_formatter("{x:g}")
     _save(figure, path, axes)
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 
 import data
-from studies import headline, lab, paper, small_nets, speed, tables
+from studies import headline, lab, paper, speed, tables, when_it_helps
 
 DOCUMENTS = [*tables.DOCUMENTS, ROOT / "tests" / "faults.md"]
 
@@ -19,7 +19,7 @@ def texts():
     """{name: Markdown} of every table that a document can have."""
     dataset = data.load(validation=0)
     found = {}
-    for study in (paper, small_nets):
+    for study in (paper, when_it_helps):
         name = study.__name__.split(".")[1]
         found |= study.texts(lab.RunStore(dataset, None, lab.FOLDER / f"{name}.json"))
     for study in (headline, speed):

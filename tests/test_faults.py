@@ -33,7 +33,7 @@ import distill
 import evaluate
 import student
 import teacher
-from studies import headline, paper, small_nets
+from studies import headline, paper, when_it_helps
 from tools import export, sweep
 
 MUTATIONS = 200
@@ -585,7 +585,7 @@ def read_only():
 
 @pytest.mark.parametrize(
     "script",
-    [teacher, student, distill, evaluate, sweep, export, paper, small_nets, headline],
+    [teacher, student, distill, evaluate, sweep, export, paper, when_it_helps, headline],
     ids=lambda script: script.__name__,
 )
 def test_where_nothing_can_be_written_each_script_says_so_at_once(script, refusal, read_only):
