@@ -43,7 +43,6 @@ def build_teacher(image_shape, num_classes, hidden=(1200, 1200), dropout=0.0, in
     seed: decides the first weights and what is dropped; None: Keras' own random state does.
     """
     seeds = models.layer_seeds(seed)
-
     layers = [keras.layers.Flatten()]
     if input_dropout:
         layers.append(keras.layers.Dropout(input_dropout, seed=next(seeds)))

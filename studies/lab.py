@@ -130,10 +130,14 @@ class RunStore:
         wanted = settings | {"seed": seed, "data": files.fingerprint(*split_for(self.dataset, settings)[0])}
         return path.read_bytes() if models.is_made_with(path, wanted) else None
 
+    def fills_documents(self):
+        """Whether the documents' tables and figures come from here: from the committed records, with all five seeds."""
+        return self.results.parent == FOLDER and self.seeds == 5
+
     def figure(self, end=""):
-        """Where to draw a figure: beside the records, but only all five seeds change the documents' figures."""
-        folder = self.folder if self.results.parent == FOLDER and self.seeds != 5 else self.results.parent
-        return folder / f"{self.results.stem}{end}.png"
+        """Where to draw a figure: beside the records, unless those are the committed ones and it is not for the documents."""
+        beside = self.results.parent != FOLDER or self.fills_documents()
+        return (self.results.parent if beside else self.folder) / f"{self.results.stem}{end}.png"
 
     def save_teacher(self, settings, seed, saved):
         """Keep the file of a teacher, bytes."""
@@ -440,7 +444,7 @@ def report(store, texts):
     texts = {name: text for name, text in texts.items() if text.count("\n") > 1}
     for name, text in texts.items():
         print(f"\n{name}\n\n{text}")
-    if store.seeds == 5 and store.results.parent == FOLDER:
+    if store.fills_documents():
         tables.fill(texts)
     print(f"\nevery run is in {store.results}")
 

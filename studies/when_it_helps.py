@@ -109,6 +109,11 @@ def net_on(hidden, views):
     return {"hidden": list(hidden)} | SIZES[hidden] | VIEWS[views]
 
 
+def schedule_on(hidden, views):
+    """Its net, and what was chosen for the labels alone."""
+    return net_on(hidden, views) | pick(CHOSEN[hidden, views], ["activation", "epochs", "learning_rate"])
+
+
 # ---- the experiments: {row: settings} ----------------------------------------------------------------------------------
 
 
@@ -127,8 +132,8 @@ def alone():
 def taught():
     """T and alpha of the distilled students, on images held out of training. One seed only."""
     rows = {}
-    for (hidden, views), chosen in CHOSEN.items():
-        schedule = net_on(hidden, views) | pick(chosen, ["activation", "epochs", "learning_rate"])
+    for hidden, views in CHOSEN:
+        schedule = schedule_on(hidden, views)
         for t, alpha in itertools.product(TEMPERATURES, ALPHAS):
             its_teacher = TAUGHT_BY | {"held_out": HELD_OUT}
             settings = distilled(its_teacher, t, alpha, **schedule, held_out=HELD_OUT)
@@ -147,21 +152,12 @@ def pairs():
 
 def pair(hidden, views):
     """{kind: settings} of the two students of a size on these views."""
-    chosen = CHOSEN[hidden, views]
-    schedule = net_on(hidden, views) | pick(chosen, ["activation", "epochs", "learning_rate"])
+    chosen, schedule = CHOSEN[hidden, views], schedule_on(hidden, views)
     taught = distilled(TAUGHT_BY, chosen["temperature"], chosen["alpha"], **schedule)
     return {"labels alone": STUDENT | schedule, "distilled": taught}
 
 
 EXPERIMENTS = {run.__name__: run for run in (alone, taught, pairs)}
-
-
-def best(store, experiment, hidden, views):
-    """The settings of the run of `alone` or `taught` with the fewest errors on held-out images; None if runs are missing."""
-    start = f"{parameters(hidden):,} {views}: "
-    rows = [settings for row, settings in store.rows(experiment).items() if row.startswith(start)]
-    found = [record for settings in rows if (record := store.find(settings, 0))]
-    return min(found, key=lambda record: record["errors"])["settings"] if len(found) == len(rows) > 0 else None
 
 
 # ---- tables and figures ----------------------------------------------------------------------------------------------
@@ -178,15 +174,19 @@ def complete_pairs(store):
     return found
 
 
+def training_error(store, records):
+    """The share of the training images that these nets have wrong, in per cent, in the mean."""
+    return mean(100 * record["train_errors"] / len(store.dataset.train.labels) for record in records)
+
+
 def texts(store):
     """{name: Markdown} of the tables for when_it_helps.md: the pairs whose runs are complete."""
     lines, chosen_lines, of_size = [], [], {}
     for (hidden, views), (without, taught) in complete_pairs(store).items():
         errors = [[record["errors"] for record in records] for records in (without, taught)]
-        training = mean(100 * record["train_errors"] / len(store.dataset.train.labels) for record in without)
         cells = [tables.spread_and_each(counts) for counts in errors]
         name = f"{parameters(hidden):,}"
-        lines.append([name, views, *cells, lab.against(taught, without), f"{training:.2f}%"])
+        lines.append([name, views, *cells, lab.against(taught, without), f"{training_error(store, without):.2f}%"])
         chosen = CHOSEN[hidden, views]
         names = ["activation", "epochs", "learning_rate", "temperature", "alpha"]
         chosen_lines.append([shape_of(hidden), name, views, *(str(chosen[key]) for key in names)])
@@ -228,11 +228,10 @@ def draw(store):
             without, taught = found[hidden, views]
             for line, records in zip(lines.values(), (without, taught)):
                 line.append([record["errors"] for record in records])
-            training = mean(100 * record["train_errors"] / len(store.dataset.train.labels) for record in without)
             saved = [one["errors"] - other["errors"] for one, other in zip(without, taught)]
             deviation = stdev(saved) / len(saved) ** 0.5 if len(saved) > 1 else 0
             groups.setdefault(f"images {views}", []).append(
-                (f"{parameters(hidden):,}", training, mean(saved), deviation)
+                (f"{parameters(hidden):,}", training_error(store, without), mean(saved), deviation)
             )
         panels[f"images {views}"] = lines
     wrong = f"errors in {len(store.dataset.test.labels):,} test images"

@@ -211,11 +211,8 @@ def saved_errors(groups, path, **labels):
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.subplots()
     axes.axhline(0, color="grey", linewidth=1)
-    sides = (
-        (1, (False, True)),
-        (1, (True, False)),
-        (-1, (True, False)),
-    )  # right or left, and in turns above: names apart
+    # Names stand right (1) or left of their points, and in turns above and below: apart from each other.
+    sides = ((1, (False, True)), (1, (True, False)), (-1, (True, False)))
     for (kind, found), shade, marker, (side, turns) in zip(groups.items(), OTHERS, "os^", sides):
         found = sorted(found, key=lambda point: point[2])
         names, training, saved, deviation = zip(*found)

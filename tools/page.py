@@ -153,11 +153,11 @@ def page_layers(model, example_shape, path, kind, pixels=1.0):
 
     Raises UserError: the page cannot compute this model.
     """
-    shape = (1, *models.fitting_shape(model, example_shape))
+    shape, layers = (1, *models.fitting_shape(model, example_shape)), chain(model, path)
     found = [{"kind": "reshape", "shape": shape[1:]}]
     if pixels != 1:
         found.append({"kind": "scale", "factor": np.float32([pixels]), "offset": np.float32([0])})
-    for layer in chain(model, path):
+    for layer in layers:
         before, shape = shape, tuple(layer.compute_output_shape(shape))
         try:
             found += [operation | {"shape": shape[1:]} for operation in operations(layer, before, shape)]
@@ -178,7 +178,7 @@ def page_layers(model, example_shape, path, kind, pixels=1.0):
                 operation[name], kept = encode(value, kind if value.ndim > 1 else "float32")
                 if not np.isfinite(kept).all():
                     raise UserError(f"{path}: its {name} has numbers that {kind} cannot hold: try --int8")
-    for layer in chain(model, path):
+    for layer in layers:
         if hasattr(layer, "kernel"):
             layer.kernel.assign(encode(np.float32(layer.kernel), kind)[1])
     return found
