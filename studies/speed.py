@@ -2,13 +2,16 @@
 
     pip install -r studies/requirements.txt
     python teacher.py && python studies/speed.py
+    python studies/speed.py side_by_side    measures only that part again; --help names the others
+    python studies/speed.py --quick         one round of the race alone, in minutes; nothing is saved
 
 Starts every contender of contenders.py in a process of its own. They train in turn, a few epochs each, in ROUNDS rounds, each in
-another order; then the scripts are timed. Writes every raw time to studies/speed.json and updates the tables of speed.md. Takes
-about 25 minutes on two cores; nothing else should run meanwhile. Linux only: peak memory (ru_maxrss, in kB) and the number of
-cores (sched_getaffinity) are read the Linux way.
+another order; then the scripts are timed, and a sweep with one worker and with two. Writes every raw time to studies/speed.json
+and updates the tables of speed.md. Takes about 40 minutes on two cores; nothing else should run meanwhile. Linux only: peak memory
+(ru_maxrss, in kB) and the number of cores (sched_getaffinity) are read the Linux way.
 """
 
+import functools
 import importlib.metadata
 import itertools
 import json
@@ -31,6 +34,7 @@ from support import UserError, files, terminal
 
 from studies import tables
 
+RESULTS = ROOT / "studies" / "speed.json"
 ROUNDS = 5
 EPOCHS = {"distilling": 3, "sizes": 3, "teaching": 2, "logits": 1}  # of a contender in a round
 DISTILLING = {  # contender: what the tables call it
@@ -62,6 +66,14 @@ CONTENDERS = {
     "teaching": [*TEACHING, *(name for name in CHANGES if "teacher" in name)],
     "logits": ["logits_25_views", "floor_logits_25_views"],
 }
+SWEEP = ["--temperatures", 1, 2, 3, 4, 8, 16, "--alphas", 0.3, 0.5, 0.9, "--seeds", 3, "--epochs", 30]
+SWEPT = 6 * 3 * 3  # students of it
+ON_PAPER = 64  # cores
+SIDE_BY_SIDE = {  # what the table calls it: how the sweep is run
+    "one worker": ["--workers", 1],
+    "two workers": ["--workers", 2],
+    "a Dask cluster of two workers on this machine": ["--cluster"],
+}
 
 
 # ---- measuring -------------------------------------------------------------------------------------------------------
@@ -77,8 +89,8 @@ def answer(process, request=""):
     return json.loads(line)
 
 
-def race(names, teacher, epochs):
-    """{name: what was measured} of contenders that train in turn, so many epochs each, ROUNDS times."""
+def race(names, teacher, epochs, rounds=ROUNDS):
+    """{name: what was measured} of contenders that train in turn, so many epochs each, in so many rounds."""
     processes, results = {}, {}
     for name in names:
         print(f"starting {name}", flush=True)
@@ -87,12 +99,12 @@ def race(names, teacher, epochs):
         results[name] = answer(process) | {"seconds": [], "test_errors": []}
         if "missing" not in results[name]:
             processes[name] = process
-    for number in range(ROUNDS):
+    for number in range(rounds):
         for name in random.Random(number).sample(list(processes), len(processes)):  # nobody always follows the same one
             found = answer(processes[name], f"{epochs}\n")
             results[name]["seconds"] += found["seconds"]
             results[name]["test_errors"].append(found["test_errors"])
-            print(f"round {number + 1}/{ROUNDS}  {found['seconds'][-1]:6.2f} s  {name}", flush=True)
+            print(f"round {number + 1}/{rounds}  {found['seconds'][-1]:6.2f} s  {name}", flush=True)
     for process in processes.values():
         process.communicate()
     return results
@@ -133,12 +145,38 @@ def watch_scripts(teacher):
     return results
 
 
+def side_by_side(teacher):
+    """{how: seconds} of a sweep of SWEPT students, as SIDE_BY_SIDE says, and of one that finds them all there ("finished")."""
+    import distributed
+
+    seconds = {}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        distributed.LocalCluster(n_workers=2, threads_per_worker=1, memory_limit=0, dashboard_address=":0") as cluster,
+    ):
+        shutil.copy(teacher, Path(folder) / "teacher.keras")
+        sweep = ["tools/sweep.py", "--out", folder]
+        watch(*sweep, "--seeds", 1, "--epochs", 1)  # computes the teacher's logits
+        for how, options in SIDE_BY_SIDE.items():
+            shutil.rmtree(Path(folder) / "sweep")
+            options = [*options, cluster.scheduler_address] if "--cluster" in options else options
+            seconds[how] = watch(*sweep, *SWEEP, *options)["seconds"]
+            print(f"{seconds[how]:6.1f} s  {how}", flush=True)
+        seconds["finished"] = watch(*sweep, *SWEEP, "--workers", 1)["seconds"]
+    return seconds
+
+
 def machine():
-    """What files.versions leaves out: the processor's name, and the versions of PyTorch and JAX where they are installed."""
+    """The processor, and the versions of everything that was measured."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), None)
     versions = {found.name: found.version for found in importlib.metadata.distributions()}
-    return {"processor": processor} | {name: versions.get(name) for name in ("torch", "jax")}
+    others = {name: versions.get(name) for name in ("torch", "jax", "distributed")}
+    return {"processor": processor} | files.versions() | others
+
+
+PARTS = {part: functools.partial(race, names, epochs=EPOCHS[part]) for part, names in CONTENDERS.items()}
+PARTS |= {"scripts": watch_scripts, "side_by_side": side_by_side}
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
@@ -146,7 +184,7 @@ def machine():
 
 def epochs(measured, statistic=median):
     """{contender: the median, or another statistic, of its seconds an epoch}, of those that were measured."""
-    found = measured["distilling"] | measured["teaching"] | measured["logits"]
+    found = measured["distilling"] | measured["teaching"] | measured.get("logits", {})
     return {name: statistic(result["seconds"]) for name, result in found.items() if result.get("seconds")}
 
 
@@ -205,31 +243,60 @@ def goal_rows(measured):
         yield [goal, f"{sign} {bound:g}", shown, "met" if met else "**missed**"]
 
 
+def side_by_side_rows(measured):
+    """How much faster than one worker; on many cores, from the other rows: starting, one student after the other on a core."""
+    seconds = measured["side_by_side"].copy()
+    finished = seconds.pop("finished")
+    student = (seconds["one worker"] - finished) / SWEPT
+    start = seconds["two workers"] - finished - student * math.ceil(SWEPT / 2)  # what starting workers costs besides
+    seconds[f"{ON_PAPER} cores (computed)"] = finished + start + student * math.ceil(SWEPT / ON_PAPER)
+    for how, value in seconds.items():
+        yield [how, f"{value:.0f}", f"{seconds['one worker'] / value:.2f}"]
+
+
+def race_table(measured, statistic=median):
+    return tables.markdown(["an epoch of", "seconds", "times ours"], race_rows(measured, statistic))
+
+
 def texts(measured):
     """{name: Markdown} of the tables of speed.md. measured: what speed.json holds."""
-    race, changes = (
-        ["an epoch of", "seconds", "times ours"],
-        ["what", "seconds an epoch without it", "with it", "ratio"],
-    )
+    changes = ["what", "seconds an epoch without it", "with it", "ratio"]
     return {
-        "speed_race": tables.markdown(race, race_rows(measured)),
+        "speed_race": race_table(measured),
         "speed_changes": tables.markdown(changes, sorted(change_rows(measured), key=lambda row: -float(row[-1]))),
         "speed_goals": tables.markdown(["goal", "bound", "measured", ""], goal_rows(measured)),
-        "speed_best": tables.markdown(race, race_rows(measured, min)),
+        "speed_best": race_table(measured, min),
+        "speed_side_by_side": tables.markdown(
+            ["the sweep with", "seconds", "times as fast"], side_by_side_rows(measured)
+        ),
     }
 
 
 def main():
     options = terminal.parser(__doc__, {})
+    options.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)} (default: all)")
     options.add_argument("--teacher", type=Path, default=ROOT / "artifacts" / "teacher.keras", metavar="PATH")
-    teacher = options.parse_args().teacher
+    options.add_argument("--quick", action="store_true", help="one round of the race alone; nothing is saved")
+    arguments = options.parse_args()
+    for part in arguments.parts:
+        if part not in PARTS:
+            options.error(f"there is no part {part!r}: choose from {', '.join(PARTS)}")
+    teacher = arguments.teacher
     if not teacher.exists():
         raise UserError(f"there is no {teacher}: run `python teacher.py`, or name another with --teacher")
     with tempfile.TemporaryDirectory() as folder:  # the logits that contenders cache beside their teacher go with it
         teacher = shutil.copy(teacher, Path(folder) / "teacher.keras")
-        measured = {group: race(names, teacher, EPOCHS[group]) for group, names in CONTENDERS.items()}
-        measured |= {"scripts": watch_scripts(teacher), "machine": machine()}
-    files.write_json(ROOT / "studies" / "speed.json", measured)
+        if arguments.quick:
+            raced = {"distilling": DISTILLING, "teaching": TEACHING}
+            measured = {part: race(names, teacher, EPOCHS[part], rounds=1) for part, names in raced.items()}
+            print(f"\n{race_table(measured)}")
+            return
+        measured = json.loads(RESULTS.read_text())
+        for part in arguments.parts or PARTS:
+            measured[part] = PARTS[part](teacher)
+            measured["machines"][part] = machine()
+            with files.atomic_write(RESULTS) as scratch:
+                scratch.write_text(json.dumps(measured, indent=1) + "\n")
     for text in texts(measured).values():
         print(f"\n{text}")
     tables.fill(texts(measured))
