@@ -63,9 +63,9 @@ CHOSEN = {  # (units, views): what `alone` and `taught` chose
     ((64, 64), "as they are"): {"activation": "silu", "epochs": 100, "learning_rate": 0.01, "temperature": 8, "alpha": 0.9},
     ((64, 64), "shifted"): {"activation": "silu", "epochs": 100, "learning_rate": 0.005, "temperature": 1, "alpha": 0.9},
     ((64, 64), "distorted"): {"activation": "silu", "epochs": 300, "learning_rate": 0.005, "temperature": 2, "alpha": 0.5},
-    ((800, 800), "as they are"): {"activation": "relu", "epochs": 20, "learning_rate": 0.002},
-    ((800, 800), "shifted"): {"activation": "relu", "epochs": 20, "learning_rate": 0.001},
-    ((800, 800), "distorted"): {"activation": "relu", "epochs": 20, "learning_rate": 0.001},
+    ((800, 800), "as they are"): {"activation": "relu", "epochs": 20, "learning_rate": 0.002, "temperature": 4, "alpha": 0.9},
+    ((800, 800), "shifted"): {"activation": "relu", "epochs": 20, "learning_rate": 0.001, "temperature": 4, "alpha": 0.5},
+    ((800, 800), "distorted"): {"activation": "relu", "epochs": 20, "learning_rate": 0.001, "temperature": 4, "alpha": 0.5},
 }
 # fmt: on
 PUBLISHED = [  # (net, parameters, test errors), dense nets by others
