@@ -238,7 +238,7 @@ def draw(store):
             saved = [one["errors"] - other["errors"] for one, other in zip(without, taught)]
             deviation = stdev(saved) / len(saved) ** 0.5 if len(saved) > 1 else 0
             groups.setdefault(f"images {views}", []).append(
-                (f"{parameters(hidden):,}", training_error(store, without), mean(saved), deviation)
+                (parameters(hidden), training_error(store, without), mean(saved), deviation)
             )
         panels[f"images {views}"] = lines
     wrong = f"errors in {len(store.dataset.test.labels):,} test images"

@@ -28,6 +28,9 @@ def _name_classes(axis, names):
             axis.set_tick_params(rotation=60)
 
 
+_short = EngFormatter(places=1, sep="")  # 55.1k, 2.4M
+
+
 def _save(figure, path, *with_legend):
     for axes in with_legend:
         axes.grid(alpha=0.3, which="both")
@@ -192,8 +195,7 @@ def error_panels(places, panels, path, *, log=False, points=(), **labels):
         if points:
             axes.plot(*zip(*points), "k*", markersize=9, label="published by others")
         axes.set(xscale="log", yscale="log" if log else "linear", title=title, **labels)
-        short = EngFormatter(places=1, sep="")  # 55.1k, 2.4M
-        names = [f"{place:g}" if place < 1000 else short(place) for place in places]
+        names = [f"{place:g}" if place < 1000 else _short(place) for place in places]
         axes.set_xticks(places, names, fontsize=8 if len(panels) > 1 else None)
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter("{x:g}")
@@ -205,24 +207,22 @@ def error_panels(places, panels, path, *, log=False, points=(), **labels):
 def saved_errors(groups, path, **labels):
     """A point for each pair of nets: errors saved by the teacher against the training error of the net on labels alone.
 
-    groups: {kind of views: [(name of the net, training errors in per cent, errors saved: mean, their standard error)]}.
+    groups: {kind of views: [(parameters, training errors in per cent, errors saved: mean, their standard error)]}, three at most.
     labels: of matplotlib's Axes.set.
     """
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.subplots()
     axes.axhline(0, color="grey", linewidth=1)
-    # Names stand right (1) or left of their points, and in turns above and below: apart from each other.
-    sides = ((1, (False, True)), (1, (True, False)), (-1, (True, False)))
-    for (kind, found), shade, marker, (side, turns) in zip(groups.items(), OTHERS, "os^", sides):
-        found = sorted(found, key=lambda point: point[2])
-        names, training, saved, deviation = zip(*found)
+    # Where the numbers stand, in points from theirs: apart from each other.
+    beside = ({"xytext": (6, -3)}, {"xytext": (-6, 2), "ha": "right"}, {"xytext": (6, -8)})
+    for (kind, found), shade, marker, where in zip(groups.items(), OTHERS, "os^", beside):
+        sizes, training, saved, deviation = zip(*found)
         axes.errorbar(training, saved, deviation, fmt=marker, color=shade, capsize=3, label=kind)
-        for name, *place, above in zip(names, training, saved, itertools.cycle(turns)):
-            where = {"xytext": (6 * side, 4 if above else -11), "ha": "left" if side > 0 else "right"}
-            axes.annotate(name, place, textcoords="offset points", fontsize=8, color=shade, **where)
+        for size, *place in zip(sizes, training, saved):
+            axes.annotate(_short(size), place, textcoords="offset points", fontsize=8, color=shade, **where)
     axes.set_xscale("symlog", linthresh=0.01)  # some nets have no training error at all
     most = max(training for found in groups.values() for _, training, *_ in found)
-    axes.set(xlim=(-0.001, 2 * most + 0.01), **labels)
+    axes.set(xlim=(-0.002, 2 * most + 0.01), **labels)
     axes.xaxis.set_major_formatter("{x:g}")
     _save(figure, path, axes)
 
