@@ -113,8 +113,8 @@ def adam(learning_rate, num_steps, weight_decay=0.0):
 def compile_epoch(model, optimizer, batches, loss):
     """Compile the training of one epoch; returns run_epoch(number) -> (mean loss, training accuracy).
 
-    The loop over the steps is inside the graph; with XLA an epoch takes half the time of the best `fit`. The model may be any Keras
-    model: its regularisation losses count, and its state (BatchNormalization, dropout's seeds) is updated.
+    The loop over the steps is inside the graph; with XLA an epoch of a dense net takes half the time of the best `fit`. The model may
+    be any Keras model: its regularisation losses count, and its state (BatchNormalization, dropout's seeds) is updated.
 
     run_epoch raises UserError: the loss is no longer finite.
     """
@@ -132,8 +132,10 @@ def compile_epoch(model, optimizer, batches, loss):
         hits, labelled = (tf.reduce_sum(tf.cast(part, tf.float32)) for part in (hits, labelled))
         return tf.stack([mean_loss, tf.math.divide_no_nan(hits, labelled)])
 
-    # Keras' dropout under XLA on a processor takes longer than the matrix products.
-    @tf.function(jit_compile=not dropout_states(model))
+    # On a processor, XLA makes Keras' dropout take longer than the matrix products, and convolutions thirty times as long.
+    convolves = any(len(weight.shape) > 2 for weight in model.weights)
+
+    @tf.function(jit_compile=not (convolves or dropout_states(model)))
     def run_steps(examples, first, stop):
         totals = tf.zeros(2)
         while first < stop:  # not tf.range: XLA would compile anew for each pair of bounds

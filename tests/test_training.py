@@ -139,6 +139,27 @@ def test_a_compiled_epoch_drops_other_units_in_each_step():
     assert len(set(losses)) == 4
 
 
+@pytest.mark.parametrize(
+    "layer, wanted",
+    [
+        (keras.layers.BatchNormalization(), True),
+        (keras.layers.Dropout(0.5, seed=1), False),
+        (keras.layers.Conv1D(2, 3), False),
+    ],
+    ids=["dense", "dropout", "convolution"],
+)
+def test_only_nets_that_xla_makes_faster_are_compiled_by_it(digits, monkeypatch, layer, wanted):
+    shape = digits.image_shape
+    model = keras.Sequential([keras.Input(shape), layer, keras.layers.Flatten(), keras.layers.Dense(10)])
+    asked, real = [], training.tf.function
+    monkeypatch.setattr(
+        training.tf, "function", lambda *args, **options: asked.append(options) or real(*args, **options)
+    )
+    optimizer = keras.optimizers.Adam()
+    training.compile_epoch(model, optimizer, data.Batches(digits.train, 50, seed=0), training.cross_entropy)
+    assert ({"jit_compile": False} not in asked) == wanted  # Keras itself asks for True, for a convolution
+
+
 def test_any_keras_model_is_trained_with_its_state_and_its_regularisation(digits):
     """A branched net with BatchNormalization, dropout and an L2 loss takes the step that Keras' own `fit` takes."""
 
