@@ -46,8 +46,12 @@ def pool(workers=None, cluster=None):
         return
     if not has_dask:
         raise UserError("--cluster and --workers above 1 need Dask: pip install distributed")
+    import dask
     import distributed
 
+    # Dask takes 0.5 s for a task that it does not know. Then the worker with many small tasks behind a long one counts as idle, and
+    # none of them go to one that really is.
+    dask.config.set({"distributed.scheduler.unknown-task-duration": "10 minutes"})
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # a worker that dies is replaced
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")  # what Python would say after Ctrl-C
     quiet = {"silence_logs": logging.CRITICAL, "dashboard_address": ":0"}
