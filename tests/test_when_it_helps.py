@@ -21,15 +21,15 @@ SMALL = {"epochs": 2, "batch_size": 20}
 
 def test_sizes_keep_to_the_budgets_that_they_are_for():
     found = [when_it_helps.parameters(hidden) for hidden in when_it_helps.SIZES]
-    for parameters, budget in zip(found, (2_000, 2_000, 5_000, 10_000, 25_000)):
+    for parameters, budget in zip(found, (2_000, 5_000, 10_000, 25_000)):
         assert 0.9 * budget < parameters <= budget
-    assert found[5:] == [55_050, 1_276_810]
+    assert found[4:] == [55_050, 1_276_810]
 
 
 def test_both_of_a_pair_differ_in_the_teacher_only(monkeypatch):
     chosen = {"activation": "silu", "epochs": 7, "learning_rate": 0.1, "temperature": 2, "alpha": 0.5}
-    monkeypatch.setattr(when_it_helps, "CHOSEN", {((24, 20), "shifted"): chosen})
-    without, taught = when_it_helps.pair((24, 20), "shifted").values()
+    monkeypatch.setattr(when_it_helps, "CHOSEN", {((26, 18), "shifted"): chosen})
+    without, taught = when_it_helps.pair((26, 18), "shifted").values()
     different = {name for name in without.keys() | taught.keys() if without.get(name) != taught.get(name)}
     assert different == {"teacher", "temperature", "alpha"}
     assert (without["crop"], without["translate"], without["epochs"]) == (4, 1, 7)
