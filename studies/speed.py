@@ -66,8 +66,9 @@ CONTENDERS = {
     "teaching": [*TEACHING, *(name for name in CHANGES if "teacher" in name)],
     "logits": ["logits_25_views", "floor_logits_25_views"],
 }
-SWEEP = ["--temperatures", 1, 2, 3, 4, 8, 16, "--alphas", 0.3, 0.5, 0.9, "--seeds", 3, "--epochs", 30]
-SWEPT = 6 * 3 * 3  # students of it
+TEMPERATURES, ALPHAS, SEEDS = (1, 2, 3, 4, 8, 16), (0.3, 0.5, 0.9), 3  # of the sweep that is timed
+SWEEP = ["--temperatures", *TEMPERATURES, "--alphas", *ALPHAS, "--seeds", SEEDS, "--epochs", 30]
+SWEPT = len(TEMPERATURES) * len(ALPHAS) * SEEDS  # students
 ON_PAPER = 64  # cores
 SIDE_BY_SIDE = {  # what the table calls it: how the sweep is run
     "one worker": ["--workers", 1],

@@ -125,8 +125,8 @@ def alone():
     """Activation, epochs and learning rate for the labels alone, on images held out of training. One seed only."""
     rows = {}
     for hidden, views in itertools.product(SIZES, VIEWS):
-        epochs = EPOCHS + MORE_EPOCHS.get((hidden, views), ())
-        grid = (("relu",), LARGE_EPOCHS, LARGE_RATES) if hidden == LARGE else (ACTIVATIONS, epochs, RATES)
+        lengths = EPOCHS + MORE_EPOCHS.get((hidden, views), ())
+        grid = (("relu",), LARGE_EPOCHS, LARGE_RATES) if hidden == LARGE else (ACTIVATIONS, lengths, RATES)
         for activation, epochs, rate in itertools.product(*grid):
             schedule = {"activation": activation, "epochs": epochs, "learning_rate": rate, "held_out": HELD_OUT}
             name = f"{parameters(hidden):,} {views}: {activation}, {epochs} epochs, {rate:g}"

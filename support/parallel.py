@@ -49,18 +49,18 @@ def pool(workers=None, cluster=None):
     import dask
     import distributed
 
-    # Dask takes 0.5 s for a task that it does not know. Then the worker with many small tasks behind a long one counts as idle, and
-    # none of them go to one that really is.
-    dask.config.set({"distributed.scheduler.unknown-task-duration": "10 minutes"})
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # a worker that dies is replaced
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")  # what Python would say after Ctrl-C
     quiet = {"silence_logs": logging.CRITICAL, "dashboard_address": ":0"}
     with contextlib.ExitStack() as stack:
         if not cluster:
             progress("starting workers")
-            made = distributed.LocalCluster(
-                n_workers=workers or num_cores(), threads_per_worker=1, memory_limit=0, **quiet
-            )
+            # Dask takes 0.5 s for a task that it does not know. Then a worker with many small tasks behind a long one counts as
+            # idle, and none of them go to one that really is.
+            with dask.config.set({"distributed.scheduler.unknown-task-duration": "10 minutes"}):
+                made = distributed.LocalCluster(
+                    n_workers=workers or num_cores(), threads_per_worker=1, memory_limit=0, **quiet
+                )
             cluster = stack.enter_context(made)
         try:
             client = stack.enter_context(distributed.Client(cluster, timeout=20))

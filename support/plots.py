@@ -12,6 +12,7 @@ from matplotlib.ticker import EngFormatter, NullLocator
 # Okabe and Ito's palette, which colour-blind readers can tell apart; a model has the same colour in every figure.
 COLOURS = {"teacher": "#0072B2", "student": "#E69F00", "distilled": "#009E73"}
 OTHERS = ["#CC79A7", "#56B4E9", "#D55E00", "#000000"]
+_short = EngFormatter(places=1, sep="")  # of numbers from 1,000 on: 55.1k, 2.4M
 
 
 def colour(name, names=()):
@@ -26,9 +27,6 @@ def _name_classes(axis, names):
         axis.set_ticks(range(len(names)), names)
         if max(map(len, names)) > 2 and axis.axis_name == "x":
             axis.set_tick_params(rotation=60)
-
-
-_short = EngFormatter(places=1, sep="")  # 55.1k, 2.4M
 
 
 def _save(figure, path, *with_legend):
