@@ -70,11 +70,6 @@ TEMPERATURES, ALPHAS, SEEDS = (1, 2, 3, 4, 8, 16), (0.3, 0.5, 0.9), 3  # of the 
 SWEEP = ["--temperatures", *TEMPERATURES, "--alphas", *ALPHAS, "--seeds", SEEDS, "--epochs", 30]
 SWEPT = len(TEMPERATURES) * len(ALPHAS) * SEEDS  # students
 ON_PAPER = 64  # cores
-SIDE_BY_SIDE = {  # what the table calls it: how the sweep is run
-    "one worker": ["--workers", 1],
-    "two workers": ["--workers", 2],
-    "a Dask cluster of two workers on this machine": ["--cluster"],
-}
 
 
 # ---- measuring -------------------------------------------------------------------------------------------------------
@@ -86,7 +81,10 @@ def answer(process, request=""):
     process.stdin.flush()
     line = process.stdout.readline()
     if not line:
-        raise UserError(f"{process.args[2]} ended before it answered: see its error above")
+        status = process.wait()
+        signalled = f"signal {-status}; if it is PyTorch's, see studies/requirements.txt"
+        why = signalled if status < 0 else "see its error above"
+        raise UserError(f"{process.args[2]} ended before it answered: {why}")
     return json.loads(line)
 
 
@@ -147,24 +145,25 @@ def watch_scripts(teacher):
 
 
 def side_by_side(teacher):
-    """{how: seconds} of a sweep of SWEPT students, as SIDE_BY_SIDE says, and of one that finds them all there ("finished")."""
+    """{how: seconds} of a sweep of SWEPT students, with so many workers, and of one that finds them all there ("finished")."""
     import distributed
 
-    seconds = {}
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        distributed.LocalCluster(n_workers=2, threads_per_worker=1, memory_limit=0, dashboard_address=":0") as cluster,
-    ):
+    with tempfile.TemporaryDirectory() as folder:
         shutil.copy(teacher, Path(folder) / "teacher.keras")
         sweep = ["tools/sweep.py", "--out", folder]
         watch(*sweep, "--seeds", 1, "--epochs", 1)  # computes the teacher's logits
-        for how, options in SIDE_BY_SIDE.items():
+
+        def seconds(*options):
             shutil.rmtree(Path(folder) / "sweep")
-            options = [*options, cluster.scheduler_address] if "--cluster" in options else options
-            seconds[how] = watch(*sweep, *SWEEP, *options)["seconds"]
-            print(f"{seconds[how]:6.1f} s  {how}", flush=True)
-        seconds["finished"] = watch(*sweep, *SWEEP, "--workers", 1)["seconds"]
-    return seconds
+            found = watch(*sweep, *SWEEP, *options)["seconds"]
+            print(f"{found:6.1f} s  {' '.join(map(str, options))}", flush=True)
+            return found
+
+        found = {"one worker": seconds("--workers", 1), "two workers": seconds("--workers", 2)}
+        two = {"n_workers": 2, "threads_per_worker": 1, "memory_limit": 0, "dashboard_address": ":0"}
+        with distributed.LocalCluster(**two) as cluster:
+            found["a Dask cluster of two workers on this machine"] = seconds("--cluster", cluster.scheduler_address)
+        return found | {"finished": watch(*sweep, *SWEEP, "--workers", 1)["seconds"]}
 
 
 def machine():

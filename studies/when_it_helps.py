@@ -42,6 +42,7 @@ MORE_EPOCHS = {((26, 18), "shifted"): (1000,)}  # the smallest net underfits
 LARGE_EPOCHS, LARGE_RATES = (20,), (1e-3, 2e-3)  # and for LARGE, with ReLU
 TEMPERATURES, ALPHAS = (1, 2, 4, 8), (0.5, 0.9)  # to choose from, for the distilled
 HELD_OUT = 5000  # training images to choose on
+LIMITS = (0.02, 1)  # per cent of the training images wrong, on labels alone: of the rule of thumb in when_it_helps.md
 TAUGHT_BY = (
     TEACHER | {"kind": "default"} | pick(teacher.RECIPE, TEACHER.keys() - {"net", "kind", "smoothing", "held_out"})
 )
@@ -191,7 +192,9 @@ def texts(store):
         errors = [[record["errors"] for record in records] for records in (without, taught)]
         cells = [tables.spread_and_each(counts) for counts in errors]
         name = f"{parameters(hidden):,}"
-        lines.append([name, views, *cells, lab.against(taught, without), f"{training_error(store, without):.2f}%"])
+        share = f"{100 * (1 - sum(errors[1]) / sum(errors[0])):+.0f}%"
+        saved = [lab.against(taught, without), share]
+        lines.append([name, views, *cells, *saved, f"{training_error(store, without):.2f}%"])
         chosen = CHOSEN[hidden, views]
         names = ["activation", "epochs", "learning_rate", "temperature", "alpha"]
         chosen_lines.append([shape_of(hidden), name, views, *(str(chosen[key]) for key in names)])
@@ -208,6 +211,7 @@ def texts(store):
         "labels alone",
         "distilled",
         "errors saved by the teacher (p)",
+        "saved",
         "training error, labels alone",
     ]
     names = ["net", "parameters", "images", "activation", "epochs", "learning rate", "T", "alpha"]
@@ -233,13 +237,13 @@ def draw(store):
             without, taught = found[hidden, views]
             for line, records in zip(lines.values(), (without, taught)):
                 line.append([record["errors"] for record in records])
-            saved = [one["errors"] - other["errors"] for one, other in zip(without, taught)]
+            saved = [100 * (1 - other["errors"] / one["errors"]) for one, other in zip(without, taught)]
             deviation = stdev(saved) / len(saved) ** 0.5 if len(saved) > 1 else 0
             groups.setdefault(f"images {views}", []).append(
                 (parameters(hidden), training_error(store, without), mean(saved), deviation)
             )
         panels[f"images {views}"] = lines
-    wrong = f"errors in {len(store.dataset.test.labels):,} test images"
+    wrong = f"errors in {len(store.dataset.test.labels):,} test images: mean, range of seeds"
     plots.error_panels(
         [*map(parameters, sizes)],
         panels,
@@ -251,9 +255,10 @@ def draw(store):
     )
     plots.saved_errors(
         groups,
+        LIMITS,
         store.figure("_saved"),
-        xlabel="training error of the net on labels alone (%)",
-        ylabel="test errors saved by the teacher",
+        xlabel="training error of the net on labels alone (%); dashed: the limits of the rule of thumb",
+        ylabel="share of its test errors that the teacher saves",
         title="A point is a pair of nets of so many parameters; bars are standard errors over seeds",
     )
 

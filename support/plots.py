@@ -202,26 +202,32 @@ def error_panels(places, panels, path, *, log=False, points=(), **labels):
     _save(figure, path, *every)
 
 
-def saved_errors(groups, path, **labels):
+def saved_errors(groups, limits, path, **labels):
     """A point for each pair of nets: errors saved by the teacher against the training error of the net on labels alone.
 
-    groups: {kind of views: [(parameters, training errors in per cent, errors saved: mean, their standard error)]}, three at most.
-    labels: of matplotlib's Axes.set.
+    groups: {kind of views: [(parameters, training errors, errors saved: mean, their standard error)]}, three at most, in per cent.
+    limits: training errors to mark. labels: of matplotlib's Axes.set.
     """
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.subplots()
     axes.axhline(0, color="grey", linewidth=1)
-    # Where the numbers stand, in points from theirs: apart from each other.
-    beside = ({"xytext": (6, -3)}, {"xytext": (-6, 2), "ha": "right"}, {"xytext": (6, -8)})
+    for limit in limits:
+        axes.axvline(limit, color="grey", linewidth=1, linestyle="--")
+    # Where the numbers stand: to the right of their points, to the left, and under their bars.
+    beside = ({"xytext": (6, -3)}, {"xytext": (-6, 2), "ha": "right"}, {"xytext": (0, -11), "ha": "center"})
     for (kind, found), shade, marker, where in zip(groups.items(), OTHERS, "os^", beside):
-        sizes, training, saved, deviation = zip(*found)
+        sizes, training, saved, deviation = map(np.array, zip(*found))
         axes.errorbar(training, saved, deviation, fmt=marker, color=shade, capsize=3, label=kind)
-        for size, *place in zip(sizes, training, saved):
-            axes.annotate(_short(size), place, textcoords="offset points", fontsize=8, color=shade, **where)
+        for size, *place in zip(sizes, training, saved - deviation if marker == "^" else saved):
+            box = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
+            annotation = {"textcoords": "offset points", "fontsize": 8, "color": shade, "bbox": box}
+            axes.annotate(_short(size), place, **annotation, **where)
     axes.set_xscale("symlog", linthresh=0.01)  # some nets have no training error at all
     most = max(training for found in groups.values() for _, training, *_ in found)
+    axes.margins(y=0.1)
     axes.set(xlim=(-0.002, 2 * most + 0.01), **labels)
     axes.xaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_formatter("{x:g}%")
     _save(figure, path, axes)
 
 

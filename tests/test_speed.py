@@ -1,5 +1,10 @@
 """studies/speed.py: its quick version, and what it computes from measured times. The contenders themselves are not run."""
 
+import subprocess
+import sys
+
+from support import UserError
+
 import pytest
 
 from studies import speed
@@ -21,7 +26,7 @@ def test_quick_shows_the_race_and_saves_nothing(monkeypatch, tmp_path, capsys):
 
 def test_many_cores_are_computed_from_measured_times():
     # 10 s without students, 2 s a student, 6 s to start workers
-    seconds = dict(zip(speed.SIDE_BY_SIDE, (118.0, 70.0, 70.0))) | {"finished": 10.0}
+    seconds = {"one worker": 118.0, "two workers": 70.0, "a cluster": 70.0, "finished": 10.0}
     rows = [*speed.side_by_side_rows({"side_by_side": seconds})]
     assert rows[1] == ["two workers", "70", "1.69"]
     assert rows[-1] == ["64 cores (computed)", "18", "6.56"]
@@ -33,3 +38,11 @@ def test_an_unknown_part_is_named(monkeypatch, capsys):
         speed.main()
     assert stopped.value.code == 2
     assert "there is no part 'raec': choose from distilling" in capsys.readouterr().err
+
+
+def test_a_contender_that_crashes_is_named(tmp_path):
+    (tmp_path / "crash.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    command = [sys.executable, tmp_path / "crash.py", "torch_memory"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    with pytest.raises(UserError, match="torch_memory ended before it answered: signal 11; .*studies/requirements.txt"):
+        speed.answer(process)
