@@ -237,10 +237,11 @@ def draw(store):
             without, taught = found[hidden, views]
             for line, records in zip(lines.values(), (without, taught)):
                 line.append([record["errors"] for record in records])
-            saved = [100 * (1 - other["errors"] / one["errors"]) for one, other in zip(without, taught)]
+            saved = [one["errors"] - other["errors"] for one, other in zip(without, taught)]
             deviation = stdev(saved) / len(saved) ** 0.5 if len(saved) > 1 else 0
+            of_all = 100 / mean(record["errors"] for record in without)
             groups.setdefault(f"images {views}", []).append(
-                (parameters(hidden), training_error(store, without), mean(saved), deviation)
+                (parameters(hidden), training_error(store, without), of_all * mean(saved), of_all * deviation)
             )
         panels[f"images {views}"] = lines
     wrong = f"errors in {len(store.dataset.test.labels):,} test images: mean, range of seeds"
@@ -257,8 +258,8 @@ def draw(store):
         groups,
         LIMITS,
         store.figure("_saved"),
-        xlabel="training error of the net on labels alone (%); dashed: the limits of the rule of thumb",
-        ylabel="share of its test errors that the teacher saves",
+        xlabel="training error of the net on labels alone (%; logarithmic from 0.01 on). Dashed: the rule's limits",
+        ylabel="share of the test errors saved by the teacher",
         title="A point is a pair of nets of so many parameters; bars are standard errors over seeds",
     )
 

@@ -214,7 +214,7 @@ def saved_errors(groups, limits, path, **labels):
     for limit in limits:
         axes.axvline(limit, color="grey", linewidth=1, linestyle="--")
     # Where the numbers stand: to the right of their points, to the left, and under their bars.
-    beside = ({"xytext": (6, -3)}, {"xytext": (-6, 2), "ha": "right"}, {"xytext": (0, -11), "ha": "center"})
+    beside = ({"xytext": (6, -3)}, {"xytext": (-5, 7), "ha": "right"}, {"xytext": (0, -11), "ha": "center"})
     for (kind, found), shade, marker, where in zip(groups.items(), OTHERS, "os^", beside):
         sizes, training, saved, deviation = map(np.array, zip(*found))
         axes.errorbar(training, saved, deviation, fmt=marker, color=shade, capsize=3, label=kind)
