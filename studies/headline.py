@@ -1,7 +1,7 @@
 """The result of the default run with several seeds, and what each of its parts does for it. The results: README.md, headline.md.
 
     python studies/headline.py               teacher.py, distill.py, evaluate.py, tools/export.py: 5 seeds, about 25 minutes
-    python studies/headline.py --sweep       and tools/sweep.py with the first seed's teacher, about 12 minutes more
+    python studies/headline.py --sweep       and tools/sweep.py with the first seed's teacher, about 7 minutes more
     python studies/headline.py --ladder      and the ladder: one change after the other, about an hour more
     python studies/headline.py --seeds 1 --quick    a small version, in minutes, in artifacts/headline/quick/
 

@@ -7,7 +7,7 @@
 
 Starts every contender of contenders.py in a process of its own. They train in turn, a few epochs each, in ROUNDS rounds, each in
 another order; then the scripts are timed, and a sweep with one worker and with two. Writes every raw time to studies/speed.json
-and updates the tables of speed.md. Takes about 40 minutes on two cores; nothing else should run meanwhile. Linux only: peak memory
+and updates the tables of speed.md. Takes about an hour on two cores; nothing else should run meanwhile. Linux only: peak memory
 (ru_maxrss, in kB) and the number of cores (sched_getaffinity) are read the Linux way.
 """
 
@@ -69,7 +69,18 @@ CONTENDERS = {
 TEMPERATURES, ALPHAS, SEEDS = (1, 2, 3, 4, 8, 16), (0.3, 0.5, 0.9), 3  # of the sweep that is timed
 SWEEP = ["--temperatures", *TEMPERATURES, "--alphas", *ALPHAS, "--seeds", SEEDS, "--epochs", 30]
 SWEPT = len(TEMPERATURES) * len(ALPHAS) * SEEDS  # students
-ON_PAPER = 64  # cores
+ONE_EACH = [
+    "--temperatures",
+    1,
+    "--alphas",
+    0.3,
+    0.9,
+    "--seeds",
+    1,
+    "--epochs",
+    30,
+]  # a student for each of two workers
+SWEEPS = 3  # rounds
 
 
 # ---- measuring -------------------------------------------------------------------------------------------------------
@@ -145,7 +156,9 @@ def watch_scripts(teacher):
 
 
 def side_by_side(teacher):
-    """{how: seconds} of a sweep of SWEPT students, with so many workers, and of one that finds them all there ("finished")."""
+    """{how: seconds} of a sweep of SWEPT students, SWEEPS times in turn with one worker, with two, and on a cluster; {"one each":
+    seconds} of a sweep of two students with two workers; {"finished", "one each finished": seconds} of both, with all students there.
+    """
     import distributed
 
     with tempfile.TemporaryDirectory() as folder:
@@ -153,17 +166,23 @@ def side_by_side(teacher):
         sweep = ["tools/sweep.py", "--out", folder]
         watch(*sweep, "--seeds", 1, "--epochs", 1)  # computes the teacher's logits
 
-        def seconds(*options):
+        def fresh(*options):
             shutil.rmtree(Path(folder) / "sweep")
-            found = watch(*sweep, *SWEEP, *options)["seconds"]
-            print(f"{found:6.1f} s  {' '.join(map(str, options))}", flush=True)
-            return found
+            seconds = watch(*sweep, *options)["seconds"]
+            print(f"{seconds:6.1f} s  {' '.join(map(str, options))}", flush=True)
+            return seconds
 
-        found = {"one worker": seconds("--workers", 1), "two workers": seconds("--workers", 2)}
-        two = {"n_workers": 2, "threads_per_worker": 1, "memory_limit": 0, "dashboard_address": ":0"}
-        with distributed.LocalCluster(**two) as cluster:
-            found["a Dask cluster of two workers on this machine"] = seconds("--cluster", cluster.scheduler_address)
-        return found | {"finished": watch(*sweep, *SWEEP, "--workers", 1)["seconds"]}
+        found = {"one worker": [], "two workers": [], "a Dask cluster of two workers on this machine": []}
+        one, two, on_cluster = found.values()
+        for _ in range(SWEEPS):
+            one.append(fresh(*SWEEP, "--workers", 1))
+            two.append(fresh(*SWEEP, "--workers", 2))
+            options = {"n_workers": 2, "threads_per_worker": 1, "memory_limit": 0, "dashboard_address": ":0"}
+            with distributed.LocalCluster(**options) as cluster:
+                on_cluster.append(fresh(*SWEEP, "--cluster", cluster.scheduler_address))
+        found["finished"] = watch(*sweep, *SWEEP, "--workers", 1)["seconds"]
+        found["one each"] = fresh(*ONE_EACH, "--workers", 2)
+        return found | {"one each finished": watch(*sweep, *ONE_EACH, "--workers", 1)["seconds"]}
 
 
 def machine():
@@ -244,14 +263,15 @@ def goal_rows(measured):
 
 
 def side_by_side_rows(measured):
-    """How much faster than one worker; on many cores, from the other rows: starting, one student after the other on a core."""
-    seconds = measured["side_by_side"].copy()
-    finished = seconds.pop("finished")
-    student = (seconds["one worker"] - finished) / SWEPT
-    start = seconds["two workers"] - finished - student * math.ceil(SWEPT / 2)  # what starting workers costs besides
-    seconds[f"{ON_PAPER} cores (computed)"] = finished + start + student * math.ceil(SWEPT / ON_PAPER)
-    for how, value in seconds.items():
-        yield [how, f"{value:.0f}", f"{seconds['one worker'] / value:.2f}"]
+    """How much faster than one worker, by the medians; on many cores, from a sweep with a student on each of two."""
+    seconds = measured["side_by_side"]
+    times = {how: each for how, each in seconds.items() if isinstance(each, list)}
+    for how, each in times.items():
+        shown = ", ".join(f"{value:.0f}" for value in each)
+        yield [how, shown, f"{median(times['one worker']) / median(each):.2f}"]
+    on_many = seconds["one each"] + seconds["finished"] - seconds["one each finished"]  # more students to report
+    many = f"64 cores, {SWEPT} of them used (computed)"
+    yield [many, f"{on_many:.0f}", f"{median(times['one worker']) / on_many:.2f}"]
 
 
 def race_table(measured, statistic=median):
@@ -261,7 +281,7 @@ def race_table(measured, statistic=median):
 def texts(measured):
     """{name: Markdown} of the tables of speed.md. measured: what speed.json holds."""
     changes = ["what", "seconds an epoch without it", "with it", "ratio"]
-    side_by_side = ["the sweep with", "seconds", "times as fast"]
+    side_by_side = ["the sweep with", "seconds, each time", "times as fast"]
     return {
         "speed_race": race_table(measured),
         "speed_changes": tables.markdown(changes, sorted(change_rows(measured), key=lambda row: -float(row[-1]))),

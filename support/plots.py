@@ -213,15 +213,14 @@ def saved_errors(groups, limits, path, **labels):
     axes.axhline(0, color="grey", linewidth=1)
     for limit in limits:
         axes.axvline(limit, color="grey", linewidth=1, linestyle="--")
+    box = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
     # Where the numbers stand: to the right of their points, to the left, and under their bars.
     beside = ({"xytext": (6, -3)}, {"xytext": (-5, 7), "ha": "right"}, {"xytext": (0, -11), "ha": "center"})
     for (kind, found), shade, marker, where in zip(groups.items(), OTHERS, "os^", beside):
         sizes, training, saved, deviation = map(np.array, zip(*found))
         axes.errorbar(training, saved, deviation, fmt=marker, color=shade, capsize=3, label=kind)
         for size, *place in zip(sizes, training, saved - deviation if marker == "^" else saved):
-            box = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
-            annotation = {"textcoords": "offset points", "fontsize": 8, "color": shade, "bbox": box}
-            axes.annotate(_short(size), place, **annotation, **where)
+            axes.annotate(_short(size), place, textcoords="offset points", fontsize=8, color=shade, bbox=box, **where)
     axes.set_xscale("symlog", linthresh=0.01)  # some nets have no training error at all
     most = max(training for found in groups.values() for _, training, *_ in found)
     axes.margins(y=0.1)

@@ -25,11 +25,12 @@ def test_quick_shows_the_race_and_saves_nothing(monkeypatch, tmp_path, capsys):
 
 
 def test_many_cores_are_computed_from_measured_times():
-    # 10 s without students, 2 s a student, 6 s to start workers
-    seconds = {"one worker": 118.0, "two workers": 70.0, "a cluster": 70.0, "finished": 10.0}
+    # a sweep that finds everything takes 10 s, of two students 7 s; two students with two workers 15 s
+    seconds = {"one worker": [100.0, 118.0, 130.0], "two workers": [70.0, 75.0, 59.0]}
+    seconds |= {"finished": 10.0, "one each": 15.0, "one each finished": 7.0}
     rows = [*speed.side_by_side_rows({"side_by_side": seconds})]
-    assert rows[1] == ["two workers", "70", "1.69"]
-    assert rows[-1] == ["64 cores (computed)", "18", "6.56"]
+    assert rows[1] == ["two workers", "70, 75, 59", "1.69"]
+    assert rows[-1] == ["64 cores, 54 of them used (computed)", "18", "6.56"]
 
 
 def test_an_unknown_part_is_named(monkeypatch, capsys):

@@ -2,8 +2,8 @@
 
     python tools/sweep.py        (after python teacher.py)
 
-4 temperatures x 2 alphas x 3 seeds of the default student, each trained as by distill.py, on one core. This takes about 12
-minutes, or 6 on two cores after `pip install distributed` (Dask): then each core trains a student, and --cluster takes any Dask
+4 temperatures x 2 alphas x 3 seeds of the default student, each trained as by distill.py, on one core. This takes about 7
+minutes, or 5 on two cores after `pip install distributed` (Dask): then each core trains a student, and --cluster takes any Dask
 cluster. Keeps each student in artifacts/sweep/ and goes on where it was stopped. Writes sweep.json and plots/sweep.png to artifacts/.
 """
 
