@@ -41,8 +41,9 @@ def soft_targets(logits, temperature):
 def distillation_loss(labels, teacher_logits, student_logits, temperature, alpha):
     """alpha * T^2 * KL(teacher_T || student_T) + (1 - alpha) * cross_entropy(labels, student), for each example.
 
-    labels (batch,) integers, or -1 for an example without a label, whose second term is 0; teacher_logits, student_logits (batch, C) float32; temperature T > 0; alpha in [0, 1] is the
-    weight of the teacher's part. Returns nats per example, (batch,) float32.
+    labels (batch,) integers, or -1 for an example without a label, whose second term is 0; teacher_logits, student_logits
+    (batch, C) float32; temperature T > 0; alpha in [0, 1] is the weight of the teacher's part. Returns nats per example, (batch,)
+    float32.
 
     Hinton, Vinyals & Dean (2015), section 2: the gradients of the first term scale as 1 / T^2, so the factor T^2 keeps the
     balance of the two terms when T changes. The paper has the cross-entropy with the soft targets; KL is that less their entropy,

@@ -112,10 +112,9 @@ class RunStore:
         """{row: settings} of an experiment, a function, as they are run here."""
         return {row: quick_settings(its) if self.quick else its for row, its in experiment().items()}
 
-    def records(self, settings, seeds=None):
+    def records(self, settings):
         """The records of a row of a table: of all seeds (of one, where images are held out); [] if one is missing."""
-        seeds = min(seeds or self.seeds, self.seeds)
-        found = [self.find(settings, seed) for seed in range(1 if settings["held_out"] else seeds)]
+        found = [self.find(settings, seed) for seed in range(1 if settings["held_out"] else self.seeds)]
         return found if all(found) else []
 
     def save(self, record):

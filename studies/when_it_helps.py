@@ -1,6 +1,6 @@
 """When does a teacher help? Dense students of several sizes, on three kinds of views, distilled and on labels alone.
 
-    python studies/when_it_helps.py                     everything, with 5 seeds, or 3 where a run takes minutes
+    python studies/when_it_helps.py                     everything, with 5 seeds
     python studies/when_it_helps.py --seeds 1 --quick   two sizes of everything, in minutes, in artifacts/studies/quick/
 
 Trains on all 60,000 images and counts test errors. The teacher has teacher.py's default recipe, and the student's seed. A
@@ -33,8 +33,7 @@ SIZES = {  # units of the hidden layers: how much of the image's edges is cut of
     (64, 64): {},
     (800, 800): {},
 }
-LARGE = (800, 800)  # takes minutes a run: fewer settings to choose from
-FEW_SEEDS = 3  # of a run that takes minutes: of LARGE, and on distorted images, where the teacher runs on each view
+LARGE = (800, 800)  # slow to train: fewer epochs, and fewer settings to choose from
 QUICK_SIZES = [(26, 18), (64, 64)]
 VIEWS = {"as they are": {}, "shifted": {"translate": 1}, "distorted": {"distort": 0.6}}
 ACTIVATIONS, EPOCHS, RATES = ("relu", "silu"), (100, 300), (5e-3, 1e-2)  # to choose from, for the labels alone
@@ -104,11 +103,6 @@ def shape_of(hidden):
     return "-".join(map(str, [784 if side == 28 else f"{side}x{side}", *hidden, 10]))
 
 
-def takes_minutes(settings):
-    """Whether a run of these settings takes minutes: it is made with FEW_SEEDS at most."""
-    return settings["hidden"] == list(LARGE) or (settings["net"] == "student" and settings["distort"] > 0)
-
-
 def net_on(hidden, views):
     """What a student of this size on these views is trained with, whatever else is chosen for it."""
     return {"hidden": list(hidden)} | SIZES[hidden] | VIEWS[views]
@@ -174,7 +168,7 @@ def complete_pairs(store):
     found = {}
     for (hidden, views), chosen in CHOSEN.items():
         rows = store.rows(lambda its=(hidden, views): pair(*its)) if "temperature" in chosen else {}
-        records = [store.records(its, FEW_SEEDS if takes_minutes(its) else None) for its in rows.values()]
+        records = [store.records(its) for its in rows.values()]
         if records and all(records):
             found[hidden, views] = records
     return found
@@ -270,7 +264,6 @@ def main():
     if arguments.check:
         return lab.check(store, arguments)
     runs = lab.plan(store, {name: store.rows(EXPERIMENTS[name]) for name in arguments.experiments})
-    runs = [run for run in runs if run[1] < FEW_SEEDS or not takes_minutes(run[0])]
     if arguments.quick:  # two sizes are enough to see everything run
         runs = [run for run in runs if run[0]["net"] == "teacher" or tuple(run[0]["hidden"]) in QUICK_SIZES]
     lab.run_all(store, runs, arguments)
