@@ -69,17 +69,8 @@ CONTENDERS = {
 TEMPERATURES, ALPHAS, SEEDS = (1, 2, 3, 4, 8, 16), (0.3, 0.5, 0.9), 3  # of the sweep that is timed
 SWEEP = ["--temperatures", *TEMPERATURES, "--alphas", *ALPHAS, "--seeds", SEEDS, "--epochs", 30]
 SWEPT = len(TEMPERATURES) * len(ALPHAS) * SEEDS  # students
-ONE_EACH = [
-    "--temperatures",
-    1,
-    "--alphas",
-    0.3,
-    0.9,
-    "--seeds",
-    1,
-    "--epochs",
-    30,
-]  # a student for each of two workers
+# A student for each of two workers.
+ONE_EACH = ["--temperatures", 1, "--alphas", 0.3, 0.9, "--seeds", 1, "--epochs", 30]
 SWEEPS = 3  # rounds
 
 

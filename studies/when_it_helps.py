@@ -144,9 +144,8 @@ def taught():
 def pairs():
     """Each size on each kind of views, distilled and on labels alone, on all 60,000 images."""
     rows = {}
-    for (hidden, views), chosen in CHOSEN.items():
-        if "temperature" in chosen:
-            rows |= {f"{parameters(hidden):,} {views}: {kind}": its for kind, its in pair(hidden, views).items()}
+    for hidden, views in CHOSEN:
+        rows |= {f"{parameters(hidden):,} {views}: {kind}": its for kind, its in pair(hidden, views).items()}
     return rows
 
 
@@ -166,10 +165,10 @@ EXPERIMENTS = {run.__name__: run for run in (alone, taught, pairs)}
 def complete_pairs(store):
     """{(units, views): (records on labels alone, records distilled)}, of those whose runs are all there."""
     found = {}
-    for (hidden, views), chosen in CHOSEN.items():
-        rows = store.rows(lambda its=(hidden, views): pair(*its)) if "temperature" in chosen else {}
+    for hidden, views in CHOSEN:
+        rows = store.rows(functools.partial(pair, hidden, views))
         records = [store.records(its) for its in rows.values()]
-        if records and all(records):
+        if all(records):
             found[hidden, views] = records
     return found
 
