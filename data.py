@@ -18,7 +18,7 @@ SHA256 = {  # of each array's bytes in C order, which are the bytes of LeCun and
     "x_test": "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
     "y_test": "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5",
 }
-
+HOLD_OUT_SEED = 0  # a constant: whatever else changes, nets are compared on the same validation examples
 
 FASHION = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -34,12 +34,16 @@ class Split(NamedTuple):
     images: np.ndarray
     labels: np.ndarray
 
+    def take(self, chosen):
+        """The examples that `chosen`, indices or a mask, picks."""
+        return Split(self.images[chosen], self.labels[chosen])
+
     def labelled(self):
         """The examples whose labels are known, repeated so that there are as many examples as before: an epoch has as many steps."""
         if (self.labels >= 0).all():
             return self
         known = np.resize(np.flatnonzero(self.labels >= 0), len(self.labels))
-        return Split(*(array[known] for array in self))
+        return self.take(known)
 
 
 class Dataset(NamedTuple):
@@ -79,10 +83,10 @@ def load(path=None, validation=None):
 
     The file has x_train, either uint8 (n, h, w) or (n, h, w, c), or float16, float32 or float64 (n, ...); y_train (n,) integers
     0...C-1, or -1 for an example without a label; x_test and y_test, all labelled; and, if you like, class_names (C,) strings.
-    The last `validation` labelled training examples become the validation split; None: 5,000, or a twelfth of the training
-    examples if that is less; 0: no validation examples.
+    x_val and y_val are the validation split, if the file has them. Else `hold_out` takes `validation` labelled training examples;
+    None: 5,000, or a twelfth of the training examples if that is less; 0: no validation examples.
 
-    Raises UserError: the file is missing, damaged, or not of this form; validation leaves nothing to train on.
+    Raises UserError: the file is missing, damaged, or not of this form; validation leaves a class without examples to train on.
     """
     name = str(MNIST if path is None else path)
     arrays = _from_keras(name) if name in KERAS_DATASETS else _read(name)
@@ -90,8 +94,8 @@ def load(path=None, validation=None):
         for key, digest in SHA256.items():
             if hashlib.sha256(np.ascontiguousarray(arrays[key])).hexdigest() != digest:
                 raise UserError(f"{name}: {key} has changed: `git checkout mnist.npz` restores it")
-    train = _checked(name, arrays, "train")
-    test = _checked(name, arrays, "test")
+    parts = {part: _checked(name, arrays, part) for part in ("train", "test", "val") if f"x_{part}" in arrays}
+    train = parts.pop("train")
     num_classes = int(train.labels.max()) + 1
     num_train = int(np.sum(train.labels >= 0))
     if not 2 <= num_classes <= num_train:
@@ -101,23 +105,55 @@ def load(path=None, validation=None):
     class_names = tuple(map(str, np.atleast_1d(arrays.get("class_names", ()))))
     if class_names and len(class_names) != num_classes:
         raise UserError(f"{name}: class_names has {len(class_names)} names for {num_classes} classes: they must match")
-    if test.labels.min() < 0:
-        raise UserError(f"{name}: y_test has labels below 0: every test example needs its label, 0...C-1")
-    if test.labels.max() >= num_classes:
-        raise UserError(f"{name}: y_test has a label {test.labels.max()}; y_train has 0...{num_classes - 1} only")
-    if (test.images.shape[1:], test.images.dtype) != (train.images.shape[1:], train.images.dtype):
-        raise UserError(f"{name}: x_train and x_test hold examples of different shapes or dtypes")
-    validation = min(5000, num_train // 12) if validation is None else validation
-    if validation >= num_train:
-        raise UserError(f"--validation {validation} leaves none of {num_train} labelled training examples: lower it")
-    return Dataset(*hold_out(train, validation), test, num_classes, class_names)
+    for part, split in parts.items():
+        if split.labels.min() < 0:
+            raise UserError(f"{name}: y_{part} has labels below 0: every {part} example needs its label, 0...C-1")
+        if split.labels.max() >= num_classes:
+            raise UserError(
+                f"{name}: y_{part} has a label {split.labels.max()}; y_train has 0...{num_classes - 1} only"
+            )
+        if (split.images.shape[1:], split.images.dtype) != (train.images.shape[1:], train.images.dtype):
+            raise UserError(f"{name}: x_train and x_{part} hold examples of different shapes or dtypes")
+    if "val" in parts:
+        if validation:
+            raise UserError(f"{name} has validation examples of its own, x_val: leave --validation out")
+        return Dataset(train, parts["val"], parts["test"], num_classes, class_names)
+    if validation is None:
+        validation = min(5000, num_train // 12, num_train - num_classes)
+    return Dataset(*hold_out(train, validation), parts["test"], num_classes, class_names)
 
 
 def hold_out(split, number):
-    """(the split without its last `number` labelled examples, a split of these)."""
-    labelled = np.flatnonzero(split.labels >= 0)
-    held = np.isin(np.arange(len(split.labels)), labelled[len(labelled) - number :])
-    return tuple(Split(*(array[part] for array in split)) for part in (~held, held))
+    """(the split without `number` labelled examples, a split of these), both in their order in `split`.
+
+    The examples are drawn at random, by a constant seed, and from each class in proportion to its size. Each class keeps an
+    example. Raises UserError: `number` is too large for that.
+    """
+    most = int(np.sum(split.labels >= 0)) - len(np.unique(split.labels[split.labels >= 0]))
+    if number > most:
+        raise UserError(f"--validation {number} leaves a class without a training example: {most} is the most")
+    held = np.zeros(len(split.labels), bool)
+    held[_stratified_order(split.labels)[:number]] = True
+    return split.take(~held), split.take(held)
+
+
+def sample(split, number):
+    """At most `number` labelled examples of a split, drawn at random and from each class in proportion, as by `hold_out`."""
+    return split.take(np.sort(_stratified_order(split.labels)[:number]))
+
+
+def _stratified_order(labels):
+    """The indices of the labelled examples in random order, such that each beginning has the classes' shares of the whole.
+
+    The last example of each class stands at the end.
+    """
+    shuffled = np.random.default_rng(HOLD_OUT_SEED).permutation(np.flatnonzero(labels >= 0))
+    place = np.empty(len(shuffled))  # of an example within its class, as a share of the class
+    for label in np.unique(labels[shuffled]):
+        of_class = np.flatnonzero(labels[shuffled] == label)
+        place[of_class] = (np.arange(len(of_class)) + 0.5) / len(of_class)
+        place[of_class[-1]] = 1
+    return shuffled[np.argsort(place, kind="stable")]
 
 
 def _from_keras(name):
@@ -133,10 +169,12 @@ def _from_keras(name):
 
 def _read(name):
     with files.reading(name, "there is no such data file", "get it anew"):
-        arrays = files.read_npz(name, [*SHA256, "class_names"])
-        for key in SHA256:
+        arrays = files.read_npz(name, [*SHA256, "x_val", "y_val", "class_names"])
+        for key in {*SHA256, *arrays}:
             if not isinstance(arrays.get(key), np.ndarray):  # NumPy returns a member without an array's header as bytes
                 raise ValueError(f"{key} is missing or no array: it must hold {', '.join(SHA256)}")  # noqa: TRY004
+        if ("x_val" in arrays) != ("y_val" in arrays):
+            raise ValueError("it has only one of x_val and y_val")
         return arrays
 
 

@@ -175,8 +175,12 @@ def against(records, others):
 
 def split_for(dataset, settings):
     """(the training split, the split on which errors are counted) of a run."""
-    train, held_out = data.hold_out(dataset.train, settings["held_out"])
-    return train, held_out if settings["held_out"] else dataset.test
+    if not settings["held_out"]:
+        return dataset.train, dataset.test
+    cut = (
+        len(dataset.train.labels) - settings["held_out"]
+    )  # the last ones, not those of data.hold_out: so are the records
+    return dataset.train.take(slice(cut)), dataset.train.take(slice(cut, None))
 
 
 def record_of(dataset, settings, seed, model, history, start, more):
@@ -304,7 +308,7 @@ def open_store(arguments, name):
     folder = files.output_folder(Path(arguments.out) / "studies")
     dataset, results = data.load(validation=0), arguments.results or FOLDER / f"{name}.json"
     if arguments.quick:
-        dataset = dataset._replace(train=data.Split(*(array[:10_000] for array in dataset.train)))
+        dataset = dataset._replace(train=dataset.train.take(slice(10_000)))
         folder = folder / "quick"
         folder.mkdir(exist_ok=True)
         results = arguments.results or folder / results.name

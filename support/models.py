@@ -26,7 +26,7 @@ class Epoch(NamedTuple):
 
     epoch: int  # from 1
     loss: float
-    training_accuracy: float
+    training_accuracy: float  # nan without labels
     validation_accuracy: float  # nan without validation images
     seconds: float  # of the training, without the validation
 

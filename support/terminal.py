@@ -100,7 +100,9 @@ MAX_SEED = 2**32 - 1
 TEMPERATURE = number(1e-3, 1e6)
 DATA_HELP = "your own .npz file, or fashion_mnist, cifar10, cifar100 (default: MNIST)"
 TEACHER_HELP = "the teacher: Keras classifiers, of several the mean (default: teacher.keras in --out)"
-VALIDATION_HELP = "hold out the last IMAGES training images (default: 5000, or a twelfth of a smaller set; 0: none)"
+VALIDATION_HELP = (
+    "hold out IMAGES training images, drawn from all classes (default: 5000, or a twelfth of a smaller set; 0: none)"
+)
 DISTORT_HELP = (
     "in place of --translate: rotate (STRENGTH 1: up to 10 degrees), scale (10 %%), shift and bend each image"
 )

@@ -24,9 +24,9 @@ def cross_entropy(labels, logits):
 
 def print_epoch(row, epochs):
     """Print an Epoch in a line, if a script runs."""
-    validation = "" if math.isnan(row.validation_accuracy) else f"  validation {row.validation_accuracy:7.2%}"
-    done = f"epoch {row.epoch:3}/{epochs}  loss {row.loss:.4f}  training {row.training_accuracy:7.2%}{validation}"
-    say(f"{done}  {row.seconds:.1f} s")
+    accuracies = {"training": row.training_accuracy, "validation": row.validation_accuracy}
+    known = "".join(f"  {name} {value:7.2%}" for name, value in accuracies.items() if not math.isnan(value))
+    say(f"epoch {row.epoch:3}/{epochs}  loss {row.loss:.4f}{known}  {row.seconds:.1f} s")
 
 
 def show_epoch(row, epochs):
@@ -128,16 +128,16 @@ def compile_epoch(model, optimizer, batches, loss):
             logits = call(images, training=True)
             mean_loss = tf.add_n([tf.reduce_mean(loss(*targets, logits)), *model.losses])
         optimizer.apply(tape.gradient(mean_loss, variables), variables)
-        hits, labelled = tf.argmax(logits, -1, output_type=tf.int32) == targets[0], targets[0] >= 0
-        hits, labelled = (tf.reduce_sum(tf.cast(part, tf.float32)) for part in (hits, labelled))
-        return tf.stack([mean_loss, tf.math.divide_no_nan(hits, labelled)])
+        num_hits = tf.reduce_sum(tf.cast(tf.argmax(logits, -1, output_type=tf.int32) == targets[0], tf.float32))
+        num_labelled = tf.reduce_sum(tf.cast(targets[0] >= 0, tf.float32))
+        return tf.stack([mean_loss, num_hits, num_labelled])
 
     # On a processor, XLA makes Keras' dropout take longer than the matrix products, and convolutions thirty times as long.
     convolves = any(len(weight.shape) > 2 for weight in model.weights)
 
     @tf.function(jit_compile=not (convolves or dropout_states(model)))
     def run_steps(examples, first, stop):
-        totals = tf.zeros(2)
+        totals = tf.zeros(3)
         while first < stop:  # not tf.range: XLA would compile anew for each pair of bounds
             totals += step([part[first] for part in examples])
             first += 1
@@ -145,17 +145,18 @@ def compile_epoch(model, optimizer, batches, loss):
 
     def run_epoch(number):
         examples = batches.collect(number)
-        totals = np.zeros(2)
+        totals = np.zeros(3)
         for first in range(0, batches.num_steps, STEPS_PER_CALL):
             if first:
                 progress(f"epoch {number:3}  {first / batches.num_steps:4.0%}")
             stop = min(first + STEPS_PER_CALL, batches.num_steps)
             totals += run_steps(examples, tf.constant(first), tf.constant(stop)).numpy()
-        mean_loss, accuracy = (totals / batches.num_steps).tolist()
+        total_loss, num_hits, num_labelled = totals.tolist()
+        mean_loss = total_loss / batches.num_steps
         if not math.isfinite(mean_loss):
             problem = f"training diverged in epoch {number} (loss {mean_loss}), no model saved"
             raise UserError(f"{problem}: lower --learning-rate")
-        return mean_loss, accuracy
+        return mean_loss, num_hits / num_labelled if num_labelled else math.nan
 
     run_steps(batches.collect(0), tf.constant(0), tf.constant(0))  # no step is taken: this only compiles
     return run_epoch

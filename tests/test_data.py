@@ -12,21 +12,79 @@ import tensorflow as tf
 import data
 
 
-def test_shipped_digits_are_split_without_overlap_and_in_order():
+def rows_of(split):
+    """Each example with its label, as bytes, sorted."""
+    return sorted(image.tobytes() + bytes([label]) for image, label in zip(split.images, split.labels))
+
+
+def test_shipped_digits_are_split_without_overlap_and_each_class_alike():
     digits = data.load()
     assert [len(split.labels) for split in digits[:3]] == [55_000, 5_000, 10_000]
     assert digits.num_classes == 10
     assert digits.image_shape == (28, 28)
     with np.load(data.MNIST) as file:
-        np.testing.assert_array_equal(digits.train.images, file["x_train"][:55_000])
-        np.testing.assert_array_equal(digits.validation.images, file["x_train"][55_000:])
-        np.testing.assert_array_equal(digits.validation.labels, file["y_train"][55_000:])
+        whole = data.Split(file["x_train"], file["y_train"])
         np.testing.assert_array_equal(digits.test.images, file["x_test"])
+    assert sorted(rows_of(digits.train) + rows_of(digits.validation)) == rows_of(whole)
+    of_each = np.bincount(digits.validation.labels)
+    assert np.abs(of_each - np.bincount(whole.labels) / 12).max() < 1
 
 
 def test_validation_0_trains_on_all(tiny):
     assert [len(split.labels) for split in data.load(tiny, validation=0)[:3]] == [240, 0, 60]
     assert [len(split.labels) for split in data.load(tiny)[:3]] == [220, 20, 60]
+
+
+def test_sorted_data_keep_every_class_on_both_sides():
+    arrays = conftest.make_arrays(480, 240, (26, 10), 12)
+    split = data.Split(arrays["x_train"], arrays["y_train"].astype(np.int32))
+    split = split.take(np.argsort(split.labels, kind="stable"))
+    train, held = data.hold_out(split, 60)
+    assert len(held.labels) == 60
+    assert (np.diff(held.labels) >= 0).all()  # each part keeps the order
+    assert np.abs(np.bincount(held.labels) - np.bincount(split.labels) / 8).max() < 1
+    assert sorted(rows_of(train) + rows_of(held)) == rows_of(split)
+    again = data.hold_out(split, 60)
+    assert all(map(np.array_equal, again[1], held))  # by a constant seed
+    places = np.flatnonzero(
+        np.isin([image.tobytes() for image in split.images], [image.tobytes() for image in held.images])
+    )
+    of_first = places[held.labels == 0]
+    assert of_first.tolist() not in (
+        [*range(len(of_first))],
+        [*range(of_first[-1] - len(of_first) + 1, of_first[-1] + 1)],
+    )
+
+
+def test_every_class_keeps_an_example_to_train_on():
+    split = data.Split(np.zeros((9, 2, 2), np.uint8), np.array([0, 0, 0, 0, 0, 1, 1, 2, -1], np.int32))
+    for number, expected in ((0, [0, 0, 0]), (1, [1, 0, 0]), (3, [2, 1, 0]), (5, [4, 1, 0])):
+        train, held = data.hold_out(split, number)
+        assert np.bincount(held.labels, minlength=3).tolist() == expected
+        assert {0, 1, 2, -1} == {*train.labels.tolist()}
+    with pytest.raises(UserError, match="--validation 6 leaves a class without a training example: 5 is the most"):
+        data.hold_out(split, 6)
+
+
+def test_a_sample_has_all_classes_in_proportion():
+    labels = np.repeat([0, 1, -1, 2], [600, 300, 500, 100]).astype(np.int32)
+    split = data.Split(np.arange(len(labels))[:, None], labels)
+    drawn = data.sample(split, 100)
+    assert np.bincount(drawn.labels).tolist() == [60, 30, 10]
+    assert np.array_equal(labels[drawn.images[:, 0]], drawn.labels)
+    assert len(data.sample(split, 2000).labels) == 1000  # all that have a label
+
+
+def test_validation_examples_in_the_file_are_the_validation_split(tmp_path):
+    arrays = conftest.make_arrays()
+    own = {"x_val": arrays["x_test"][:30], "y_val": arrays["y_test"][:30]}
+    np.savez(tmp_path / "own.npz", **arrays | own)
+    dataset = data.load(tmp_path / "own.npz")
+    assert [len(split.labels) for split in dataset[:3]] == [240, 30, 60]
+    assert np.array_equal(dataset.validation.images, own["x_val"])
+    assert len(data.load(tmp_path / "own.npz", validation=0).validation.labels) == 30
+    with pytest.raises(UserError, match="has validation examples of its own, x_val: leave --validation out"):
+        data.load(tmp_path / "own.npz", validation=20)
 
 
 def test_shipped_file_with_a_changed_byte_is_refused(tmp_path, monkeypatch):
@@ -90,6 +148,11 @@ IMAGES = conftest.make_arrays()["x_train"]
         (changed(x_test=np.zeros((60, 10, 12), np.uint8)), "different shapes or dtypes"),
         (changed(x_train=IMAGES[:0], y_train=LABELS[:0]), "x_train is empty"),
         (changed(x_test=IMAGES[:0], y_test=LABELS[:0]), "x_test is empty"),
+        (changed(x_val=IMAGES[:9]), "only one of x_val and y_val"),
+        (changed(x_val=IMAGES[:9], y_val=LABELS[:8]), "x_val has 9 images and y_val 8 labels"),
+        (changed(x_val=IMAGES[:9], y_val=LABELS[:9] - 1), "every val example needs its label"),
+        (changed(x_val=IMAGES[:9], y_val=LABELS[:9] + 1), "y_val has a label 3; y_train has 0...2 only"),
+        (changed(x_val=IMAGES[:9] / 255, y_val=LABELS[:9]), "x_train and x_val hold examples of different"),
     ],
 )
 def test_a_bad_data_file_is_refused_in_words(tmp_path, write, message):
@@ -113,7 +176,7 @@ def test_pickled_objects_are_never_executed(tmp_path):
 
 
 def test_validation_must_leave_images_to_train_on(tiny):
-    with pytest.raises(UserError, match="--validation 240 leaves none of 240"):
+    with pytest.raises(UserError, match="--validation 240 leaves a class without a training example: 237 is the most"):
         data.load(tiny, validation=240)
 
 

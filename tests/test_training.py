@@ -9,6 +9,7 @@ import conftest
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import data
 import student
@@ -308,3 +309,21 @@ def test_replacing_moves_a_whole_file_or_nothing(tmp_path):
         raise ZeroDivisionError
     assert path.read_text() == "first"
     assert os.listdir(tmp_path) == ["file.txt"]
+
+
+def test_the_training_accuracy_is_that_of_the_labelled_examples(digits):
+    """And nan, not 0, where no example of an epoch has a label."""
+
+    def accuracy(labels):
+        net = student.build_student(digits.image_shape, digits.num_classes, [8], seed=0)
+        batches = data.Batches(data.Split(digits.train.images, labels.astype(np.int32)), 20, seed=0)
+        loss = lambda labels, logits: 0 * tf.reduce_sum(logits, -1)
+        return training.train(net, batches, loss, epochs=1, learning_rate=1e-9)[0].training_accuracy, net
+
+    classes = models.predictor(accuracy(digits.train.labels)[1])(digits.train.images).argmax(-1)
+    assert accuracy(classes)[0] == 1
+    few = np.where(np.arange(len(classes)) % 50 == 7, classes, -1)  # most steps see none of these
+    assert accuracy(few)[0] == 1
+    few[7] = (few[7] + 1) % 3
+    assert accuracy(few)[0] == pytest.approx(1 - 1 / np.sum(few >= 0))
+    assert np.isnan(accuracy(np.full_like(few, -1))[0])

@@ -104,7 +104,7 @@ def main():
     expected = models.predictor(model)(dataset.test.images).argmax(-1)
     paths = {"float32": out / f"{source.stem}.tflite", "int8": out / f"{source.stem}_int8.tflite"}
     shape = (-1, *models.fitting_shape(model, dataset.image_shape))
-    train = models.to_unit(dataset.train.images[:CALIBRATION_IMAGES]).numpy().reshape(shape)
+    train = models.to_unit(data.sample(dataset.train, CALIBRATION_IMAGES).images).numpy().reshape(shape)
     options = {"float32": {}, "int8": int8_options(train)}
     for kind, path in paths.items():
         print(f"converting {source} to {kind}: {path}", flush=True)
