@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from support import UserError, distortion, files, quiet
-from support.models import to_unit
+from support.inference import to_unit
 
 import keras
 import numpy as np
@@ -74,7 +74,32 @@ class Dataset(NamedTuple):
         size = "x".join(map(str, self.image_shape))
         unlabelled = int(np.sum(self.train.labels < 0))
         without = f" ({unlabelled:,} without a label)" if unlabelled else ""
-        return f"{train} training{without}, {validation} validation, {test} test examples of {size}, {self.num_classes} classes"
+        sizes = f"{train} training{without}, {validation} validation, {test} test examples of {size}"
+        return "\n".join([f"{sizes}, {self.num_classes} classes", *(f"note: {remark}" for remark in self.remarks())])
+
+    def remarks(self):
+        """What is odd about these data, and may be a mistake: a list of sentences."""
+        found, shape, dtype = [], self.image_shape, self.train.images.dtype
+        for what, split in (("training", self.train), ("validation", self.validation), ("test", self.test)):
+            if len(split.labels):
+                missing = [self.names[label] for label in np.setdiff1d(range(self.num_classes), split.labels)]
+                listed = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
+                found += [f"no {what} example is of class {listed}"] if missing else []
+        if found and not np.any(self.train.labels == 0):
+            found.append("labels begin at 0; if yours begin at 1, subtract 1")
+        if len(shape) == 3 and shape[0] in (1, 3) and shape[2] not in (1, 3):
+            taken = f"taken for images of height {shape[0]}, width {shape[1]} and {shape[2]} channels"
+            found.append(
+                f"examples of {'x'.join(map(str, shape))} are {taken}: if channels come first, move them to the end"
+            )
+        largest = self.train.images.max()
+        if dtype == np.uint8 and largest <= 1:
+            found.append("no pixel is above 1, and uint8 is divided by 255: if 1 is white, multiply them by 255")
+        if dtype == np.float32 and self.has_images and largest > 20:
+            found.append(
+                f"pixels up to {largest:g} are taken as they are, being floats: divide them by 255, or save uint8"
+            )
+        return found
 
 
 def load(path=None, validation=None):
@@ -94,7 +119,11 @@ def load(path=None, validation=None):
         for key, digest in SHA256.items():
             if hashlib.sha256(np.ascontiguousarray(arrays[key])).hexdigest() != digest:
                 raise UserError(f"{name}: {key} has changed: `git checkout mnist.npz` restores it")
-    parts = {part: _checked(name, arrays, part) for part in ("train", "test", "val") if f"x_{part}" in arrays}
+    parts = {}
+    for part in ("train", "test", "val"):
+        if f"x_{part}" in arrays:
+            keys = f"x_{part}", f"y_{part}"
+            parts[part] = checked_split(*(arrays[key] for key in keys), *keys, f"{name}: ")
     train = parts.pop("train")
     num_classes = int(train.labels.max()) + 1
     num_train = int(np.sum(train.labels >= 0))
@@ -102,7 +131,7 @@ def load(path=None, validation=None):
         raise UserError(
             f"{name}: y_train has {num_classes} classes for {num_train} images: labels must be 0...C-1, C >= 2"
         )
-    class_names = tuple(map(str, np.atleast_1d(arrays.get("class_names", ()))))
+    class_names = tuple(map(_as_text, np.ravel(arrays.get("class_names", ()))))
     if class_names and len(class_names) != num_classes:
         raise UserError(f"{name}: class_names has {len(class_names)} names for {num_classes} classes: they must match")
     for part, split in parts.items():
@@ -156,6 +185,10 @@ def _stratified_order(labels):
     return shuffled[np.argsort(place, kind="stable")]
 
 
+def _as_text(name):
+    return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
+
+
 def _from_keras(name):
     """The arrays of one of KERAS_DATASETS, which Keras downloads once and keeps. Raises UserError: it cannot."""
     try:
@@ -178,26 +211,36 @@ def _read(name):
         return arrays
 
 
-def _checked(name, arrays, part):
-    images, labels = arrays[f"x_{part}"], arrays[f"y_{part}"]
+def checked_split(images, labels, name="images", labels_name="labels", where=""):
+    """A Split of arrays as people have them: images (n, ...) as in `load`; labels (n,) or (n, 1), whole numbers of any dtype.
+
+    name, labels_name: what messages, which begin with `where`, call them. Raises UserError: they are not of this form.
+    """
+    images, labels = np.asarray(images), np.asarray(labels)
     if not (images.dtype == np.uint8 and images.ndim in (3, 4) or images.dtype.kind == "f" and images.ndim >= 2):
         forms = "uint8 (n, height, width) or (n, height, width, channels), or floats (n, ...)"
-        raise UserError(f"{name}: x_{part} is {images.dtype} {images.shape}: it must be {forms}")
-    if labels.dtype.kind not in "iu" or labels.ndim != 1:
-        raise UserError(f"{name}: y_{part} is {labels.dtype} {labels.shape}: it must be integers (n,)")
+        raise UserError(f"{where}{name} is {images.dtype} {images.shape}: it must be {forms}")
+    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if labels.dtype.kind not in "iufb" or labels.ndim != 1:
+        advice = " (of one-hot labels, take argmax(-1))" if labels.ndim == 2 else ""
+        raise UserError(f"{where}{labels_name} is {labels.dtype} {labels.shape}: it must be integers (n,){advice}")
     if len(images) != len(labels):
-        raise UserError(f"{name}: x_{part} has {len(images)} images and y_{part} {len(labels)} labels: they must match")
+        raise UserError(
+            f"{where}{name} has {len(images)} images and {labels_name} {len(labels)} labels: they must match"
+        )
     if images.size == 0:
-        raise UserError(f"{name}: x_{part} is empty: at least one image is needed")
+        raise UserError(f"{where}{name} is empty: at least one image is needed")
     if images.dtype.kind == "f":
         images = images.astype(np.float32)
         if not np.isfinite(images).all():
-            raise UserError(f"{name}: x_{part} has values that are not finite: remove or replace them")
-    if labels.min() < -1 or labels.max() > np.iinfo(np.int32).max:
-        lowest, highest = labels.min(), labels.max()
+            raise UserError(f"{where}{name} has values that are not finite: remove or replace them")
+    if labels.dtype.kind == "f" and not (labels % 1 == 0).all():
         raise UserError(
-            f"{name}: y_{part} has labels from {lowest} to {highest}: they must be 0...C-1, or -1 for unknown"
+            f"{where}{labels_name} has labels that are no whole numbers: they must be 0...C-1, or -1 for unknown"
         )
+    if labels.min() < -1 or labels.max() > np.iinfo(np.int32).max:
+        found = f"labels from {labels.min()} to {labels.max()}"
+        raise UserError(f"{where}{labels_name} has {found}: they must be 0...C-1, or -1 for unknown")
     return Split(images, labels.astype(np.int32))
 
 

@@ -12,7 +12,7 @@ import timeit
 from pathlib import Path
 from typing import NamedTuple
 
-from support import UserError, files, metrics, models, plots, terminal
+from support import UserError, files, inference, metrics, models, plots, terminal
 
 import numpy as np
 
@@ -65,28 +65,36 @@ def find_models(named, out):
 
 def name_models(paths):
     """{name: path} of model files, in their order. A name is the file's without its ending, or else the path."""
-    paths = list(dict.fromkeys(path.resolve() for path in paths))  # one model may be named in two spellings
+    paths = list({path.resolve(): path for path in reversed(paths)}.values())[
+        ::-1
+    ]  # one model may be named in two spellings
     stems = [path.stem for path in paths]
     return {path.stem if stems.count(path.stem) == 1 else str(path): path for path in paths}
 
 
-def run_model(path, dataset, pixels):
-    """Load the model file at `path` and run it on the test and validation images; returns an Evaluated. pixels: see models.caller.
+def run_model(path, dataset, pixels, option):
+    """Load the model file at `path` and run it on the test and validation images; returns an Evaluated.
 
-    Raises UserError: as models.load does; the model's outputs are not finite.
+    pixels: see inference.feeder; None: as its file says, or 1. option: the one that sets them. Prints a warning where others are
+    much better. Raises UserError: as models.load does; the model's outputs are not finite.
     """
     model = models.load(path, dataset.image_shape, dataset.num_classes)
-    predict = models.predictor(model, pixels=pixels)
+    settings, history = models.load_training(path)
+    pixels = models.pixels(settings) if pixels is None else pixels
+    sample = data.sample(dataset.train, inference.WARNING_EXAMPLES)
+    if problem := inference.pixels_warning(model, sample, pixels, option):
+        terminal.clear_progress()
+        print(f"warning: {path}: {problem}", flush=True)
+    predict = inference.predictor(model, pixels=pixels)
     outputs = predict(np.concatenate([dataset.test.images, dataset.validation.images]))
     if not np.isfinite(outputs).all():
         raise UserError(f"{path}: the model's outputs are not finite: train it again with a lower --learning-rate")
     cost = {
         "parameters": model.count_params(),
-        "multiply_adds": models.multiply_adds(model),
+        "multiply_adds": inference.multiply_adds(model, dataset.image_shape),
         "bytes": path.stat().st_size,
         **measure_speed(predict, dataset.test.images[:10_000]),
     }
-    settings, history = models.load_training(path)
     logits = np.split(outputs, [len(dataset.test.labels)])
     return Evaluated(cost, settings, history, models.fingerprint(model), *logits)
 
@@ -95,12 +103,12 @@ def mean_of(several):
     """The Evaluated of a teacher that consists of one or more models: its logits are those of their mean probabilities."""
     if len(several) == 1:
         return several[0]
-    logits = [models.mean_logits([its[place] for its in several]).numpy() for place in (-2, -1)]
+    logits = [inference.mean_logits([its[place] for its in several]).numpy() for place in (-2, -1)]
     return Evaluated({}, {}, [], "+".join(its.weights for its in several), *logits)
 
 
 def measure_speed(predict, images):
-    """The speed of `predict` (see models.predictor) on this machine, medians, as a dict of plain values."""
+    """The speed of `predict` (see inference.predictor) on this machine, medians, as a dict of plain values."""
 
     def seconds(part, repeats):
         return statistics.median(timeit.repeat(lambda: predict(part), number=1, repeat=repeats))
@@ -189,12 +197,20 @@ def draw(dataset, evaluated, rows, students, teacher, folder, suffix):
     """
     for name, kind in itertools.product(FIGURES, terminal.OPTIONS["format"]["choices"]):
         (folder / f"{name}.{kind}").unlink(missing_ok=True)
+    are_drawable = [*map(plots.drawable, dataset.names)]
+    if not all(are_drawable):
+        terminal.say(
+            "the figures' font does not have all characters of the classes' names: there, these have their numbers"
+        )
+    names = [plots.label(name) if known else str(i) for i, (name, known) in enumerate(zip(dataset.names, are_drawable))]
+    evaluated, rows = ({plots.label(name): its for name, its in of.items()} for of in (evaluated, rows))
+    students = [*map(plots.label, students)]
     test, path = dataset.test, {name: folder / f"{name}.{suffix}" for name in FIGURES}
     classes = {name: its.test.argmax(-1) for name, its in evaluated.items()}
     counts = {name: metrics.confusion_counts(test.labels, its, dataset.num_classes) for name, its in classes.items()}
     per_class = {name: matrix.sum(-1) for name, matrix in counts.items()}
-    plots.confusions(counts, dataset.names, path["confusions"])
-    plots.errors_per_class(per_class, dataset.names, path["errors_per_class"])
+    plots.confusions(counts, names, path["confusions"])
+    plots.errors_per_class(per_class, names, path["errors_per_class"])
     plots.accuracy_against_parameters(rows, path["accuracy_against_parameters"])
     histories = {name: its.history for name, its in evaluated.items() if its.history}
     if histories:
@@ -212,14 +228,14 @@ def draw(dataset, evaluated, rows, students, teacher, folder, suffix):
         return
     if len(students) >= 2:
         pair = ((name, classes[name]) for name in students[:2])
-        plots.gallery(only_one_right(test, dataset.names, *pair), path["gallery"])
+        plots.gallery(only_one_right(test, names, *pair), path["gallery"])
     ambiguous = most_ambiguous(teacher.test, test.labels, 6) if teacher else []
     if len(ambiguous):
         panels = [(f"teacher, T = {t}", "teacher", teacher.test, t) for t in (1, 4, 20)]
         panels += [(name, name, evaluated[name].test, 1) for name in students[:3]]
         shown = {title: (name, distill.soft_targets(of[ambiguous], t).numpy()) for title, name, of, t in panels}
         images, labels = test.images[ambiguous], test.labels[ambiguous]
-        plots.dark_knowledge(images, labels, shown, dataset.names, path["what_the_teacher_knows"])
+        plots.dark_knowledge(images, labels, shown, names, path["what_the_teacher_knows"])
 
 
 # ---- the printed report ----------------------------------------------------------------------------------------------
@@ -259,8 +275,11 @@ def print_gain(rows, evaluated):
     """Print what distillation did for the student, if student and distilled are there and differ in nothing else."""
     if not {"student", "distilled"} <= rows.keys():
         return
-    different = models.differing(evaluated["distilled"].settings, evaluated["student"].settings)
-    if different:
+    baseline, distilled = (evaluated[name].settings for name in ("student", "distilled"))
+    different = models.differing(distilled, baseline)
+    if not (baseline and {"temperature", "alpha", "teacher"} <= distilled.keys()):
+        print("what distillation did is not known: the files do not say how student and distilled were trained")
+    elif different:
         print(f"student and distilled also differ in {', '.join(different)}: python distill.py trains a fair pair")
     else:
         names = {"baseline": "student", "distilled": "distilled", "teacher": "teacher"}
@@ -273,12 +292,33 @@ def print_warnings(evaluated, teacher, train):
     for path, its in evaluated.items():
         if its.settings.get("data", known) != known:
             print(f"{path} was trained on other images than these, perhaps on some of the validation or test images")
-        if teacher and its.settings.get("teacher", teacher.weights) != teacher.weights:
+        if teacher and set(str(its.settings.get("teacher", teacher.weights)).split("+")) != set(
+            teacher.weights.split("+")
+        ):
             print(f"{path} had another teacher than the one it is compared with: python distill.py trains it anew")
 
 
+def find_teacher(named, out, train):
+    """The paths of the teacher: those named; or else teacher.keras in the folder `out`, if it was trained on the split `train`."""
+    path = out / "teacher.keras"
+    if named or not path.exists():
+        return named or []
+    try:
+        trained_on = models.load_training(path)[0].get("data")
+    except UserError as error:
+        trained_on = error
+    if trained_on == files.fingerprint(*train):
+        return [path]
+    print(
+        f"no model is compared with {path}, which was not trained on these training examples: --teacher would name one"
+    )
+    return []
+
+
 def main():
-    options = terminal.parser(__doc__, terminal.DATA | {"teacher_pixels": 1.0, "format": "png"})
+    options = terminal.parser(
+        __doc__, terminal.DATA | {"teacher_pixels": None, "student_pixels": None, "format": "png"}
+    )
     one_teacher = terminal.OPTIONS["teacher"] | {"nargs": None, "action": "append"}  # else it would take the models too
     options.add_argument("--teacher", **one_teacher)
     options.add_argument("models", nargs="*", type=Path, metavar="PATH", help="models (default: every .keras in --out)")
@@ -290,12 +330,17 @@ def main():
     print(f"data: {dataset}", flush=True)
 
     found = find_models(arguments.models, out)
-    of_teacher = arguments.teacher or [path for path in [out / "teacher.keras"] if path.exists()]
-    of_teacher = [path.resolve() for path in of_teacher]
+    spelled = {path.resolve(): path for path in found.values()}
+    of_teacher = find_teacher(arguments.teacher, out, dataset.train)
+    of_teacher = [spelled.get(path.resolve(), path) for path in of_teacher]
+    pixels = {
+        True: (arguments.teacher_pixels, "--teacher-pixels"),
+        False: (arguments.student_pixels, "--student-pixels"),
+    }
     evaluated = {}
     for path in dict.fromkeys([*found.values(), *of_teacher]):
         terminal.progress(f"running {path}")
-        evaluated[path] = run_model(path, dataset, arguments.teacher_pixels if path in of_teacher else 1.0)
+        evaluated[path] = run_model(path, dataset, *pixels[path in of_teacher])
     terminal.clear_progress()
     teacher = mean_of([evaluated[path] for path in of_teacher]) if of_teacher else None
     print_warnings(evaluated, teacher, dataset.train)

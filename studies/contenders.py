@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import models, training
+from support import inference, models, training
 
 import keras
 import numpy as np
@@ -52,7 +52,7 @@ def cached_logits(path, translate=0):
 
 def train_arrays():
     """The training images (n, 28, 28) float32 in [0, 1], and the labels (n,) int64."""
-    return models.to_unit(digits().train.images).numpy(), digits().train.labels.astype(np.int64)
+    return inference.to_unit(digits().train.images).numpy(), digits().train.labels.astype(np.int64)
 
 
 # ---- this project, as it is and with one thing changed ---------------------------------------------------------------
@@ -61,7 +61,7 @@ def train_arrays():
 def train_here(model, batches, loss):
     run_epoch = training.compile_epoch(model, keras.optimizers.Adam(RATE), batches, loss)
     numbers = itertools.count(1)
-    return lambda: run_epoch(next(numbers)), models.predictor(model)
+    return lambda: run_epoch(next(numbers)), inference.predictor(model)
 
 
 def ours(path, translate=0, repeat=1, kind=data.Batches):
@@ -118,7 +118,7 @@ logits_1_view, logits_25_views = logits_only, functools.partial(logits_only, tra
 def fit(model, net, *examples, **options):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer=keras.optimizers.Adam(RATE), loss=loss, metrics=["accuracy"])
-    return lambda: model.fit(*examples, **options, verbose=0), models.predictor(net)
+    return lambda: model.fit(*examples, **options, verbose=0), inference.predictor(net)
 
 
 def best_fit(path):
@@ -137,7 +137,7 @@ def best_fit(path):
     model.compile(optimizer=optimizer, loss=loss, steps_per_execution=batches.num_steps, jit_compile=True)
     order = tf.data.Dataset.range(NUM_IMAGES, output_type=tf.int32).shuffle(NUM_IMAGES).batch(DISTIL_BATCH)
     pipeline = order.map(batch).prefetch(2)
-    return lambda: model.fit(pipeline, verbose=0), models.predictor(model)
+    return lambda: model.fit(pipeline, verbose=0), inference.predictor(model)
 
 
 def keras_distiller(path):
@@ -188,7 +188,7 @@ def torch_logits(net, images):
     import torch
 
     with torch.no_grad():
-        return net.eval()(torch.tensor(models.to_unit(images).numpy())).numpy()
+        return net.eval()(torch.tensor(inference.to_unit(images).numpy())).numpy()
 
 
 def torch_loss(student_logits, teacher_logits, labels):

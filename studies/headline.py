@@ -19,7 +19,7 @@ from statistics import mean
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import UserError, files, models, plots, terminal
+from support import UserError, files, inference, models, plots, terminal
 
 import numpy as np
 
@@ -74,7 +74,7 @@ def run_seed(seed, out, quick):
     run_script(out / "metrics.json", "evaluate.py", quick=quick)
     run_script(out / "export.json", "tools/export.py", quick=quick)
     settings = {name: models.load_training(out / f"{name}.keras")[0] for name in NETS}
-    reports = {name: json.loads((out / f"{name}.json").read_text()) for name in ("metrics", "export")}
+    reports = {name: json.loads((out / f"{name}.json").read_text(encoding="utf-8")) for name in ("metrics", "export")}
     return {"seed": seed, "settings": settings} | reports
 
 
@@ -90,7 +90,7 @@ def run_ladder(out, test, quick):
             run_script(folder / "distilled.keras", "distill.py", *its, quick=quick)
             for net in ("student", "distilled"):
                 model = models.load(folder / f"{net}.keras", test.images.shape[1:], 10)
-                score = lab.score(models.predictor(model)(test.images), test.labels)
+                score = lab.score(inference.predictor(model)(test.images), test.labels)
                 records.append({"step": step, "net": net, "seed": seed, "images": len(test.labels)} | score)
     return records
 
@@ -184,13 +184,13 @@ def main():
     arguments = options.parse_args()
     terminal.print_settings(arguments)
     quick, committed = arguments.quick, arguments.seeds == 5 and not arguments.quick
-    out = files.output_folder(arguments.out) / "headline" / ("quick" if quick else "")
+    out = files.output_folder(arguments.out).resolve() / "headline" / ("quick" if quick else "")
     results = RESULTS if committed else out / "headline.json"
-    found = json.loads(RESULTS.read_text())
+    found = json.loads(RESULTS.read_text(encoding="utf-8"))
     found["runs"] = [run_seed(seed, out / str(seed), quick) for seed in range(arguments.seeds)]
     if arguments.sweep:
         run_script(out / "0" / "sweep.json", "tools/sweep.py", quick=quick)
-        found["sweep"] = json.loads((out / "0" / "sweep.json").read_text())
+        found["sweep"] = json.loads((out / "0" / "sweep.json").read_text(encoding="utf-8"))
     if arguments.ladder:
         found["ladder"] = run_ladder(out, data.load().test, quick)
     files.write_json(results, found)

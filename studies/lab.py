@@ -12,7 +12,7 @@ import statistics
 import time
 from pathlib import Path
 
-from support import UserError, files, metrics, models, parallel, pick, terminal, training
+from support import UserError, files, inference, metrics, models, parallel, pick, terminal, training
 
 import numpy as np
 import tensorflow as tf
@@ -99,7 +99,7 @@ class RunStore:
         self.runs = []
         if results.exists():
             with files.reading(results, "", "move it away, or get it anew"):
-                for run in json.loads(results.read_text())["runs"]:
+                for run in json.loads(results.read_text(encoding="utf-8"))["runs"]:
                     added = LATER if run["settings"]["net"] == "student" else {}
                     self.runs.append(run | {"settings": added | run["settings"]})
 
@@ -121,7 +121,7 @@ class RunStore:
         """Add a record to the file, which has a line for each."""
         self.runs.append(record)
         with files.atomic_write(self.results) as scratch:
-            scratch.write_text('{"runs": [\n' + ",\n".join(map(json.dumps, self.runs)) + "\n]}\n")
+            scratch.write_text('{"runs": [\n' + ",\n".join(map(json.dumps, self.runs)) + "\n]}\n", encoding="utf-8")
 
     def saved_teacher(self, settings, seed):
         """The file, as bytes, of a teacher that was trained with these settings on these data; None if there is none."""
@@ -186,10 +186,10 @@ def split_for(dataset, settings):
 def record_of(dataset, settings, seed, model, history, start, more):
     """What is recorded of a run. more(settings, model, train split, logits, labels) adds to it."""
     train, scored = split_for(dataset, settings)
-    logits = models.predictor(model)(scored.images)
+    logits = inference.predictor(model)(scored.images)
     record = {"settings": settings, "seed": seed, "images": len(scored.labels)} | score(logits, scored.labels)
     record |= more(settings, model, train, logits, scored.labels)
-    record["train_errors"] = models.count_errors(model, train)
+    record["train_errors"] = inference.count_errors(model, train)
     record["seconds_an_epoch"] = round(statistics.median(row.seconds for row in history), 3)
     # Of students that were trained together, `seconds` are those of all, and the first one's epochs hold what they share.
     return record | {"seconds": round(time.perf_counter() - start, 1), "versions": files.versions()}
@@ -475,4 +475,4 @@ def _multiply_adds(store, settings):
 @functools.cache  # a study has many runs of few nets
 def _of_net(net, image_shape, num_classes, hidden, **sizes):
     build = student.build_student if net == "student" else teacher.build_teacher
-    return models.multiply_adds(build(image_shape, num_classes, hidden, **sizes))
+    return inference.multiply_adds(build(image_shape, num_classes, hidden, **sizes), image_shape)

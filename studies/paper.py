@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import metrics, models, plots, terminal
+from support import inference, metrics, plots, terminal
 
 import numpy as np
 
@@ -133,7 +133,7 @@ def corrected(settings, model, train, logits, labels):
     """What the record of a student that saw some classes only has besides: its scores with each of the `corrections`."""
     if not settings.get("classes"):
         return {}
-    ways = corrections(models.predictor(model)(train.images), train.labels, logits, labels, settings["classes"])
+    ways = corrections(inference.predictor(model)(train.images), train.labels, logits, labels, settings["classes"])
     scores = {way: lab.score(logits + biases, labels) | {"biases": biases.round(3).tolist()} for way, biases in ways}
     return {"corrected": scores}
 

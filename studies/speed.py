@@ -178,7 +178,7 @@ def side_by_side(teacher):
 
 def machine():
     """The processor, and the versions of everything that was measured."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), None)
     versions = {found.name: found.version for found in importlib.metadata.distributions()}
     others = {name: versions.get(name) for name in ("torch", "jax", "distributed")}
@@ -301,12 +301,12 @@ def main():
             measured = {part: race(names, teacher, EPOCHS[part], rounds=1) for part, names in raced.items()}
             print(f"\n{race_table(measured)}")
             return
-        measured = json.loads(RESULTS.read_text())
+        measured = json.loads(RESULTS.read_text(encoding="utf-8"))
         for part in arguments.parts or PARTS:
             measured[part] = PARTS[part](teacher)
             measured["machines"][part] = machine()
             with files.atomic_write(RESULTS) as scratch:
-                scratch.write_text(json.dumps(measured, indent=1) + "\n")
+                scratch.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
     for text in texts(measured).values():
         print(f"\n{text}")
     tables.fill(texts(measured))

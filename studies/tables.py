@@ -45,9 +45,9 @@ def filled(document, texts):
 def fill(texts):
     """Write these texts, {name: Markdown}, into the documents that have a place for them."""
     for path in DOCUMENTS:
-        old = path.read_text()
+        old = path.read_text(encoding="utf-8")
         new = filled(old, texts)
         if new != old:
             with files.atomic_write(path) as scratch:
-                scratch.write_text(new)
+                scratch.write_text(new, encoding="utf-8")
             print(f"updated {path.relative_to(ROOT)}")

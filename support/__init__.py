@@ -1,6 +1,7 @@
 """What the scripts share. Importing any of it imports TensorFlow and Keras, without their messages on the screen."""
 
 import contextlib
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -49,6 +50,12 @@ def _print_in_one_line(kind, error, trace):
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ["KERAS_BACKEND"] = "tensorflow"
+_backend = os.environ.get("MPLBACKEND", "").removeprefix("module://").split(".")[0]
+if "module://" in os.environ.get("MPLBACKEND", "") and importlib.util.find_spec(_backend) is None:
+    del os.environ["MPLBACKEND"]  # a notebook's, whose terminal has another environment; the figures here need none
+for _name in ("stdout", "stderr"):
+    if getattr(sys, _name) is None:  # it is closed: `python student.py >&-`
+        setattr(sys, _name, open(os.devnull, "w"))  # noqa: SIM115 - open until the program ends
 try:
     with quiet():
         import keras  # noqa: F401

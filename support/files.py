@@ -58,7 +58,9 @@ def remove_scratch_files():
 def write_json(path, values):
     """Write a dict of plain values, and `versions()`, to `path`."""
     with atomic_write(path) as scratch:
-        scratch.write_text(json.dumps(values | {"versions": versions()}, allow_nan=False, indent=1) + "\n")
+        scratch.write_text(
+            json.dumps(values | {"versions": versions()}, allow_nan=False, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 def versions():
@@ -110,8 +112,13 @@ def reading(path, missing, advice):
     except FileNotFoundError:
         raise UserError(f"{path}: {missing}") from None
     except Exception as error:
-        problem = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} cannot be read ({problem}): {advice}") from error
+        raise UserError(f"{path} cannot be read ({cause(error)}): {advice}") from error
+
+
+def cause(error):
+    """The line of an exception's message that says what was wrong: Keras puts it last, after what it tried to read."""
+    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[-1][:500]
 
 
 def load_arrays(path):
@@ -173,10 +180,11 @@ def lock(path):
 
     The system releases the lock of a killed program. Raises UserError: another run has locked it.
     """
-    lock_file, leftovers = path.with_name(f".{path.name}.lock"), [*path.parent.glob(f".{path.stem}.partial-*")]
     if path.is_dir():  # but not in its other folders, which another run may use
         lock_file = path / ".lock"
         leftovers = [found for folder in (path, path / "plots") for found in folder.glob(".*.partial-*")]
+    else:
+        lock_file, leftovers = path.with_name(f".{path.name}.lock"), [*path.parent.glob(f".{path.stem}.partial-*")]
     file = _locks.enter_context(open(lock_file, "a+"))  # noqa: SIM115 - open until the program ends
     try:
         if fcntl:

@@ -1,4 +1,4 @@
-"""Models: saved with how they were made, loaded safely, asked for their logits, and counted."""
+"""Models: built from seeds, saved with how they were made, loaded safely."""
 
 import csv
 import hashlib
@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from support import UserError, files
+from support.inference import fitting_advice, fitting_shape, single_shape
 
 import keras
-import numpy as np
-import tensorflow as tf
 
 TRAINING = "training.json"  # the member of a .keras archive that holds the settings and the history of its training
-TINY = float(np.finfo(np.float32).tiny)  # the least probability whose logarithm is taken
+MAX_JSON_BYTES = 2**24  # of a member that is parsed: Python takes ten times as much memory for it
+HDF5, LFS_POINTER = b"\x89HDF\r\n\x1a\n", b"version https://git-lfs"  # how such files begin
+FIXED = {"data_format": "channels_last", "dtype": "float32"}  # of our layers, whatever ~/.keras/keras.json says
 DIGESTS = "sha256.json"  # the SHA-256 of the other members: a zip file's own checksums have 32 bits only
 
 
@@ -50,115 +51,19 @@ def dropout_states(model):
 
 def dense(units, activation, seed):
     """A dense layer whose first weights this seed decides: Keras' default distribution."""
-    return keras.layers.Dense(units, activation, kernel_initializer=keras.initializers.GlorotUniform(seed))
-
-
-def to_unit(images):
-    """What the nets see, float32: images of uint8 as numbers in [0, 1]; examples of floats as they are."""
-    return tf.cast(images, tf.float32) / (255.0 if images.dtype == tf.uint8 else 1.0)
-
-
-def fitting_shape(model, example_shape):
-    """The shape, without the batch, in which a Keras model takes an example of this shape; None if it cannot.
-
-    (28, 28) fits a model that takes (28, 28), (28, 28, 1), (784,) or (None, None, 1), say.
-    """
-    wanted = getattr(model, "input_shape", None)  # a model that was never built has none, one of several inputs a list
-    if not isinstance(wanted, tuple):
-        return None
-    wanted = wanted[1:]
-    shape = (*example_shape, 1)[: len(wanted)] if None in wanted else wanted
-    if len(shape) != len(wanted) or math.prod(shape) != math.prod(example_shape):
-        return None
-    return shape if all(size in (None, given) for size, given in zip(wanted, shape)) else None
-
-
-def caller(model, example_shape, pixels=1.0):
-    """Returns logits(examples (n, *example_shape) float32, training=False) -> (n, C) float32 of any Keras classifier.
-
-    A model that ends in a softmax gives the logarithms of its probabilities, which are logits: a softmax gives the
-    probabilities back. pixels: what the model takes for white; the examples are multiplied by it.
-
-    Raises UserError: the model does not take such examples.
-    """
-    shape = fitting_shape(model, example_shape)
-    if shape is None:
-        taken = getattr(model, "input_shape", None)
-        raise UserError(
-            f"a model that takes {taken} cannot take examples of shape {tuple(example_shape)}: reshape them"
-        )
-    few = np.random.default_rng(0).random((4, *shape), np.float32) * pixels
-    ends_in_softmax = are_probabilities(np.asarray(model(few, training=False), np.float32))
-
-    def logits(examples, training=False):
-        examples = tf.reshape(examples, (-1, *shape))
-        outputs = tf.cast(model(examples if pixels == 1 else pixels * examples, training=training), tf.float32)
-        return tf.math.log(tf.maximum(outputs, TINY)) if ends_in_softmax else outputs
-
-    return logits
-
-
-def mean_logits(each):
-    """The logits of the mean of the probabilities of several models: a list of their logits (n, C) -> (n, C); of one its own."""
-    return tf.reduce_logsumexp(tf.nn.log_softmax(each), 0) - math.log(len(each)) if len(each) > 1 else each[0]
-
-
-def predictor(model, batch_size=1000, pixels=1.0):
-    """Returns predict(examples (n, ...)) -> logits (n, C) float32, both NumPy arrays, at inference (no dropout).
-
-    model: see `caller`; or a list of models, of whose probabilities the mean is taken.
-    """
-    compiled = None
-
-    def compile_for(examples):
-        calls = [caller(one, examples.shape[1:], pixels) for one in (model if isinstance(model, list) else [model])]
-
-        @tf.function(input_signature=[tf.TensorSpec((None, *examples.shape[1:]), examples.dtype)])
-        def logits(examples):
-            return mean_logits([call(to_unit(examples)) for call in calls])
-
-        return logits
-
-    def predict(examples):
-        nonlocal compiled
-        compiled = compiled or compile_for(examples)
-        return np.concatenate([compiled(examples[i : i + batch_size]) for i in range(0, len(examples), batch_size)])
-
-    return predict
-
-
-def count_errors(model, split, pixels=1.0):
-    """How many examples of a data.Split the model puts into a class other than their label. model, pixels: see `predictor`."""
-    return int(np.sum(predictor(model, pixels=pixels)(split.images).argmax(-1) != split.labels))
+    return keras.layers.Dense(
+        units, activation, kernel_initializer=keras.initializers.GlorotUniform(seed), dtype="float32"
+    )
 
 
 def fingerprint(*models):
-    """The SHA-256 of each model's weights, in one string."""
-    return "+".join(files.fingerprint(*model.get_weights()) for model in models)
+    """The SHA-256 of each model's weights, in one string that does not depend on the order of the models."""
+    return "+".join(sorted(files.fingerprint(*model.get_weights()) for model in models))
 
 
 def describe_errors(errors, num_images):
     """A sentence: the test errors, and the accuracy."""
     return f"{errors:,} test errors in {num_images:,} images, accuracy {1 - errors / num_images:.2%}"
-
-
-def are_probabilities(outputs):
-    """Whether outputs (n, C) are probabilities, as of a model that ends in a softmax, rather than logits."""
-    return bool(outputs.min() >= 0 and np.allclose(outputs.sum(-1), 1, atol=1e-3))
-
-
-def multiply_adds(model):
-    """Multiply-adds of one image in a model's dense and convolutional layers; None if others (such as recurrent ones) multiply."""
-    call = tf.function(lambda image: model(image, training=False))
-    graph = call.get_concrete_function(tf.TensorSpec((1, *model.input_shape[1:]))).graph
-    summed = {"MatMul": 1, "Conv2D": 3, "DepthwiseConv2dNative": 2}  # the kernel's dimensions that are summed over
-    total = 0
-    for op in graph.get_operations():
-        if op.type in summed:
-            total += math.prod(op.outputs[0].shape) * math.prod(op.inputs[1].shape[: summed[op.type]])
-        elif op.type.startswith(("Conv", "Einsum", "BatchMatMul", "While", "StatelessWhile", "CudnnRNN")):
-            return None
-    return total
 
 
 def save(model, path, settings, history):
@@ -172,7 +77,10 @@ def save(model, path, settings, history):
         with zipfile.ZipFile(scratch, "a") as archive:
             archive.writestr(TRAINING, json.dumps({"settings": settings, "history": history}))
             archive.writestr(DIGESTS, json.dumps(_digests(archive)))
-        with files.atomic_write(path.with_suffix(".csv")) as beside, open(beside, "w", newline="") as file:
+        with (
+            files.atomic_write(path.with_suffix(".csv")) as beside,
+            open(beside, "w", newline="", encoding="utf-8") as file,
+        ):
             csv.writer(file).writerows([Epoch._fields, *history])
 
 
@@ -200,24 +108,32 @@ def differing(settings, wanted):
 def load(path, example_shape, num_classes):
     """Load a .keras file, saved by this project or by anyone, in Keras' safe mode: no Lambda layers, no pickles.
 
-    Raises UserError: it is missing, damaged, no Keras model, does not take examples of this shape (see `fitting_shape`), or
-    does not return num_classes numbers for each.
+    Raises UserError: it is missing, damaged, no Keras model, does not take examples of this shape (see inference.fitting_shape),
+    or does not return num_classes numbers for each, or a single one for two classes.
     """
 
     def read(archive):
-        files.check_expansion(path, _declared_bytes(archive))
-        return keras.models.load_model(path, compile=False, safe_mode=True)
+        try:
+            files.check_expansion(path, _declared_bytes(archive))
+            return keras.models.load_model(path, compile=False, safe_mode=True)
+        except Exception as error:
+            about = _json(archive, "metadata.json") if "metadata.json" in archive.namelist() else {}
+            if about.get("keras_version", keras.__version__) == keras.__version__:
+                raise
+            problem = files.cause(error)
+            raise ValueError(
+                f"{problem}; Keras {about['keras_version']} saved it, and this is {keras.__version__}"
+            ) from error
 
     model = _read(path, read)
-    shapes = {what: getattr(model, what, None) for what in ("input_shape", "output_shape")}  # None: it was never built
-    for what, needed, fits in (
-        ("input_shape", (None, *example_shape), fitting_shape(model, example_shape) is not None),
-        ("output_shape", (None, num_classes), shapes["output_shape"] == (None, num_classes)),
-    ):
-        if not fits:
-            raise UserError(
-                f"{path}: {what} is {shapes[what]}, but the data need {needed}: choose other --data or model"
-            )
+    taken, given = (single_shape(getattr(model, name, None)) for name in ("inputs", "outputs"))
+    if taken is None or fitting_shape(model, example_shape) is None:
+        shape = f"input_shape is {getattr(model, 'input_shape', None)}, but the data need {(None, *example_shape)}"
+        advice = fitting_advice(model, example_shape) if taken else "choose another model"
+        raise UserError(f"{path}: {shape}: {advice}")
+    if given != (num_classes,) and (given, num_classes) != ((1,), 2):
+        shape = f"output_shape is {getattr(model, 'output_shape', None)}, but the data need {(None, num_classes)}"
+        raise UserError(f"{path}: {shape}: choose another model, or other data")
     return model
 
 
@@ -227,10 +143,18 @@ def load_training(path):
     def parse(archive):
         if TRAINING not in archive.namelist():
             return {}, []
-        saved = json.loads(archive.read(TRAINING))
-        return dict(saved["settings"]), [Epoch(*row) for row in saved["history"]]
+        saved = _json(archive, TRAINING)
+        history = [Epoch(*row) for row in saved["history"]]
+        if not all(isinstance(value, (int, float)) for row in history for value in row):
+            raise ValueError(f"the history in its {TRAINING} holds other things than numbers")
+        return dict(saved["settings"]), history
 
     return _read(path, parse)
+
+
+def pixels(settings):
+    """What a model's examples are multiplied by, according to the settings in its file: see inference.feeder."""
+    return settings.get("student_pixels", 1.0)
 
 
 def is_made_with(path, wanted):
@@ -245,6 +169,16 @@ def _read(path, read):
     """read(archive) of the .keras file at `path`, after every member of it has passed its checksum."""
     missing = "there is no such model file: `python teacher.py` and `python distill.py` make them"
     with files.reading(path, missing, "train or save it again"):
+        with open(path, "rb") as file:
+            start = file.read(64)
+        if start.startswith(HDF5):
+            rename = "" if Path(path).suffix in (".h5", ".hdf5") else "rename it to NAME.h5; then "
+            convert = f"{rename}python -c \"import keras; keras.saving.load_model('NAME.h5', compile=False).save('NAME.keras')\""
+            raise UserError(
+                f"{path} is an HDF5 file, Keras' older format: {convert} turns it into one that can be used here"
+            )
+        if start.startswith(LFS_POINTER):
+            raise UserError(f"{path} is a pointer of Git LFS, not the model itself: git lfs pull gets that")
         if Path(path).suffix != ".keras":
             raise ValueError("its name does not end in .keras")  # Keras would take it for another format
         with zipfile.ZipFile(path) as archive:
@@ -256,11 +190,19 @@ def _read(path, read):
                 raise ValueError("it has no config.json")
             found = _digests(archive)  # this reads every member, and so zipfile checks its checksum
             if found.pop(DIGESTS, None):
-                expected = json.loads(archive.read(DIGESTS))
+                expected = _json(archive, DIGESTS)
                 changed = {*differing(found, expected), *differing(expected, found)}  # added members too
                 if changed:
                     raise ValueError(f"changed since it was saved: {', '.join(changed)}")
             return read(archive)
+
+
+def _json(archive, name, **options):
+    """The values in a member of an archive. Raises ValueError: it is too large to be parsed."""
+    size = archive.getinfo(name).file_size
+    if size > MAX_JSON_BYTES:
+        raise ValueError(f"its {name} would take {size:,} bytes; {MAX_JSON_BYTES:,} is the limit")
+    return json.loads(archive.read(name), **options)
 
 
 def _digests(archive):
@@ -274,10 +216,8 @@ def _digests(archive):
 def _declared_bytes(archive):
     """The memory that the weights of a model will take, as its config.json declares them; Keras checks those in the file."""
     # Without the optimizer, which cannot be created in a StatelessScope.
-    config = json.loads(
-        archive.read("config.json"),
-        object_hook=lambda found: {key: value for key, value in found.items() if key != "compile_config"},
-    )
+    without = lambda found: {key: value for key, value in found.items() if key != "compile_config"}
+    config = _json(archive, "config.json", object_hook=without)
     declared = math.inf
     try:
         with keras.StatelessScope(initialize_variables=False):

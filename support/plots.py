@@ -1,10 +1,12 @@
 """Every figure: arrays in, a file out, whose suffix says its format: .png, .svg or .pdf."""
 
 import itertools
+import warnings
 
 from support import files
 
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure  # not pyplot: no window, no global state, quicker to import
 from matplotlib.ticker import EngFormatter, NullLocator
@@ -21,6 +23,17 @@ def colour(name, names=()):
     return COLOURS[name] if name in COLOURS else OTHERS[others.index(name) % len(OTHERS)]
 
 
+def label(name):
+    """A name as matplotlib draws it letter by letter, without reading what stands between `$` as mathematics."""
+    return name.replace("$", r"\$")
+
+
+def drawable(name):
+    """Whether the figures' font has all characters of a name."""
+    font = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
+    return all(font.get_char_index(ord(character)) for character in name)
+
+
 def _name_classes(axis, names):
     """Name the classes on an axis, matplotlib's, if there are few enough; long names stand slanted."""
     if len(names) <= 20:
@@ -34,7 +47,10 @@ def _save(figure, path, *with_legend):
         axes.grid(alpha=0.3, which="both")
         axes.set_axisbelow(True)
         axes.legend()
-    with files.atomic_write(path) as scratch:
+    with (
+        files.atomic_write(path) as scratch,
+        warnings.catch_warnings(action="ignore"),
+    ):  # of a model's name in Chinese, say
         figure.savefig(scratch, dpi=120)
 
 
@@ -50,7 +66,9 @@ def learning_curves(histories, path):
         if not np.isnan(validation[-1]):
             right.plot(epochs, 100 * (1 - validation), label=f"{name}, validation", **style)
     left.set(xlabel="epoch", ylabel="nats per image", yscale="log", title="Training loss, each net's own")
-    right.set(xlabel="epoch", ylabel="images wrong (%)", yscale="log", title="Errors")
+    right.set(xlabel="epoch", ylabel="images wrong (%)", title="Errors")
+    if any(np.max(line.get_ydata()) > 0 for line in right.lines):  # else there are no errors to be seen
+        right.set_yscale("log")
     right.set_ylim(bottom=max(0.05, right.get_ylim()[0]))  # training errors near 0 would stretch the axis
     right.yaxis.set_major_formatter("{x:g}")
     _save(figure, path, left, right)
@@ -87,7 +105,7 @@ def dark_knowledge(images, labels, probabilities, class_names, path):
 def errors_per_class(errors, class_names, path):
     """Test errors of each class, a bar for each model. errors: {model's name: (C,) counts}."""
     num_classes = len(next(iter(errors.values())))
-    figure = Figure(figsize=(max(8, 0.9 * num_classes), 4.2), layout="constrained")
+    figure = Figure(figsize=(min(max(8, 0.9 * num_classes), 20), 4.2), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(errors)
     for place, (name, counts) in enumerate(errors.items()):

@@ -1,6 +1,7 @@
 """The terminal: options spelled alike in all scripts, progress, tables, and errors in one line."""
 
 import argparse
+import builtins
 import contextlib
 import os
 import shutil
@@ -21,13 +22,10 @@ _in_script = False  # whether `run` is active; functions that are called from el
 def run(main):
     """Call `main()` as a script: a problem that the user can fix ends in one line and status 1, Ctrl-C in status 130."""
     global _in_script
-    _in_script = True
-    sys.stdout.reconfigure(errors="backslashreplace")  # a path may hold what the terminal cannot show
-    for gpu in tf.config.list_physical_devices("GPU"):  # take memory as it is needed, not all of it at once
-        tf.config.experimental.set_memory_growth(gpu, True)
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nohup sets another
-        signal.signal(signal.SIGINT, _stop)
+    in_notebook = hasattr(builtins, "__IPYTHON__")  # `%run student.py`: there, Ctrl-C must not end the program
     try:
+        _in_script = True
+        _prepare(in_notebook)
         main()
         sys.stdout.flush()
     except BrokenPipeError:  # `python evaluate.py | head`
@@ -40,6 +38,16 @@ def run(main):
     finally:
         _in_script = False
         files.release_locks()
+
+
+def _prepare(in_notebook):
+    if hasattr(sys.stdout, "reconfigure"):  # a path may hold what the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
+    for gpu in tf.config.list_physical_devices("GPU"):  # take memory as it is needed, not all of it at once
+        tf.config.experimental.set_memory_growth(gpu, True)
+    handled = signal.getsignal(signal.SIGINT) is not signal.default_int_handler  # nohup, for one, sets another
+    if not (handled or in_notebook):
+        signal.signal(signal.SIGINT, _stop)
 
 
 def _error_line(message):
@@ -114,7 +122,12 @@ OPTIONS = {  # what argparse's add_argument takes, for options that several scri
     "teacher_pixels": {
         "type": number(1e-6, 1e6),
         "metavar": "WHITE",
-        "help": "the value of a white pixel for the teacher, such as 255",
+        "help": "multiply the teacher's inputs by this: 255 for nets trained on 0...255",
+    },
+    "student_pixels": {
+        "type": number(1e-6, 1e6),
+        "metavar": "WHITE",
+        "help": "the same for the student, or for every model but the teacher",
     },
     "student": {"type": Path, "metavar": "FILE", "help": "your own student: a .keras file with its first weights"},
     "hidden": {"type": integer(1), "nargs": "+", "metavar": "UNITS", "help": "units of each hidden layer"},

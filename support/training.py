@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from support import UserError, files
-from support.models import Epoch, caller, differing, dropout_states, predictor
+from support.inference import caller, predictor
+from support.models import Epoch, differing, dropout_states
 from support.terminal import clear_progress, progress, say
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+LEARNING_RATE_CALLBACKS = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
 STEPS_PER_CALL = 100  # then a call returns, so that progress is shown and Ctrl-C heard
 
 
@@ -45,54 +47,67 @@ def train_epochs(
     loss,
     *,
     epochs,
-    learning_rate,
+    learning_rate=None,
     weight_decay=0.0,
+    pixels=1.0,
     validation=None,
     checkpoint=None,
     report=print_epoch,
     callbacks=(),
+    optimizer=None,
 ):
-    """Train a Keras model, with Adam; yields an Epoch after each, so that several nets can take turns on the same batches.
+    """Train a Keras model; yields an Epoch after each, so that several nets can take turns on the same batches.
 
     batches: data.Batches. loss(*targets, logits) -> (batch,); the targets are what `batches` give besides the images.
-    learning_rate, weight_decay: see `adam`. validation: a data.Split, or None. checkpoint: a Checkpoint to go on from and to
-    save each epoch in. report(epoch, epochs) is called after each epoch.
+    learning_rate, weight_decay: see `adam`; optimizer: a Keras optimizer, used in place of that. pixels: see inference.feeder.
+    validation: a data.Split, or None. checkpoint: a Checkpoint to go on from and to save each epoch in. report(epoch, epochs) is
+    called after each epoch.
 
     callbacks: Keras callbacks. They hear of the beginning and the end of the training and of each epoch, with "loss", "accuracy"
-    and, with validation, "val_accuracy"; model.stop_training is obeyed. They hear nothing of batches.
+    and, with validation, "val_loss" (the cross-entropy with the labels) and "val_accuracy"; model.stop_training is obeyed. They
+    hear nothing of batches.
 
-    Raises UserError: the loss is no longer finite; or as Checkpoint.restore does.
+    Raises UserError: the loss is no longer finite; the model has nothing to train; a callback sets the learning rate, and there is
+    no `optimizer` that lets it; or as Checkpoint.restore and inference.caller do.
     """
+    if optimizer is None:
+        optimizer = adam(learning_rate, epochs * batches.num_steps, weight_decay)
+    callbacks = prepare_callbacks(callbacks, optimizer)
     progress("compiling")
-    optimizer = adam(learning_rate, epochs * batches.num_steps, weight_decay)
-    run_epoch = compile_epoch(model, optimizer, batches, loss)
-    predict = predictor(model)
+    run_epoch = compile_epoch(model, optimizer, batches, loss, pixels)
+    predict = predictor(model, pixels=pixels)
     state = [*model.variables, *optimizer.variables]
     clear_progress()
     history = checkpoint.restore(state) if checkpoint else []
     yield from history
-    callbacks = keras.callbacks.CallbackList([*callbacks], model=model, epochs=epochs, steps=batches.num_steps)
+    about = {"epochs": epochs, "steps": batches.num_steps, "verbose": 2}  # 2: a line for each epoch
+    callbacks = keras.callbacks.CallbackList(callbacks, model=model, **about)
     previous, model.optimizer, model.stop_training = getattr(model, "optimizer", None), optimizer, False
+    model._initial_epoch = len(history)  # BackupAndRestore sets it, as in `fit`
     try:
         callbacks.on_train_begin()
-        for number in range(len(history) + 1, epochs + 1):
+        for number in range(model._initial_epoch + 1, epochs + 1):
             callbacks.on_epoch_begin(number - 1)  # Keras counts from 0
             start = time.perf_counter()
             mean_loss, accuracy = run_epoch(number)
             seconds = time.perf_counter() - start
-            validation_accuracy = math.nan
+            validation_loss = validation_accuracy = math.nan
             if validation is not None and len(validation.labels):
-                validation_accuracy = float(np.mean(predict(validation.images).argmax(-1) == validation.labels))
+                logits = predict(validation.images)
+                validation_loss = float(np.mean(cross_entropy(validation.labels, logits)))
+                validation_accuracy = float(np.mean(logits.argmax(-1) == validation.labels))
             history.append(Epoch(number, mean_loss, accuracy, validation_accuracy, seconds))
             if checkpoint:
                 checkpoint.save(state, history)
             clear_progress()
             report(history[-1], epochs)
-            logs = {"loss": mean_loss, "accuracy": accuracy, "val_accuracy": validation_accuracy}
+            logs = {"loss": mean_loss, "accuracy": accuracy}
+            logs |= {"val_loss": validation_loss, "val_accuracy": validation_accuracy}
             callbacks.on_epoch_end(number - 1, {name: value for name, value in logs.items() if not math.isnan(value)})
             yield history[-1]
             if model.stop_training:
                 break
+        optimizer.finalize_variable_values(model.trainable_variables)
         callbacks.on_train_end()
     finally:
         model.optimizer = previous  # ours would be saved with the model
@@ -110,24 +125,50 @@ def adam(learning_rate, num_steps, weight_decay=0.0):
     return keras.optimizers.Adam(schedule, weight_decay=weight_decay or None)  # 0 would cost a pass over memory
 
 
-def compile_epoch(model, optimizer, batches, loss):
+def prepare_callbacks(callbacks, optimizer):
+    """The callbacks as a list; where the direction of an accuracy is left to Keras, it is "max". Raises UserError: see `train_epochs`."""
+    scheduled = isinstance(optimizer._learning_rate, keras.optimizers.schedules.LearningRateSchedule)
+    for callback in (callbacks := [*callbacks]):
+        if scheduled and isinstance(callback, LEARNING_RATE_CALLBACKS):
+            advice = "give an optimizer whose rate is a number, such as optimizer=keras.optimizers.Adam(1e-3)"
+            raise UserError(
+                f"{type(callback).__name__} sets the learning rate, which follows a schedule here: {advice}"
+            )
+        if getattr(callback, "mode", None) == "auto" and "accuracy" in str(getattr(callback, "monitor", "")):
+            callback.mode = "max"  # Keras looks the direction up in a compiled model's metrics
+    return callbacks
+
+
+def check_trainable(model, name="the model"):
+    """Raises UserError: nothing of the model can be trained."""
+    if not model.trainable_variables:
+        raise UserError(
+            f"{name} has nothing to train: all its layers are frozen. Set trainable = True, and save it again"
+        )
+
+
+def compile_epoch(model, optimizer, batches, loss, pixels=1.0):
     """Compile the training of one epoch; returns run_epoch(number) -> (mean loss, training accuracy).
 
     The loop over the steps is inside the graph; with XLA an epoch of a dense net takes half the time of the best `fit`. The model may
     be any Keras model: its regularisation losses count, and its state (BatchNormalization, dropout's seeds) is updated.
 
-    run_epoch raises UserError: the loss is no longer finite.
+    pixels: see inference.feeder. Raises UserError: the model has nothing to train; run_epoch: the loss is no longer finite.
     """
+    first_examples = batches.collect(0)
+    call = caller(model, batches.view(*(part[0] for part in first_examples))[0], pixels)
     variables = model.trainable_variables
-    call = caller(model, batches.shape)
+    check_trainable(model)
     optimizer.build(variables)
 
     def step(examples):
         images, *targets = batches.view(*examples)
         with tf.GradientTape() as tape:
             logits = call(images, training=True)
-            mean_loss = tf.add_n([tf.reduce_mean(loss(*targets, logits)), *model.losses])
-        optimizer.apply(tape.gradient(mean_loss, variables), variables)
+            penalties = [tf.cast(penalty, tf.float32) for penalty in model.losses]
+            mean_loss = tf.add_n([tf.reduce_mean(loss(*targets, logits)), *penalties])
+            scaled_loss = optimizer.scale_loss(mean_loss)  # by a factor that is not 1 for a LossScaleOptimizer
+        optimizer.apply(tape.gradient(scaled_loss, variables), variables)
         num_hits = tf.reduce_sum(tf.cast(tf.argmax(logits, -1, output_type=tf.int32) == targets[0], tf.float32))
         num_labelled = tf.reduce_sum(tf.cast(targets[0] >= 0, tf.float32))
         return tf.stack([mean_loss, num_hits, num_labelled])
@@ -135,13 +176,20 @@ def compile_epoch(model, optimizer, batches, loss):
     # On a processor, XLA makes Keras' dropout take longer than the matrix products, and convolutions thirty times as long.
     convolves = any(len(weight.shape) > 2 for weight in model.weights)
 
-    @tf.function(jit_compile=not (convolves or dropout_states(model)))
     def run_steps(examples, first, stop):
         totals = tf.zeros(3)
         while first < stop:  # not tf.range: XLA would compile anew for each pair of bounds
             totals += step([part[first] for part in examples])
             first += 1
         return totals
+
+    compiled = tf.function(run_steps, jit_compile=not (convolves or dropout_states(model)))
+    no_step = tf.constant(0), tf.constant(0)  # this only compiles
+    try:
+        compiled(first_examples, *no_step)
+    except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError):  # XLA lacks an operation of the model
+        compiled = tf.function(run_steps)
+        compiled(first_examples, *no_step)
 
     def run_epoch(number):
         examples = batches.collect(number)
@@ -150,7 +198,7 @@ def compile_epoch(model, optimizer, batches, loss):
             if first:
                 progress(f"epoch {number:3}  {first / batches.num_steps:4.0%}")
             stop = min(first + STEPS_PER_CALL, batches.num_steps)
-            totals += run_steps(examples, tf.constant(first), tf.constant(stop)).numpy()
+            totals += compiled(examples, tf.constant(first), tf.constant(stop)).numpy()
         total_loss, num_hits, num_labelled = totals.tolist()
         mean_loss = total_loss / batches.num_steps
         if not math.isfinite(mean_loss):
@@ -158,7 +206,6 @@ def compile_epoch(model, optimizer, batches, loss):
             raise UserError(f"{problem}: lower --learning-rate")
         return mean_loss, num_hits / num_labelled if num_labelled else math.nan
 
-    run_steps(batches.collect(0), tf.constant(0), tf.constant(0))  # no step is taken: this only compiles
     return run_epoch
 
 

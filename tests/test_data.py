@@ -133,7 +133,7 @@ IMAGES = conftest.make_arrays()["x_train"]
         (changed(x_train=IMAGES / 255), "different shapes or dtypes"),
         (changed(x_train=np.where(IMAGES > 99, np.nan, 0)), "x_train has values that are not finite"),
         (changed(x_train=IMAGES.reshape(240, 120)), r"must be uint8 \(n, height, width\) or"),
-        (changed(y_train=LABELS.astype(float)), "y_train is float64"),
+        (changed(y_train=LABELS + 0.5), "y_train has labels that are no whole numbers"),
         (changed(y_train=LABELS.astype(str)), "must be integers"),
         (changed(y_train=np.eye(3, dtype=int)[LABELS]), r"must be integers \(n,\)"),
         (changed(y_train=LABELS[:-1]), "240 images and y_train 239 labels"),

@@ -2,7 +2,7 @@
 
 import json
 
-from support import UserError, models, terminal
+from support import UserError, inference, terminal
 
 import keras
 import numpy as np
@@ -103,7 +103,7 @@ def test_a_teacher_is_no_student_and_listed_once_however_it_is_named(tiny, tmp_p
 
 
 def test_multiply_adds_are_those_of_the_layers():
-    assert models.multiply_adds(student.build_student((28, 28), 10)) == 784 * 64 + 64 * 64 + 64 * 10
+    assert inference.multiply_adds(student.build_student((28, 28), 10), (28, 28)) == 784 * 64 + 64 * 64 + 64 * 10
     layers = keras.layers
     net = keras.Sequential(
         [
@@ -115,8 +115,11 @@ def test_multiply_adds_are_those_of_the_layers():
             layers.Dense(5),
         ]
     )
-    assert models.multiply_adds(net) == 6 * 4 * 4 * 9 + 6 * 4 * 4 * 9 + 96 * 5
-    assert models.multiply_adds(keras.Sequential([keras.Input((8, 6)), layers.LSTM(3), layers.Dense(2)])) is None
+    assert inference.multiply_adds(net, (8, 6)) == 6 * 4 * 4 * 9 + 6 * 4 * 4 * 9 + 96 * 5
+    assert (
+        inference.multiply_adds(keras.Sequential([keras.Input((8, 6)), layers.LSTM(3), layers.Dense(2)]), (8, 6))
+        is None
+    )
 
 
 def test_a_model_that_ends_in_softmax_is_recognised_and_gives_the_same_metrics(digits, tmp_path):
@@ -125,7 +128,7 @@ def test_a_model_that_ends_in_softmax_is_recognised_and_gives_the_same_metrics(d
     net.save(tmp_path / "net.keras")
     keras.Sequential([net, keras.layers.Softmax()]).save(tmp_path / "soft.keras")
     plain, soft = (
-        evaluate.measure(evaluate.run_model(tmp_path / f"{name}.keras", digits, 1.0), digits, None)
+        evaluate.measure(evaluate.run_model(tmp_path / f"{name}.keras", digits, 1.0, "--student-pixels"), digits, None)
         for name in ("net", "soft")
     )
     for key in ("test_errors", "nll", "ece", "best_temperature", "multiply_adds", "parameters"):
@@ -139,7 +142,7 @@ def test_a_model_that_is_not_finite_is_refused(digits, tmp_path):
     net.set_weights([np.full_like(weight, np.nan) for weight in net.get_weights()])
     net.save(tmp_path / "nan.keras")
     with pytest.raises(UserError, match=r"nan.keras: the model's outputs are not finite"):
-        evaluate.run_model(tmp_path / "nan.keras", digits, 1.0)
+        evaluate.run_model(tmp_path / "nan.keras", digits, 1.0, "--student-pixels")
 
 
 def test_compare_sorts_images_by_which_model_is_right():

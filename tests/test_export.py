@@ -3,7 +3,7 @@
 import os
 import sys
 
-from support import UserError, models, terminal
+from support import UserError, inference, models, terminal
 
 import conftest
 import keras
@@ -29,20 +29,21 @@ def real(tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported(real):
     digits, net, folder = real
-    export.convert(net, folder / "a.tflite")
-    export.convert(net, folder / "b.tflite", **export.int8_options(models.to_unit(digits.train.images[:300])))
+    examples = inference.to_unit(digits.train.images[:300]).numpy()
+    export.convert(net, folder / "a.tflite", examples)
+    export.convert(net, folder / "b.tflite", examples, **export.int8_options(examples))
     return folder / "a.tflite", folder / "b.tflite"
 
 
 def test_files_give_the_classes_of_the_model_on_real_digits(real, exported):
     digits, net, _ = real
     images = digits.test.images[:2000]
-    classes = models.predictor(net)(images).argmax(-1)
-    plain, microseconds = export.run_file(exported[0], models.to_unit(images).numpy())
-    np.testing.assert_array_equal(plain, classes)
+    classes = inference.predictor(net)(images).argmax(-1)
+    plain, microseconds = export.run_file(exported[0], inference.to_unit(images).numpy())
+    np.testing.assert_array_equal(plain.argmax(-1), classes)
     assert microseconds > 0
-    small, _ = export.run_file(exported[1], models.to_unit(images).numpy())
-    assert np.mean(small != classes) < 0.01
+    small, _ = export.run_file(exported[1], inference.to_unit(images).numpy())
+    assert np.mean(small.argmax(-1) != classes) < 0.01
     assert np.mean(classes == digits.test.labels[:2000]) > 0.9  # or agreement would say little
 
 
@@ -61,7 +62,7 @@ def test_the_script_writes_both_files_and_says_what_they_do(real, monkeypatch, c
     assert noise == ""
     lines = printed.rstrip().splitlines()[-3:]
     assert [line.split()[0] for line in lines] == ["distilled.keras", "distilled.tflite", "distilled_int8.tflite"]
-    errors = models.count_errors(real[1], real[0].test)
+    errors = inference.count_errors(real[1], real[0].test)
     assert f" {errors:,} " in lines[0]
     assert lines[1].split()[2:5] == [f"{errors:,}", f"{1 - errors / 10_000:.2%}", "0"]
 
@@ -75,7 +76,7 @@ def test_an_interrupted_export_leaves_the_last_file_whole(real, exported, monkey
 
     monkeypatch.setattr(keras.Sequential, "export", lambda self, scratch, **options: interrupted(scratch))
     with pytest.raises(KeyboardInterrupt):
-        export.convert(real[1], exported[0])
+        export.convert(real[1], exported[0], real[0].train.images[:1])
     assert (exported[0].read_bytes(), sorted(os.listdir(real[2]))) == (before, names)
 
 
@@ -86,7 +87,8 @@ def test_a_model_that_cannot_be_converted_is_refused_in_a_line(refusal, real, tm
 
     net = keras.Sequential([keras.Input((28, 28)), Odd(), keras.layers.Flatten(), keras.layers.Dense(10)])
     with pytest.raises(UserError, match=r"cannot convert this model to odd.tflite \("):
-        export.convert(net, tmp_path / "odd.tflite", **export.int8_options(models.to_unit(real[0].train.images[:10])))
+        examples = inference.to_unit(real[0].train.images[:10]).numpy()
+        export.convert(net, tmp_path / "odd.tflite", examples, **export.int8_options(examples))
     assert not list(tmp_path.iterdir())
 
 

@@ -476,7 +476,7 @@ def test_odd_data_go_all_the_way(name, tmp_path, ended):
     ("changes", "message"),
     [
         ({"y_train": np.zeros(240, int)}, "y_train has 1 classes"),
-        ({"y_train": make_arrays()["y_train"].astype(float)}, "must be integers"),
+        ({"y_train": make_arrays()["y_train"] + 0.5}, "labels that are no whole numbers"),
         ({"y_train": make_arrays()["y_train"].astype(str)}, "must be integers"),
         ({"x_train": np.where(make_arrays()["x_train"] > 250, np.nan, 0.5)}, "values that are not finite"),
     ],

@@ -27,14 +27,10 @@ def test_the_committed_runs_are_of_the_defaults(found):
     assert found["sweep"]["chosen"]["alpha"] == distill.RECIPE["alpha"]
 
 
-def test_the_committed_ladder_has_all_its_runs_and_ends_in_the_default(found):
+def test_the_committed_ladder_has_all_its_runs(found):
     runs = {(run["step"], run["seed"], run["net"]): run["errors"] for run in found["ladder"]}
     wanted = {(step, seed) for step, (*_, seeds) in headline.STEPS.items() for seed in range(seeds)}
     assert runs.keys() == {(*pair, net) for pair in wanted for net in ("student", "distilled")}
-    (default,) = (step for step, (of_teacher, of_distill, _) in headline.STEPS.items() if not of_teacher + of_distill)
-    for run in found["runs"]:
-        for net in ("student", "distilled"):
-            assert runs[default, run["seed"], net] == run["metrics"]["models"][net]["test_errors"]
 
 
 def test_a_command_runs_unless_its_file_is_there_and_its_failure_is_told(tmp_path, monkeypatch):

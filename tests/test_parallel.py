@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 
-from support import UserError, models, parallel
+from support import UserError, files, models, parallel
 
 import numpy as np
 import pytest
 from conftest import ROOT
 
+import data
 import teacher
 
 GRID = [
@@ -118,12 +119,12 @@ def run_sweep(tiny, out, *options):
 
 
 def test_a_student_does_not_depend_on_the_number_of_workers_nor_on_a_kill(tiny, tmp_path):
-    nets = {}
+    nets, made = {}, {"data": files.fingerprint(*data.load(tiny).train)}
     for name, workers in (("one", "1"), ("two", "2")):
         out = tmp_path / name
         out.mkdir()
         parallel.tf.keras.utils.set_random_seed(3)
-        models.save(teacher.build_teacher((12, 10), 3, hidden=(16,)), out / "teacher.keras", {}, [])
+        models.save(teacher.build_teacher((12, 10), 3, hidden=(16,)), out / "teacher.keras", made, [])
         if workers == "2":
             killed = run_sweep(tiny, out, "--workers", workers)
             next(line for line in killed.stdout if "images wrong" in line)

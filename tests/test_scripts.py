@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 
-from support import models, terminal
+from support import inference, models, terminal
 
 import numpy as np
 import pytest
@@ -113,15 +113,20 @@ def test_distilling_again_reuses_logits_and_baseline_but_not_another_baseline(fo
 def test_a_student_of_another_teacher_or_of_other_images_is_pointed_out(folder, tiny, tmp_path, monkeypatch, capsys):
     out = tmp_path / "artifacts"
     shutil.copytree(folder[0], out)
-    taught = models.load(out / "teacher.keras", (12, 10), 3)
+    taught, made = models.load(out / "teacher.keras", (12, 10), 3), models.load_training(out / "teacher.keras")[0]
     taught.layers[-1].bias.assign_add([0.1, 0.0, 0.0])
-    models.save(taught, out / "teacher.keras", models.load_training(out / "teacher.keras")[0] | {"data": "others"}, [])
     monkeypatch.setattr(sys, "argv", ["evaluate.py", "--data", str(tiny), "--out", str(out)])
+    models.save(taught, out / "teacher.keras", made, [])
+    terminal.run(evaluate.main)
+    printed = capsys.readouterr().out
+    assert f"{out / 'distilled.keras'} had another teacher than the one it is compared with" in printed
+    assert f"{out / 'student.keras'} had" not in printed
+    models.save(taught, out / "teacher.keras", made | {"data": "others"}, [])
     terminal.run(evaluate.main)
     printed = capsys.readouterr().out
     assert f"{out / 'teacher.keras'} was trained on other images than these" in printed
-    assert f"{out / 'distilled.keras'} had another teacher than the one it is compared with" in printed
-    assert f"{out / 'student.keras'} had" not in printed
+    assert f"no model is compared with {out / 'teacher.keras'}, which was not trained on these" in printed
+    assert json.loads((out / "metrics.json").read_text())["models"]["student"]["agreement"] is None
     assert not any("had another" in line for line in folder[1]["evaluate.py"])
 
 
@@ -147,7 +152,7 @@ def test_min_accuracy_is_a_lower_bound_and_nothing_else(folder, tiny, tmp_path, 
     assert (status, "student: accuracy below --min-accuracy 0.999" in line) == (1, True)
     digits = data.load(tiny)
     model = models.load(out / "student.keras", digits.image_shape, digits.num_classes)
-    right = models.predictor(model)(digits.train.images).argmax(-1) == digits.train.labels
+    right = inference.predictor(model)(digits.train.images).argmax(-1) == digits.train.labels
     with np.load(tiny) as file:
         arrays = dict(file) | {"x_test": digits.train.images[right], "y_test": digits.train.labels[right]}
     np.savez(tmp_path / "easy.npz", **arrays)

@@ -4,7 +4,7 @@ import functools
 import json
 import sys
 
-from support import models, terminal
+from support import files, inference, models, terminal
 
 import keras
 import numpy as np
@@ -28,7 +28,7 @@ def folder(tiny, tmp_path):
 
     def make(name):
         (tmp_path / name).mkdir()
-        models.save(net, tmp_path / name / "teacher.keras", {}, [])
+        models.save(net, tmp_path / name / "teacher.keras", {"data": files.fingerprint(*data.load(tiny).train)}, [])
         return tmp_path / name
 
     return make
@@ -72,9 +72,10 @@ def test_a_sweep_that_was_stopped_ends_like_one_that_was_not(run, folder, tiny, 
     )
     assert "8 of 8 students are there already" in run(stopped)
     assert "there already" not in run(stopped, "--learning-rate", "0.02")  # other settings, other students
-    with np.load(tiny) as file:
-        arrays = dict(file)
-    arrays["y_train"][-20:] = arrays["y_train"][-20:][::-1]  # other validation labels, the same training images
+    dataset = data.load(tiny)
+    parts = {"train": dataset.train, "val": dataset.validation, "test": dataset.test}
+    arrays = {f"{letter}_{part}": array for part, split in parts.items() for letter, array in zip("xy", split)}
+    arrays["y_val"] = arrays["y_val"][::-1]  # other validation labels, the same training images
     np.savez(tmp_path / "other.npz", **arrays)
     assert "there already" not in run(whole, "--data", str(tmp_path / "other.npz"))
 
@@ -91,7 +92,7 @@ def test_it_chooses_on_validation_images_and_opens_the_test_set_for_the_chosen(r
         means.setdefault(key, []).append(settings["validation_errors"])
         name = f"T{key[0]}_alpha{key[1]}_seed{settings['seed']}.keras"
         net = models.load(out / "sweep" / name, (12, 10), 3)
-        assert models.count_errors(net, data.load(tiny).validation) == settings["validation_errors"]
+        assert inference.count_errors(net, data.load(tiny).validation) == settings["validation_errors"]
     assert min(means, key=lambda key: np.mean(means[key])) == (chosen["temperature"], chosen["alpha"])
     assert len(chosen["test_errors"]) == 2
     assert printed.count("test errors") == 1

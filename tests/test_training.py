@@ -3,7 +3,7 @@
 import os
 import zipfile
 
-from support import UserError, files, models, training
+from support import UserError, files, inference, models, training
 
 import conftest
 import keras
@@ -114,9 +114,9 @@ def test_training_learns_and_its_history_says_so(digits):
     net, history = student.train_student(digits, recipe)
     assert [row.epoch for row in history] == list(range(1, 41))
     assert history[-1].loss < 0.5 * history[0].loss
-    outputs = models.predictor(net)(digits.validation.images)
+    outputs = inference.predictor(net)(digits.validation.images)
     assert history[-1].validation_accuracy == np.mean(outputs.argmax(-1) == digits.validation.labels)
-    assert models.count_errors(net, digits.train) / 220 == pytest.approx(1 - history[-1].training_accuracy, abs=0.05)
+    assert inference.count_errors(net, digits.train) / 220 == pytest.approx(1 - history[-1].training_accuracy, abs=0.05)
     assert history[-1].training_accuracy > 0.8
 
 
@@ -201,8 +201,8 @@ def saved(digits, tmp_path):
 def test_a_saved_model_gives_the_same_logits_settings_and_history(digits, saved):
     net, history, path = saved
     loaded = models.load(path, digits.image_shape, digits.num_classes)
-    logits = models.predictor(net)(digits.test.images)
-    np.testing.assert_array_equal(models.predictor(loaded)(digits.test.images), logits)
+    logits = inference.predictor(net)(digits.test.images)
+    np.testing.assert_array_equal(inference.predictor(loaded)(digits.test.images), logits)
     assert models.load_training(path)[0] == RECIPE
     assert models.load_training(path)[1] == history
     assert sorted(os.listdir(path.parent)) == ["net.csv", "net.keras"]
@@ -320,7 +320,7 @@ def test_the_training_accuracy_is_that_of_the_labelled_examples(digits):
         loss = lambda labels, logits: 0 * tf.reduce_sum(logits, -1)
         return training.train(net, batches, loss, epochs=1, learning_rate=1e-9)[0].training_accuracy, net
 
-    classes = models.predictor(accuracy(digits.train.labels)[1])(digits.train.images).argmax(-1)
+    classes = inference.predictor(accuracy(digits.train.labels)[1])(digits.train.images).argmax(-1)
     assert accuracy(classes)[0] == 1
     few = np.where(np.arange(len(classes)) % 50 == 7, classes, -1)  # most steps see none of these
     assert accuracy(few)[0] == 1

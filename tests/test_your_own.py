@@ -2,7 +2,7 @@
 
 import re
 
-from support import UserError, metrics, models, terminal, training
+from support import UserError, inference, metrics, models, terminal, training
 
 import keras
 import numpy as np
@@ -50,22 +50,25 @@ def digits(tiny):
         ((None, None, 3), (32, 32, 3), (32, 32, 3)),
         ((1, 28, 28), (28, 28), (1, 28, 28)),
         ((20,), (20,), (20,)),
+        ((28, 28), (784,), (28, 28)),
+        ((28, 28), (28, 28, 1), (28, 28)),
         ((28, 28), (28, 27), None),
+        ((10, 12), (12, 10), None),  # as many numbers, but the pixels would be scrambled
+        ((3, 12, 10), (12, 10, 3), None),
+        ((14, 56), (28, 28), None),
         ((None, None, 3), (28, 28), None),
         ((None, 28), (28, 28, 3), None),
     ],
 )
 def test_a_model_fits_examples_of_as_many_numbers(takes, example, expected):
-    assert models.fitting_shape(keras.Sequential([keras.Input(takes), layers.Identity()]), example) == expected
+    assert inference.fitting_shape(keras.Sequential([keras.Input(takes), layers.Identity()]), example) == expected
 
 
-@pytest.mark.parametrize(
-    "make", [lambda: convolutional(last="softmax"), lambda: convolutional(), lambda: flat(last="softmax")]
-)
-def test_a_teacher_of_any_form_gives_its_own_probabilities(digits, make):
-    net, images = make(), digits.train.images
-    outputs = net(models.to_unit(images).numpy().reshape(-1, *net.input_shape[1:]), training=False).numpy()
-    probabilities = outputs if models.are_probabilities(outputs) else np.exp(metrics.log_softmax(outputs))
+@pytest.mark.parametrize(("make", "last"), [(convolutional, "softmax"), (convolutional, None), (flat, "softmax")])
+def test_a_teacher_of_any_form_gives_its_own_probabilities(digits, make, last):
+    net, images = make(last=last), digits.train.images
+    outputs = net(inference.to_unit(images).numpy().reshape(-1, *net.input_shape[1:]), training=False).numpy()
+    probabilities = outputs if last else np.exp(metrics.log_softmax(outputs))
     logits = distill.teacher_logits(net, images)[:, 0]
     np.testing.assert_allclose(distill.soft_targets(logits, 1.0), probabilities, atol=1e-5)
 
@@ -226,7 +229,7 @@ def test_unlabelled_images_teach_through_the_teacher(tmp_path, digits):
     loss = lambda labels, teacher, student: distill.distillation_loss(labels, teacher, student, 2.0, 0.5)
     alone, _ = student.train_student(few, recipe)
     distilled, history = student.train_student(few, recipe, loss, logits)
-    assert models.count_errors(distilled, digits.test) < models.count_errors(alone, digits.test) - 5
+    assert inference.count_errors(distilled, digits.test) < inference.count_errors(alone, digits.test) - 5
     assert history[-1].training_accuracy > 0.1  # of steps' labelled images; of all images it would be at most 0.05
 
 
@@ -256,7 +259,7 @@ def test_callbacks_hear_of_training_and_epochs_and_may_stop_it(digits, capfd):
     recorder = Recorder(2)
     options = {"epochs": 5, "batch_size": 20, "callbacks": [recorder]}
     history = distill.distill(flat(), convolutional(), *digits.train, validation=digits.validation, **options)
-    logs = ["accuracy", "loss", "val_accuracy"]
+    logs = ["accuracy", "loss", "val_accuracy", "val_loss"]
     assert recorder.heard == ["begin", 0, logs, 1, logs, "end"]
     assert len(history) == 2
     assert capfd.readouterr() == ("", "")

@@ -7,6 +7,8 @@ Every test image goes through LiteRT's interpreter, one at a time. Takes some se
 and export.json to artifacts/. The int8 file takes and returns int8 and needs no floating-point unit.
 """
 
+import contextlib
+import re
 import statistics
 import sys
 import time
@@ -15,40 +17,59 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import UserError, files, models, quiet, terminal
+from support import UserError, files, inference, models, quiet, terminal
 
 import numpy as np
 import tensorflow as tf
 
 import data
 
+WARNED, REFUSED = 0.01, 0.05  # shares of the test images that a file may put into another class than the model does
 CALIBRATION_IMAGES = 20_000  # training images on which the converter measures the ranges of the activations
 
 
-def convert(model, path, **options):
-    """Write the model to `path` (.tflite). options: of tf.lite.TFLiteConverter.
+def convert(model, path, examples, batch_size=None, **options):
+    """Write the model to `path` (.tflite), for batches of this size, or of any.
 
-    Raises UserError: the converter cannot.
+    examples: some that the model takes, (n, ...). options: of tf.lite.TFLiteConverter. Raises UserError: the converter cannot.
     """
+    signature = [tf.TensorSpec((batch_size, *examples.shape[1:]), examples.dtype)]
     try:
         with files.atomic_write(path) as scratch, quiet(), warnings.catch_warnings(action="ignore"):
-            model.export(scratch, format="litert", verbose=False, **options)
+            model.export(scratch, format="litert", input_signature=signature, verbose=False, **options)
     except OSError:  # a full disk is not the model's fault
         raise
     except Exception as error:  # of any kind
-        problem = (str(error).splitlines() or [type(error).__name__])[0]
+        lacking = re.search(r"'(tf\.\w+)' op", str(error))
+        problem = f"LiteRT cannot do its {lacking[1]}" if lacking else files.cause(error)
         raise UserError(f"cannot convert this model to {path.name} ({problem}): export another one") from error
 
 
+def convert_and_run(model, path, kind, examples, inputs):
+    """Write the model to `path`, and run it as `run_file` does. kind: "float32" or "int8". examples: to calibrate with.
+
+    Raises UserError: it cannot be converted, or LiteRT cannot run it.
+    """
+    options = int8_options(examples) if kind == "int8" else {}
+    # Recurrent layers need a fixed batch, but with one TensorFlow 2.21 crashes where it converts them to int8.
+    for batch_size in (None, 1) if kind == "float32" else (None,):
+        convert(model, path, examples, batch_size, **options)
+        with contextlib.suppress(RuntimeError):
+            return run_file(path, inputs)
+    raise UserError(
+        f"{path} was written, but LiteRT alone cannot run it: it has operations of TensorFlow (the Flex delegate)"
+    )
+
+
 def int8_options(examples):
-    """Options of `convert` for int8 throughout, its ranges measured on examples (n, ...) float32."""
-    return {
+    """Options of `convert` for int8 throughout, its ranges measured on examples (n, ...) that the model takes."""
+    options = {
         "optimizations": [tf.lite.Optimize.DEFAULT],
         "representative_dataset": lambda: ([example[None]] for example in examples),
         "target_spec": {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]},
-        "inference_input_type": tf.int8,
         "inference_output_type": tf.int8,
     }
+    return options if examples.dtype.kind in "iu" else options | {"inference_input_type": tf.int8}
 
 
 def find_interpreter():
@@ -71,27 +92,31 @@ def interpreter(path):
 
 
 def run_file(path, inputs):
-    """(the classes (n,) that a .tflite file gives inputs (n, ...) float32, the median microseconds for one of them)."""
+    """What a .tflite file returns for inputs (n, ...), (n, C) float32; and the median microseconds for one of them."""
     made = interpreter(path)
     source, target = made.get_input_details()[0], made.get_output_details()[0]
     if source["dtype"] == np.int8:
         scale, zero = source["quantization"]
         inputs = np.clip(np.round(inputs / scale + zero), -128, 127).astype(np.int8)
-    classes, seconds = np.empty(len(inputs), int), []
+    outputs, seconds = [], []
     for number, image in enumerate(inputs):
         start = time.perf_counter()
         made.set_tensor(source["index"], image[None])
         made.invoke()
-        classes[number] = made.get_tensor(target["index"])[0].argmax()
+        outputs.append(made.get_tensor(target["index"])[0])
         seconds.append(time.perf_counter() - start)
         if number % 1000 == 0:
             terminal.progress(f"{path}  {number / len(inputs):4.0%}")
     terminal.clear_progress()
-    return classes, 1e6 * statistics.median(seconds)
+    outputs = np.float32(outputs)
+    if target["dtype"] == np.int8:
+        scale, zero = target["quantization"]
+        outputs = np.float32(scale) * (outputs - zero)
+    return outputs, 1e6 * statistics.median(seconds)
 
 
 def main():
-    options = terminal.parser(__doc__, terminal.DATA)
+    options = terminal.parser(__doc__, terminal.DATA | {"student_pixels": None})
     help_text = "a .keras file (default: distilled.keras in --out)"
     options.add_argument("model", nargs="?", type=Path, metavar="PATH", help=help_text)
     arguments = options.parse_args()
@@ -99,34 +124,57 @@ def main():
     out = files.output_folder(arguments.out)
     find_interpreter()  # before anyone waits
     dataset = data.load(arguments.data, arguments.validation)
+    print(f"data: {dataset}", flush=True)
     source = arguments.model or out / "distilled.keras"
     model = models.load(source, dataset.image_shape, dataset.num_classes)
-    expected = models.predictor(model)(dataset.test.images).argmax(-1)
-    paths = {"float32": out / f"{source.stem}.tflite", "int8": out / f"{source.stem}_int8.tflite"}
-    shape = (-1, *models.fitting_shape(model, dataset.image_shape))
-    train = models.to_unit(data.sample(dataset.train, CALIBRATION_IMAGES).images).numpy().reshape(shape)
-    options = {"float32": {}, "int8": int8_options(train)}
-    for kind, path in paths.items():
-        print(f"converting {source} to {kind}: {path}", flush=True)
-        convert(model, path, **options[kind])
+    pixels = arguments.student_pixels or models.pixels(models.load_training(source)[0])
+    sample = data.sample(dataset.train, inference.WARNING_EXAMPLES)
+    if problem := inference.pixels_warning(model, sample, pixels, "--student-pixels"):
+        print(f"warning: {source}: {problem}", flush=True)
+    feed, read = inference.adapters(model, inference.to_unit(sample.images), pixels)
+
+    def inputs(split):
+        return tf.nest.flatten(feed(inference.to_unit(split.images)))[0].numpy()
 
     labels = dataset.test.labels
+    expected = inference.predictor(model, pixels=pixels)(dataset.test.images).argmax(-1)
     rows = {source.name: {"bytes": source.stat().st_size, "test_errors": int(np.sum(expected != labels))}}
-    for path in paths.values():
-        classes, microseconds = run_file(path, models.to_unit(dataset.test.images).numpy().reshape(shape))
+    paths = {"float32": out / f"{source.stem}.tflite", "int8": out / f"{source.stem}_int8.tflite"}
+    problems = []
+    for kind, path in paths.items():
+        print(f"converting {source} to {kind}: {path}", flush=True)
+        examples = inputs(data.sample(dataset.train, CALIBRATION_IMAGES))
+        try:
+            outputs, microseconds = convert_and_run(model, path, kind, examples, inputs(dataset.test))
+        except UserError as error:  # the other file may be sound
+            problems.append(str(error))
+            continue
+        classes = read(outputs).numpy().argmax(-1)
         rows[path.name] = {
             "bytes": path.stat().st_size,
             "test_errors": int(np.sum(classes != labels)),
             "classes_unlike_keras": int(np.sum(classes != expected)),
             "microseconds_for_one_image": round(microseconds, 1),
         }
+        unlike = np.mean(classes != expected)
+        if unlike > WARNED:
+            print(f"warning: {path} puts {unlike:.1%} of the test images into another class than {source.name} does")
+        if unlike > REFUSED:
+            problems.append(f"{path} is not what {source.name} is: {unlike:.0%} of the test images get another class")
     files.write_json(out / "export.json", rows)
-    print(f"saved {', '.join(map(str, paths.values()))} and {out / 'export.json'}\n")
+    print(f"saved {', '.join(str(out / name) for name in [*rows][1:])} and {out / 'export.json'}\n")
+    print_report(rows, labels)
+    if problems:
+        raise UserError("; ".join(problems))
+
+
+def print_report(rows, labels):
+    """Print what export.json holds as a table. rows: {file: metrics}, the .keras file first. labels: of the test images."""
     lines = []
     for name, row in rows.items():
-        others = [row.get("classes_unlike_keras", ""), row.get("microseconds_for_one_image", "")]
+        compared = [str(row.get(key, "")) for key in ("classes_unlike_keras", "microseconds_for_one_image")]
         accuracy = f"{1 - row['test_errors'] / len(labels):.2%}"
-        lines.append([name, f"{row['bytes']:,}", f"{row['test_errors']:,}", accuracy, *map(str, others)])
+        lines.append([name, f"{row['bytes']:,}", f"{row['test_errors']:,}", accuracy, *compared])
     header = ["file", "bytes", "test errors", "accuracy", "classes unlike Keras'", "us for one image"]
     terminal.print_table(f"the {len(labels):,} test images, one at a time, on one thread", header, lines)
 

@@ -17,10 +17,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import UserError, files, models, plots, terminal
+from support import UserError, files, inference, models, plots, terminal
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 import data
 import evaluate
@@ -68,14 +69,30 @@ def chain(model, path):
     """The layers of a model, each of which takes what the one before returns. Raises UserError: it is no such chain."""
     layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
     try:
-        is_chain = isinstance(model, keras.Sequential) or all(
-            after.input is before.output for before, after in itertools.pairwise(layers)
-        )
+        ends = [(model.inputs[0], layers[0].input), (layers[-1].output, model.outputs[0])]
+        links = [(before.output, after.input) for before, after in itertools.pairwise(layers)]
+        is_chain = isinstance(model, keras.Sequential) or all(one is other for one, other in links + ends)
     except (AttributeError, ValueError):  # a layer with several inputs, or called several times
         is_chain = False
     if not is_chain:
-        raise UserError(f"{path}: the page cannot compute models with branches: name one whose layers form a chain")
+        problem = "the page cannot compute models with branches, or with operations between their layers"
+        raise UserError(f"{path}: {problem}: name one whose layers form a chain")
     return layers
+
+
+def check_chain(model, examples, pixels, path):
+    """Raises UserError: the model's layers, one after the other, do not give what it gives for examples (n, ...) of its data.
+
+    The page computes layer by layer, so what it would leave out shows here, without a JavaScript engine.
+    """
+    feed, _ = inference.adapters(model, examples, pixels)
+    (values,) = tf.nest.flatten(feed(examples))
+    (expected,) = (output.numpy() for output in tf.nest.flatten(model(values, training=False)))
+    for layer in chain(model, path):
+        values = layer(values, training=False) if layer._call_has_training_arg else layer(values)
+    error = np.abs(values - expected).max() / max(np.ptp(expected), 1e-9)
+    if not error <= TOLERANCE:
+        raise UserError(f"{path}: the page would leave out a part of this model, whose layers alone give other logits")
 
 
 def window(layer, size, before, after):
@@ -149,11 +166,11 @@ def operations(layer, before, after):
 def page_layers(model, example_shape, path, kind, pixels=1.0):
     """A model's layers as the page computes them, a list of dicts of plain values. The model's kernels become those of the page.
 
-    The results are the logits of models.caller, which has the same `pixels`. kind: "float16" or "int8", of the kernels.
+    The results are the logits of inference.caller, which has the same `pixels`. kind: "float16" or "int8", of the kernels.
 
     Raises UserError: the page cannot compute this model.
     """
-    shape, layers = (1, *models.fitting_shape(model, example_shape)), chain(model, path)
+    shape, layers = (1, *inference.fitting_shape(model, example_shape)), chain(model, path)
     found = [{"kind": "reshape", "shape": shape[1:]}]
     if pixels != 1:
         found.append({"kind": "scale", "factor": np.float32([pixels]), "offset": np.float32([0])})
@@ -168,8 +185,8 @@ def page_layers(model, example_shape, path, kind, pixels=1.0):
             raise UserError(
                 f"{path}: the page cannot compute the layer {layer.name}, {type(layer).__name__}({said}): use another model"
             ) from None
-    if found[-1]["kind"] == "softmax":
-        found.append({"kind": "log"})
+    if inference.last_activation(model) == "softmax":
+        found.append({"kind": "log", "shape": shape[1:]})
     for operation in found:
         for name, value in operation.items():
             if isinstance(value, np.ndarray):
@@ -214,8 +231,12 @@ def example_groups(test, logits):
 
 def page_text(page):
     """The page with its data, a dict of plain values, filled in."""
+    try:
+        text = json.dumps(page, allow_nan=False)
+    except ValueError as error:  # a browser could not read it
+        raise UserError("a model has a setting that is not a finite number, such as nan: train it again") from error
     return TEMPLATE.read_text(encoding="utf-8").replace(
-        MARK, json.dumps(page).replace("<", "\\u003c")
+        MARK, text.replace("<", "\\u003c")
     )  # no </script> in a class name
 
 
@@ -259,19 +280,24 @@ def check(engine, number, images, expected, path):
 def page_model(path, name, test, num_classes, kind, pixels):
     """What the page holds of a model, a dict of plain values; its logits (n, C) on the split `test`, and those of the page's net.
 
-    Raises UserError: as models.load and `page_layers`.
+    pixels: see inference.feeder; None: as its file says, or 1. Raises UserError: as models.load and `page_layers`.
     """
     model = models.load(path, test.images.shape[1:], num_classes)
-    predict = models.predictor(model, pixels=pixels)
+    settings = models.load_training(path)[0]
+    pixels = models.pixels(settings) if pixels is None else pixels
+    predict = inference.predictor(model, pixels=pixels)
     original = predict(test.images)
     about = {"name": name, "parameters": model.count_params()}
-    about["temperature"] = models.load_training(path)[0].get("temperature", 0)
-    about["layers"] = page_layers(model, test.images.shape[1:], path, kind, pixels)
+    about["temperature"] = settings.get("temperature", 0)
+    few = inference.to_unit(test.images[:NUM_CHECKED])
+    pixels = inference.pixels_for(model, few, pixels)
+    about["layers"] = page_layers(model, few.shape[1:], path, kind, pixels)
+    check_chain(model, few, pixels, path)
     return about, original, predict(test.images)
 
 
 def main():
-    options = terminal.parser(__doc__, terminal.DATA | {"teacher_pixels": 1.0})
+    options = terminal.parser(__doc__, terminal.DATA | {"teacher_pixels": None, "student_pixels": None})
     options.add_argument("--int8", action="store_true", help="kernels as int8: a file of half the size")
     help_text = "models, the teacher first (default: teacher.keras, student.keras and distilled.keras in --out)"
     options.add_argument("models", nargs="*", type=Path, metavar="PATH", help=help_text)
@@ -279,6 +305,7 @@ def main():
     terminal.print_settings(arguments)
     out = files.output_folder(arguments.out)
     dataset = data.load(arguments.data, arguments.validation)
+    print(f"data: {dataset}", flush=True)
     if not dataset.has_images:
         raise UserError(f"the page shows images, but an example here has shape {dataset.image_shape}: use image data")
     test = data.Split(to_bytes(dataset.test.images), dataset.test.labels)
@@ -287,7 +314,7 @@ def main():
     found, logits, rows, most_unlike = [], {}, [], 0
     for name, path in named.items():
         terminal.progress(f"reading {path}")
-        pixels = 1.0 if found else arguments.teacher_pixels
+        pixels = arguments.student_pixels if found else arguments.teacher_pixels
         about, original, logits[name] = page_model(path, name, test, dataset.num_classes, kind, pixels)
         found.append(about | {"colour": plots.colour(name, named)})
         predicted = logits[name].argmax(-1)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import UserError, files, models, parallel, pick, plots, terminal, training
+from support import UserError, files, inference, models, parallel, pick, plots, terminal, training
 
 import numpy as np
 
@@ -68,7 +68,7 @@ def train(dataset, settings, teacher, logits, own):
         path = Path(folder) / "student.keras"
         path.write_bytes(own or b"")
         net, history = student.train_student(dataset, settings, loss, logits, own and path, report=training.show_epoch)
-    errors = models.count_errors(net, dataset.validation)
+    errors = inference.count_errors(net, dataset.validation, settings["student_pixels"])
     return errors, models.to_bytes(net, settings | {"validation_errors": errors}, history)
 
 
@@ -140,11 +140,11 @@ def main():
     print(f"chosen: --temperature {temperatures[row]:g} --alpha {alphas[column]:g}", flush=True)
 
     # Only now is the test set used, and for the chosen students alone.
-    test_errors = [
-        models.count_errors(models.load(path, dataset.image_shape, dataset.num_classes), dataset.test)
-        for path, settings in wanted.items()
-        if not models.differing(settings, best)
-    ]
+    test_errors = []
+    for path, settings in wanted.items():
+        if not models.differing(settings, best):
+            net = models.load(path, dataset.image_shape, dataset.num_classes)
+            test_errors.append(inference.count_errors(net, dataset.test, arguments.student_pixels))
     runs = [settings | {"validation_errors": errors[path]} for path, settings in wanted.items()]
     found = {"chosen": best | {"test_errors": test_errors}, "header": header, "rows": rows, "runs": runs}
     files.write_json(out / "sweep.json", found)
