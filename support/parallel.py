@@ -13,6 +13,7 @@ import os
 import threading
 import time
 import warnings
+from concurrent.futures import CancelledError
 
 from support import UserError, files, pick
 from support.terminal import clear_progress, integer, num_cores, progress
@@ -20,6 +21,9 @@ from support.terminal import clear_progress, integer, num_cores, progress
 import tensorflow as tf
 
 _one_task = threading.Lock()  # Keras' random state belongs to the process, but a Dask worker may have several threads
+HOW_TO_START = "start them in a clone of this repository: PYTHONPATH=. dask scheduler, PYTHONPATH=. dask worker ADDRESS --nthreads 1"
+GO_ON = "start it again, and this command too; what is finished is kept"
+PATIENCE = 60  # seconds without any worker; one that died is started again within some
 SAME = ["tensorflow", "keras", "numpy", "commit"]  # of files.versions: what all workers must have in common
 
 
@@ -49,7 +53,8 @@ def pool(workers=None, cluster=None):
     import dask
     import distributed
 
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)  # a worker that dies is replaced
+    for name in ("distributed", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # a worker that dies is replaced
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")  # what Python would say after Ctrl-C
     quiet = {"silence_logs": logging.CRITICAL, "dashboard_address": ":0"}
     with contextlib.ExitStack() as stack:
@@ -75,17 +80,16 @@ def pool(workers=None, cluster=None):
 
 def _check_workers(client):
     """Raises UserError: a cluster has no workers, or they cannot run this code, or run another version of it."""
-    how = "start workers in a clone of this repository: PYTHONPATH=. dask worker ADDRESS --nthreads 1"
     try:
         found = client.run(_versions)
     except Exception as error:
-        raise UserError(f"the cluster's workers cannot run this code ({error}): {how}") from error
+        raise UserError(f"the cluster's workers cannot run this code ({error}): {HOW_TO_START}") from error
     if not found:
-        raise UserError(f"the cluster has no workers: {how}")
+        raise UserError(f"the cluster has no workers: {HOW_TO_START}")
     here = pick(files.versions(), SAME)
     for address, versions in found.items():
         if pick(versions, SAME) != here:
-            raise UserError(f"worker {address} has {pick(versions, SAME)}, but here is {here}: {how}")
+            raise UserError(f"worker {address} has {pick(versions, SAME)}, but here is {here}: {HOW_TO_START}")
 
 
 def _versions():
@@ -152,24 +156,44 @@ class OnDask:
         )
 
     def finished(self, tasks, describe):
-        """As InThisProcess.finished. Raises what a task raised; UserError: a task's worker died four times."""
+        """As InThisProcess.finished. Raises what a task raised; UserError: its worker died four times, or the cluster is lost."""
         import distributed
 
-        waiting = set(tasks)
+        waiting, seen_workers = set(tasks), time.monotonic()
         while waiting:
             try:
-                done = distributed.wait(waiting, timeout=1, return_when="FIRST_COMPLETED").done
+                done = _ask(distributed.wait, waiting, timeout=1, return_when="FIRST_COMPLETED").done
             except distributed.TimeoutError:
-                first = [str(keys[0]) for keys in self.client.processing().values() if keys]  # the others wait
+                running = _ask(self.client.processing)
+                first = [str(keys[0]) for keys in running.values() if keys]  # the others wait
                 progress(f"{describe()}  running: {', '.join(key.split(' #')[0] for key in first)}")
+                seen_workers = time.monotonic() if running else seen_workers
+                if time.monotonic() - seen_workers > PATIENCE:
+                    raise UserError(f"the cluster has had no workers for {PATIENCE} s: {GO_ON}") from None
                 continue
             for task in sorted(done, key=lambda task: task.status == "error"):  # which ends it all: results come first
                 clear_progress()
-                try:
-                    yield task, task.result()
-                except distributed.KilledWorker as error:
-                    raise UserError(f"{error}: is there enough memory? Try fewer --workers") from error
+                yield task, _ask(task.result)
             waiting -= done
+
+
+def _ask(function, *arguments, **options):
+    """function(*arguments, **options), which asks the cluster. Raises UserError: that is lost, or cannot run this code."""
+    import distributed
+    from distributed.comm import CommClosedError
+
+    try:
+        return function(*arguments, **options)
+    except distributed.KilledWorker as error:
+        raise UserError(f"{error}: is there enough memory? Try fewer --workers") from error
+    except (CancelledError, CommClosedError) as error:
+        raise UserError(f"the connection to the cluster's scheduler is lost: {GO_ON}") from error
+    except RuntimeError as error:
+        if "deserialization of the task graph" not in str(error):
+            raise
+        raise UserError(
+            f"the cluster's scheduler cannot read this code: start it like its workers. {HOW_TO_START}"
+        ) from error
 
 
 def _same(value):

@@ -326,3 +326,169 @@ def test_the_block_in_the_readme_runs_as_it_stands(tmp_path, monkeypatch, capsys
 def test_the_loss_with_no_report_prints_nothing(digits, capfd):
     training.train(flat(), data.Batches(digits.train, 20, seed=0), training.cross_entropy, epochs=1, learning_rate=0.01)
     assert capfd.readouterr() == ("", "")
+
+
+# ---- arguments of distill.distill --------------------------------------------------------------------------------------
+
+
+IMAGES, LABELS = make_arrays()["x_train"], make_arrays()["y_train"].astype(int)
+RUN = {"epochs": 3, "batch_size": 20, "learning_rate": 0.01}
+
+
+def test_labels_in_a_column_or_as_whole_floats_are_labels():
+    histories = []
+    for labels in (
+        LABELS,
+        LABELS[:, None],
+        LABELS.astype(float),
+        LABELS.tolist(),
+        np.where(LABELS > 1, -1, LABELS)[:, None],
+    ):
+        keras.utils.set_random_seed(0)
+        histories.append([row[1:4] for row in distill.distill(flat(), flat(), IMAGES, labels, **RUN)])
+    assert all(str(history) == str(histories[0]) for history in histories[:4])
+    assert histories[4] != histories[0]
+    assert all(0 <= row[1] <= 1 for row in histories[4])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": np.eye(3)[LABELS]}, r"labels is float64 \(240, 3\).*of one-hot labels, take argmax\(-1\)"),
+        ({"labels": LABELS + 1}, r"labels has a label 3, but the nets have classes 0...2 only"),
+        ({"labels": LABELS + 0.5}, "labels has labels that are no whole numbers"),
+        ({"labels": LABELS[1:]}, "images has 240 images and labels 239 labels: they must match"),
+        ({"images": IMAGES.astype(np.int64)}, "images is int64"),
+        ({"images": IMAGES.tolist()}, "images is int64"),
+        ({"temperature": 0}, "temperature is 0: it must be above 0"),
+        ({"alpha": 1.5}, "alpha is 1.5: it must be from 0 to 1"),
+        ({"epochs": 0}, "epochs is 0: it must be 1 or more"),
+        ({"batch_size": 0}, "batch_size is 0: it must be 1 or more"),
+        ({"batch_size": 241}, "batch-size 241 is larger than the 240 training examples"),
+        ({"learning_rate": 0}, "learning_rate is 0: it must be above 0"),
+        ({"teacher": flat(num_classes=4)}, "student and teacher have different numbers of classes: 3, 4"),
+        ({"teacher": [flat(), flat(num_classes=4)]}, "student and teacher have different numbers of classes: 3, 3, 4"),
+        ({"validation": IMAGES}, r"validation must be a pair, \(images, labels\)"),
+        ({"validation": (IMAGES, LABELS[:5])}, r"validation\[0\] has 240 images and validation\[1\] 5 labels"),
+        ({"validation": (IMAGES, LABELS + 1)}, r"validation\[1\] has a label 3"),
+        ({"validation": (IMAGES, LABELS - 1)}, r"validation\[1\] has labels below 0"),
+        ({"callbacks": [keras.callbacks.ReduceLROnPlateau()]}, "ReduceLROnPlateau sets the learning rate"),
+        ({"callbacks": [keras.callbacks.LearningRateScheduler(lambda epoch: 0.1)]}, "optimizer=keras.optimizers.Adam"),
+    ],
+)
+def test_an_argument_that_cannot_be_used_is_refused_in_a_sentence(changes, message):
+    arguments = {"images": IMAGES, "labels": LABELS, "teacher": flat()} | RUN | changes
+    with pytest.raises(UserError, match=message):
+        distill.distill(flat(), **arguments)
+
+
+def test_nets_that_were_never_built_are_built_from_the_examples():
+    nets = [keras.Sequential([layers.Flatten(), layers.Dense(3)]) for _ in range(2)]
+    assert len(distill.distill(*nets, IMAGES, LABELS, **RUN)) == 3
+
+
+def test_a_frozen_student_is_refused(digits, refusal, tiny, tmp_path):
+    net = flat()
+    net.trainable = False
+    with pytest.raises(UserError, match="has nothing to train: all its layers are frozen"):
+        distill.distill(net, flat(), *digits.train, **RUN)
+    net.save(tmp_path / "frozen.keras")
+    status, line = refusal(student.main, "--data", tiny, "--out", tmp_path, "--student", tmp_path / "frozen.keras")
+    assert (status, f"{tmp_path / 'frozen.keras'} has nothing to train" in line) == (1, True)
+
+
+# ---- callbacks and optimizers ------------------------------------------------------------------------------------------
+
+
+def test_early_stopping_needs_neither_monitor_nor_mode(digits):
+    options = {"validation": digits.validation, "batch_size": 20, "epochs": 50, "learning_rate": 1e-9}
+    for callback in (
+        keras.callbacks.EarlyStopping(min_delta=1e-3),
+        keras.callbacks.EarlyStopping("val_accuracy", 1e-3),
+    ):
+        assert len(distill.distill(flat(), flat(), *digits.train, callbacks=[callback], **options)) == 2
+
+
+def test_val_loss_is_the_cross_entropy_with_the_labels(digits):
+    heard, net = [], flat()
+    recorder = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: heard.append(logs["val_loss"]))
+    distill.distill(net, flat(), *digits.train, validation=digits.validation, callbacks=[recorder], **RUN)
+    logits = inference.predictor(net)(digits.validation.images)
+    assert heard[-1] == pytest.approx(metrics.nll(digits.validation.labels, logits), rel=1e-5)
+
+
+def test_a_run_goes_on_from_keras_backup(digits, tmp_path):
+    def stop(epoch, logs):
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    backup = keras.callbacks.BackupAndRestore(tmp_path / "backup")
+    stopped = [backup, keras.callbacks.LambdaCallback(on_epoch_end=stop)]
+    options = {"epochs": 5, "batch_size": 20}
+    with pytest.raises(KeyboardInterrupt):
+        distill.distill(flat(), flat(), *digits.train, callbacks=stopped, **options)
+    history = distill.distill(flat(), flat(), *digits.train, callbacks=[backup], **options)
+    assert [row.epoch for row in history] == [4, 5]
+
+
+def test_an_optimizer_is_used_as_it_is(digits):
+    callbacks = [
+        keras.callbacks.LearningRateScheduler(lambda epoch: 0.1 / (1 + epoch)),
+        keras.callbacks.ProgbarLogger(),
+    ]
+    optimizer = keras.optimizers.SGD(0.5, momentum=0.9)
+    net = flat()
+    distill.distill(net, flat(), *digits.train, optimizer=optimizer, callbacks=callbacks, epochs=3, batch_size=20)
+    assert float(optimizer.learning_rate) == pytest.approx(0.1 / 3)
+    assert int(optimizer.iterations) == 3 * 11
+    still = flat()
+    before = still.get_weights()
+    distill.distill(still, flat(), *digits.train, optimizer=keras.optimizers.SGD(0.0), epochs=1, batch_size=20)
+    assert all(map(np.array_equal, before, still.get_weights()))
+    scaled = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01))
+    keras.utils.set_random_seed(0)
+    with_scale = flat()
+    distill.distill(with_scale, convolutional(), *digits.train, optimizer=scaled, epochs=2, batch_size=20)
+    keras.utils.set_random_seed(0)
+    without = flat()
+    distill.distill(
+        without, convolutional(), *digits.train, optimizer=keras.optimizers.Adam(0.01), epochs=2, batch_size=20
+    )
+    for one, other in zip(with_scale.get_weights(), without.get_weights()):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+# ---- students that XLA, or one dtype, cannot do ------------------------------------------------------------------------
+
+
+def test_a_student_that_xla_cannot_compile_is_trained_without_it(digits):
+    image = keras.Input((12, 10, 1))
+    net = keras.Model(image, layers.Dense(3)(layers.Flatten()(layers.Resizing(6, 5, "bicubic")(image))))
+    assert distill.distill(net, flat(), *digits.train, epochs=2, batch_size=20)[-1].loss > 0
+
+
+def test_penalties_of_another_dtype_count(digits):
+    penalty = {"kernel_regularizer": "l2", "dtype": "float64"}
+    net = keras.Sequential([keras.Input((12, 10), dtype="float64"), layers.Flatten(), layers.Dense(3, **penalty)])
+    assert distill.distill(net, flat(), *digits.train, epochs=2, batch_size=20)[-1].loss > 0
+
+
+@pytest.fixture
+def other_defaults():
+    """What ~/.keras/keras.json may say."""
+    keras.config.set_image_data_format("channels_first")
+    keras.config.set_floatx("float16")
+    yield
+    keras.config.set_image_data_format("channels_last")
+    keras.config.set_floatx("float32")
+
+
+def test_our_own_nets_do_not_depend_on_keras_settings(other_defaults):
+    net = student.build_student((28, 28), 10, [2], pool=2, crop=1)
+    assert net.count_params() == 13 * 13 * 2 + 2 + 2 * 10 + 10
+    big = teacher.build_teacher((6, 5, 3), 10, [4], 0.1, 0.1)
+    for model in (net, big):
+        assert {weight.dtype for weight in model.weights if "seed" not in weight.name} == {"float32"}
+        assert {layer.compute_dtype for layer in model.layers} == {"float32"}
+    colours = np.arange(90, dtype=np.float32).reshape(1, 6, 5, 3)
+    np.testing.assert_array_equal(big.layers[0](colours)[0], colours.ravel())
