@@ -80,13 +80,15 @@ class Dataset(NamedTuple):
     def remarks(self):
         """What is odd about these data, and may be a mistake: a list of sentences."""
         found, shape, dtype = [], self.image_shape, self.train.images.dtype
+        wanted = np.arange(self.num_classes)
         for what, split in (("training", self.train), ("validation", self.validation), ("test", self.test)):
-            if len(split.labels):
-                missing = [self.names[label] for label in np.setdiff1d(range(self.num_classes), split.labels)]
+            missing = [self.names[label] for label in np.setdiff1d(wanted, split.labels)]
+            if missing and len(split.labels):
                 listed = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
-                found += [f"no {what} example is of class {listed}"] if missing else []
-        if found and not np.any(self.train.labels == 0):
-            found.append("labels begin at 0; if yours begin at 1, subtract 1")
+                found.append(f"no {what} example is of class {listed}")
+            wanted = np.intersect1d(wanted, self.train.labels)
+        if 0 not in wanted:
+            found[0] += ": labels begin at 0, so if yours begin at 1, subtract 1"
         if len(shape) == 3 and shape[0] in (1, 3) and shape[2] not in (1, 3):
             taken = f"taken for images of height {shape[0]}, width {shape[1]} and {shape[2]} channels"
             found.append(

@@ -265,10 +265,14 @@ def pixels_warning(model, split, pixels, option):
     rescaling = [layer.scale for layer in model._flatten_layers() if isinstance(layer, keras.layers.Rescaling)]
     if rescaling and np.max(rescaling[0]) * pixels_for(model, images, pixels) * np.max(images) < 1 / 100:
         return f"its layer Rescaling leaves next to nothing of pixels up to {np.max(images):.3g}: give {option} 255"
-    errors, number = {}, len(split.labels)
-    for value in {pixels, *PIXELS}:
-        with contextlib.suppress(UserError):  # outputs that are neither probabilities nor logits
-            errors[value] = int(np.sum(caller(model, images, value)(images).numpy().argmax(-1) != split.labels))
+
+    def num_errors(value):
+        return int(np.sum(caller(model, images, value)(images).numpy().argmax(-1) != split.labels))
+
+    errors, number = {pixels: num_errors(pixels)}, len(split.labels)
+    for value in PIXELS:
+        with contextlib.suppress(UserError):  # its outputs are then neither probabilities nor logits
+            errors[value] = num_errors(value)
     best = min(errors, key=errors.get)
     if not errors[best] < min(errors[pixels], number - np.bincount(split.labels).max()) / 2:
         return None

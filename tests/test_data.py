@@ -313,3 +313,40 @@ def test_batches_are_distorted_each_epoch_anew():
     assert 0 <= batch(1).min() and batch(1).max() <= 1
     with pytest.raises(ValueError, match="exclude each other"):
         data.Batches(split, 8, seed=0, translate=1, distort=1.0)
+
+
+def load_changed(path, **changes):
+    np.savez(path, **(conftest.make_arrays() | changes))
+    return data.load(path)
+
+
+def test_what_is_odd_about_the_data_is_said(tmp_path):
+    path, images = tmp_path / "odd.npz", conftest.make_arrays()
+    assert load_changed(path).remarks() == []
+    y_train, y_test = LABELS + 1, images["y_test"].astype(int) + 1
+    (said,) = load_changed(path, y_train=y_train, y_test=y_test).remarks()
+    assert said == "no training example is of class 0: labels begin at 0, so if yours begin at 1, subtract 1"
+    few = {"y_train": np.where(np.arange(240) == 7, 3, LABELS), "class_names": np.array(["a", "b", "c", "rare"])}
+    said = load_changed(path, **few).remarks()
+    assert said == ["no validation example is of class rare", "no test example is of class rare"]
+    first = {key: images[key][..., None].repeat(3, -1).transpose(0, 3, 1, 2) for key in ("x_train", "x_test")}
+    (said,) = load_changed(path, **first).remarks()
+    assert "taken for images of height 3, width 12 and 10 channels: if channels come first, move them" in said
+    (said,) = load_changed(path, **{key: np.uint8(images[key] > 200) for key in ("x_train", "x_test")}).remarks()
+    assert said.startswith("no pixel is above 1, and uint8 is divided by 255")
+    floats = {key: images[key].astype(np.float32) for key in ("x_train", "x_test")}
+    dataset = load_changed(path, **floats)
+    assert dataset.remarks()[0].startswith("pixels up to 252 are taken as they are")
+    assert str(dataset).endswith(f"3 classes\nnote: {dataset.remarks()[0]}")
+    table = {key: values.reshape(len(values), 120) for key, values in floats.items()}
+    assert load_changed(path, **table).remarks() == []  # of a table, any values
+
+
+def test_labels_may_stand_in_a_column_and_names_be_bytes(tmp_path):
+    column = {key: conftest.make_arrays()[key][:, None] for key in ("y_train", "y_test")}
+    names = {"class_names": np.array([[b"cat"], ["Stra\u00dfe".encode()], [b"cow"]])}
+    dataset = load_changed(tmp_path / "column.npz", **column, **names)
+    assert np.array_equal(dataset.test.labels, conftest.make_arrays()["y_test"])
+    assert dataset.names == ["cat", "Stra\u00dfe", "cow"]
+    with pytest.raises(UserError, match=r"of one-hot labels, take argmax\(-1\)"):
+        load_changed(tmp_path / "hot.npz", y_train=np.eye(3)[LABELS])

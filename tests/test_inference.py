@@ -173,7 +173,7 @@ def test_a_model_of_whole_numbers_is_given_0_to_255_and_ids_as_they_are():
 def trained():
     """A net that has learnt the tiny images in [0, 1], and the same for 0...255."""
     keras.utils.set_random_seed(0)
-    inputs = [keras.Input((12, 10)), layers.Flatten(), layers.Dense(32, "tanh"), layers.Dense(3)]
+    inputs = [keras.Input((12, 10)), layers.Flatten(), layers.Dense(32, "relu"), layers.Dense(3)]
     unit = keras.Sequential(inputs)
     unit.compile(keras.optimizers.Adam(0.01), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     unit.fit(IMAGES, SPLIT.labels, epochs=30, verbose=0)
@@ -185,12 +185,10 @@ def test_where_other_pixels_are_much_better_the_option_is_named(trained):
     assert inference.pixels_warning(unit, SPLIT, 1.0, "--teacher-pixels") is None
     assert inference.pixels_warning(to_255, SPLIT, 255.0, "--teacher-pixels") is None
     assert "give --student-pixels 255" in inference.pixels_warning(to_255, SPLIT, 1.0, "--student-pixels")
-    black = SPLIT._replace(images=np.uint8(SPLIT.images > 200))  # white is 1
+    black = SPLIT._replace(images=np.uint8(SPLIT.images > 159))  # white is 1
     assert "with --teacher-pixels 255: give that option" in inference.pixels_warning(
         unit, black, 1.0, "--teacher-pixels"
     )
-    bright = SPLIT._replace(images=np.float32(SPLIT.images))
-    assert "with --teacher-pixels 0.00392157" in inference.pixels_warning(unit, bright, 1.0, "--teacher-pixels")
     untrained = keras.models.clone_model(to_255)
     assert "Rescaling leaves next to nothing of pixels" in inference.pixels_warning(
         untrained, SPLIT, 1.0, "--student-pixels"
