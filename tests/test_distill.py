@@ -1,17 +1,22 @@
 """Soft targets that belong to their image, a teacher left alone, and a student that learns from it."""
 
-from support import UserError, inference, models, terminal, training
+import json
+import re
+
+from support import UserError, files, inference, models, terminal, training
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import RECIPE
+from conftest import RECIPE, make_arrays
 
 import data
 import distill
+import evaluate
 import student
 import teacher
+from tools import sweep
 
 
 @pytest.fixture(scope="module")
@@ -290,3 +295,100 @@ def test_what_the_user_can_mend_ends_with_status_1_and_a_line(refusal, tiny, tmp
         assert (status, "--crop and --pool leave nothing of examples of shape (12, 10)" in line) == (1, True)
     status, line = refusal(student.main, "--data", tmp_path / "missing.npz", "--out", tmp_path)
     assert (status, "no such data file" in line) == (1, True)
+
+
+# ---- which teacher -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def knowing(digits, tmp_path_factory):
+    """A file with a net that has learnt the tiny images, without a word about how."""
+    net, _ = student.train_student(digits, RECIPE | {"hidden": [32], "epochs": 60})
+    path = tmp_path_factory.mktemp("knowing") / "knowing.keras"
+    net.save(path)
+    return path
+
+
+def run_distill(monkeypatch, capsys, *options):
+    monkeypatch.setattr("sys.argv", ["distill.py", *map(str, options), "--batch-size", "20", "--epochs", "1"])
+    terminal.run(distill.main)
+    return capsys.readouterr().out
+
+
+def test_a_teacher_that_is_found_must_be_of_these_data(refusal, tiny, tmp_path, knowing, digits, monkeypatch, capsys):
+    net = models.load(knowing, digits.image_shape, digits.num_classes)
+    whole = data.load(tiny, 0).train  # as with teacher.py --validation 0: the validation images are among them
+    for settings in ({}, {"data": files.fingerprint(*whole)}):
+        models.save(net, tmp_path / "teacher.keras", settings, [])
+        for main in (distill.main, sweep.main):
+            status, line = refusal(main, "--data", tiny, "--out", tmp_path, "--batch-size", "20")
+            assert status == 1
+            assert f"{tmp_path / 'teacher.keras'} was not trained on these training examples" in line
+            assert "or name it with --teacher" in line
+        said = run_distill(
+            monkeypatch, capsys, "--data", tiny, "--out", tmp_path, "--teacher", tmp_path / "teacher.keras"
+        )
+        assert ("was trained on other examples than these" in said) == bool(settings)
+    models.save(net, tmp_path / "teacher.keras", {"data": files.fingerprint(*digits.train)}, [])
+    assert "warning" not in run_distill(monkeypatch, capsys, "--data", tiny, "--out", tmp_path)
+
+
+def test_a_teacher_of_other_classes_is_refused(refusal, tmp_path, knowing):
+    arrays = make_arrays()
+    moved = {key: (arrays[key] + 1) % 3 for key in ("y_train", "y_test")}
+    np.savez(tmp_path / "moved.npz", **(arrays | moved))
+    options = ["--data", tmp_path / "moved.npz", "--out", tmp_path, "--teacher", knowing, "--batch-size", "20"]
+    status, line = refusal(distill.main, *options)
+    assert (status, "the teacher is no better than chance" in line) == (1, True)
+
+
+def test_a_teacher_that_finds_the_rare_class_is_taken_though_naming_the_other_is_right_more_often(
+    tmp_path, monkeypatch, capsys
+):
+    random = np.random.default_rng(0)
+    labels = {"y_train": np.int64(random.random(2400) < 0.03), "y_test": np.int64(random.random(600) < 0.03)}
+    sure = {
+        key: np.where(value == 1, random.random(value.shape) < 0.78, random.random(value.shape) < 0.13)
+        for key, value in labels.items()
+    }
+    tables = {f"x_{key[2:]}": np.float32(sure[key][:, None] * [2, 0] - [1, 0]) for key in labels}
+    np.savez(tmp_path / "rare.npz", **tables, **labels)
+    net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
+    net.layers[0].kernel.assign([[-1.0, 1.0], [0.0, 0.0]])
+    net.save(tmp_path / "weighted.keras")
+    options = ["--data", tmp_path / "rare.npz", "--out", tmp_path, "--teacher", tmp_path / "weighted.keras"]
+    assert re.search(
+        r"warning: always naming the commonest class is right on 9.\..%, the teacher on 8",
+        run_distill(monkeypatch, capsys, *options),
+    )
+
+
+def test_a_perfect_teacher_is_taken_with_one_validation_example(tiny, tmp_path, knowing, monkeypatch, capsys):
+    said = run_distill(
+        monkeypatch, capsys, "--data", tiny, "--out", tmp_path, "--teacher", knowing, "--validation", "1"
+    )
+    assert "teacher: accuracy 100.00% on 1 examples" in said
+
+
+def test_pixels_of_teacher_and_student_can_be_named_and_are_kept_with_the_student(
+    tiny, tmp_path, knowing, digits, monkeypatch, capsys
+):
+    net = models.load(knowing, digits.image_shape, digits.num_classes)
+    of_255 = keras.Sequential([keras.Input((12, 10)), keras.layers.Rescaling(1 / 255), *net.layers])
+    of_255.save(tmp_path / "of_255.keras")
+    options = ["--data", tiny, "--out", tmp_path, "--teacher", knowing, "--student", tmp_path / "of_255.keras"]
+    assert "give --student-pixels 255" in run_distill(monkeypatch, capsys, *options)
+    nets = ["--teacher", tmp_path / "of_255.keras", "--student", tmp_path / "of_255.keras"]
+    nets += ["--teacher-pixels", "255", "--student-pixels", "255", "--learning-rate", "1e-6"]
+    said = run_distill(monkeypatch, capsys, "--data", tiny, "--out", tmp_path, *nets)
+    assert "warning" not in said
+    errors = inference.count_errors(net, digits.test)
+    for name in ("teacher", "baseline", "distilled"):
+        assert re.search(rf"{name}: +{errors} test errors", said)
+    monkeypatch.setattr(
+        "sys.argv", ["evaluate.py", "--data", str(tiny), "--out", str(tmp_path), str(tmp_path / "distilled.keras")]
+    )
+    terminal.run(evaluate.main)
+    assert "warning" not in capsys.readouterr().out
+    report = json.loads((tmp_path / "metrics.json").read_text())
+    assert report["models"]["distilled"]["test_errors"] == errors

@@ -2,11 +2,12 @@
 
 import json
 
-from support import UserError, inference, terminal
+from support import UserError, inference, models, terminal
 
 import keras
 import numpy as np
 import pytest
+from conftest import make_arrays
 
 import data
 import evaluate
@@ -192,3 +193,67 @@ def test_the_gallery_shows_what_only_one_model_has_right():
         "a wrong, b right": ([1], ["<7>, not <2>"]),
         "b wrong, a right": ([0], ["<7>, not <4>"]),
     }
+
+
+def run_evaluate(monkeypatch, capsys, *options):
+    monkeypatch.setattr("sys.argv", ["evaluate.py", *map(str, options)])
+    terminal.run(evaluate.main)
+    return capsys.readouterr().out
+
+
+def test_files_that_do_not_say_how_they_were_trained_are_not_credited(tiny, tmp_path, monkeypatch, capsys):
+    for name in ("student", "distilled"):
+        student.build_student((12, 10), 3).save(tmp_path / f"{name}.keras")
+    said = run_evaluate(monkeypatch, capsys, "--data", tiny, "--out", tmp_path)
+    assert "what distillation did is not known" in said
+    assert "distillation saves" not in said
+
+
+def test_a_teacher_of_other_data_that_nobody_named_stops_nothing(tiny, tmp_path, monkeypatch, capsys):
+    student.build_student((7, 5), 4).save(tmp_path / "teacher.keras")
+    student.build_student((12, 10), 3).save(tmp_path / "good.keras")
+    said = run_evaluate(monkeypatch, capsys, "--data", tiny, "--out", tmp_path, tmp_path / "good.keras")
+    assert "no model is compared with" in said
+    assert json.loads((tmp_path / "metrics.json").read_text())["models"]["good"]["agreement"] is None
+
+
+def test_teachers_in_another_order_are_the_same_teacher(tiny, tmp_path, digits, monkeypatch, capsys):
+    nets = {name: student.build_student((12, 10), 3) for name in ("a", "b", "c")}
+    for name, net in nets.items():
+        net.save(tmp_path / f"{name}.keras")
+    settings = {"teacher": models.fingerprint(nets["a"], nets["b"])}
+    models.save(nets["c"], tmp_path / "taught.keras", settings, [])
+    for teachers, same in (("ab", True), ("ba", True), ("ac", False)):
+        named = [option for name in teachers for option in ("--teacher", tmp_path / f"{name}.keras")]
+        said = run_evaluate(monkeypatch, capsys, "--data", tiny, "--out", tmp_path, *named, tmp_path / "taught.keras")
+        assert ("had another teacher" not in said) == same
+
+
+def test_a_link_to_a_file_of_another_name_is_a_model(tiny, tmp_path, monkeypatch, capsys):
+    student.build_student((12, 10), 3).save(tmp_path / "net.keras")
+    (tmp_path / "net.keras").rename(tmp_path / "0123abcd")
+    (tmp_path / "link.keras").symlink_to("0123abcd")
+    assert "\nlink " in run_evaluate(monkeypatch, capsys, "--data", tiny, "--out", tmp_path, tmp_path / "link.keras")
+
+
+def test_any_name_can_be_drawn(tiny, tmp_path, monkeypatch, capsys, recwarn):
+    arrays = make_arrays(shape=(26, 10), num_classes=12)
+    names = ["$\\mathds{N}$", "US$ or A$", "\u4e2d\u6587", *"abcdefghi"]
+    np.savez(tmp_path / "names.npz", **arrays, class_names=np.array(names))
+    student.build_student((26, 10), 12).save(tmp_path / "a$\\foo$.keras")
+    net = tmp_path / "a$\\foo$.keras"
+    said = run_evaluate(
+        monkeypatch, capsys, "--data", tmp_path / "names.npz", "--out", tmp_path, net, "--format", "svg"
+    )
+    assert "there, these have their numbers" in said
+    assert "\u4e2d\u6587" in said  # in the table
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+    assert (tmp_path / "plots" / "errors_per_class.svg").stat().st_size > 1000
+
+
+def test_a_model_of_an_open_size_has_multiply_adds():
+    layers = keras.layers
+    net = keras.Sequential(
+        [keras.Input((None, None, 1)), layers.Conv2D(4, 3), layers.GlobalMaxPooling2D(), layers.Dense(5)]
+    )
+    assert inference.multiply_adds(net, (8, 6)) == 6 * 4 * 4 * 9 + 4 * 5

@@ -1,5 +1,7 @@
 """A model that left Python answers as it did there."""
 
+import contextlib
+import json
 import os
 import sys
 
@@ -97,3 +99,89 @@ def test_a_missing_interpreter_is_asked_for_by_name(exported, monkeypatch):
     monkeypatch.delattr("tensorflow.lite.Interpreter")
     with pytest.raises(UserError, match="pip install ai-edge-litert"):
         export.interpreter(exported[0])
+
+
+def run_export(ended, tmp_path, data_file, net, *options):
+    """(status, stderr, export.json) of a model that is saved as net.keras and exported."""
+    net.save(tmp_path / "net.keras")
+    status, stderr = ended(export.main, "--data", data_file, "--out", tmp_path, tmp_path / "net.keras", *options)
+    return status, stderr, json.loads((tmp_path / "export.json").read_text())
+
+
+LAYERS = keras.layers
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: [keras.Input((None, None, 1)), LAYERS.Conv2D(4, 5), LAYERS.GlobalMaxPooling2D(), LAYERS.Dense(3)],
+        lambda: [keras.Input((12, 10), batch_size=20), LAYERS.Flatten(), LAYERS.Dense(3)],
+        lambda: [keras.Input((12, 10), dtype="uint8"), LAYERS.Rescaling(1 / 255), LAYERS.Flatten(), LAYERS.Dense(3)],
+    ],
+    ids=["open size", "fixed batch", "uint8"],
+)
+def test_a_model_of_any_input_is_exported_and_agrees_with_keras(ended, tmp_path, tiny, make):
+    keras.utils.set_random_seed(0)
+    status, stderr, rows = run_export(ended, tmp_path, tiny, keras.Sequential(make()))
+    assert (status, stderr) == (0, "")
+    assert rows["net.tflite"]["classes_unlike_keras"] == 0
+    assert rows["net_int8.tflite"]["classes_unlike_keras"] <= 3
+
+
+def test_one_output_is_read_as_two_classes(ended, tmp_path):
+    keras.utils.set_random_seed(0)
+    arrays = conftest.make_arrays()
+    two = {key: np.int64(arrays[key] == 0) for key in ("y_train", "y_test")}
+    np.savez(tmp_path / "two.npz", **(arrays | two))
+    net = keras.Sequential([keras.Input((12, 10)), LAYERS.Flatten(), LAYERS.Dense(1, "sigmoid")])
+    net.layers[-1].kernel.assign(np.repeat(np.arange(12) == 2, 10)[:, None] - 0.08)
+    status, _, rows = run_export(ended, tmp_path, tmp_path / "two.npz", net)
+    assert status == 0
+    assert 0 < rows["net.keras"]["test_errors"] < 30
+    assert rows["net.tflite"]["classes_unlike_keras"] == 0
+
+
+def test_a_recurrent_net_keeps_its_float32_file_and_report(ended, tmp_path, tiny):
+    net = keras.Sequential([keras.Input((12, 10)), LAYERS.LSTM(4), LAYERS.Dense(3)])
+    status, stderr, rows = run_export(ended, tmp_path, tiny, net)
+    assert status == 1
+    assert stderr.count("\n") == 1
+    assert "cannot convert this model to net_int8.tflite (LiteRT cannot do its tf.TensorList" in stderr
+    assert rows["net.tflite"]["classes_unlike_keras"] == 0
+
+
+@pytest.mark.parametrize(("unlike", "status"), [(0, 0), (1, 0), (4, 1)])
+def test_a_file_that_is_unlike_its_model_is_pointed_out(capsys, tmp_path, tiny, monkeypatch, unlike, status):
+    run_file = export.run_file
+
+    def wrong(path, inputs):
+        outputs, microseconds = run_file(path, inputs)
+        outputs[:unlike] = np.roll(outputs[:unlike], 1, -1)
+        return outputs, microseconds
+
+    monkeypatch.setattr(export, "run_file", wrong)
+    net = keras.Sequential([keras.Input((12, 10)), LAYERS.Flatten(), LAYERS.Dense(3)])
+    monkeypatch.setattr(export, "int8_options", lambda examples: {})  # float32 twice
+    net.save(tmp_path / "net.keras")
+    monkeypatch.setattr(
+        sys, "argv", ["export.py", "--data", str(tiny), "--out", str(tmp_path), str(tmp_path / "net.keras")]
+    )
+    ending = (
+        contextlib.nullcontext() if status == 0 else pytest.raises(SystemExit, match="is not what net.keras is: 7%")
+    )
+    with ending:
+        terminal.run(export.main)
+    assert ("warning: " in capsys.readouterr().out) == (unlike > 0)
+
+
+def test_it_calibrates_with_examples_of_all_classes(tmp_path, monkeypatch, ended):
+    arrays = conftest.make_arrays()
+    order = np.argsort(arrays["y_train"], kind="stable")
+    np.savez(tmp_path / "sorted.npz", **(arrays | {key: arrays[key][order] for key in ("x_train", "y_train")}))
+    monkeypatch.setattr(export, "CALIBRATION_IMAGES", 30)
+    seen = []
+    options = export.int8_options
+    monkeypatch.setattr(export, "int8_options", lambda examples: seen.append(examples) or options(examples))
+    run_export(ended, tmp_path, tmp_path / "sorted.npz", student.build_student((12, 10), 3))
+    stripes = seen[0][:, [2, 4, 6]].mean(-1).argmax(-1)
+    assert (np.bincount(stripes, minlength=3) > 5).all()

@@ -3,6 +3,7 @@
 from support import plots
 from support.models import Epoch
 
+import matplotlib.figure
 import matplotlib.image
 import numpy as np
 import pytest
@@ -114,3 +115,14 @@ def test_error_lines(tmp_path, log):
 def test_the_suffix_tells_the_kind(tmp_path, suffix, start):
     plots.accuracy_against_parameters(ROWS, tmp_path / f"size.{suffix}")
     assert (tmp_path / f"size.{suffix}").read_bytes().startswith(start)
+
+
+def test_a_name_with_dollars_is_drawn_letter_by_letter():
+    text = matplotlib.figure.Figure().text(0, 0, plots.label("US$ or A$"))
+    assert text._preprocess_math(text.get_text()) == ("US$ or A$", False)
+    assert plots.drawable("Straße") and not plots.drawable("\u4e2d")
+
+
+def test_many_classes_do_not_make_a_figure_that_nobody_can_open(tmp_path):
+    plots.errors_per_class({"net": np.ones(650, int)}, [*map(str, range(650))], tmp_path / "many.png")
+    assert matplotlib.image.imread(tmp_path / "many.png").shape[1] <= 2400
