@@ -116,9 +116,10 @@ def reading(path, missing, advice):
 
 
 def cause(error):
-    """The line of an exception's message that says what was wrong: Keras puts it last, after what it tried to read."""
-    lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[-1][:500]
+    """What an exception's message says was wrong, in one line: Keras puts it last, after all that it tried to read."""
+    *_, message = (str(error) or type(error).__name__).rpartition("Exception encountered: ")
+    lines = [line.strip() for line in message.partition("Full object config:")[0].splitlines() if line.strip()]
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:500]
 
 
 def load_arrays(path):

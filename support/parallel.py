@@ -21,7 +21,10 @@ from support.terminal import clear_progress, integer, num_cores, progress
 import tensorflow as tf
 
 _one_task = threading.Lock()  # Keras' random state belongs to the process, but a Dask worker may have several threads
-HOW_TO_START = "start them in a clone of this repository: PYTHONPATH=. dask scheduler, PYTHONPATH=. dask worker ADDRESS --nthreads 1"
+HOW_TO_START = (
+    "start workers in a clone of this repository: PYTHONPATH=. dask worker ADDRESS --nthreads 1; and so the scheduler:"
+    " PYTHONPATH=. dask scheduler"
+)
 GO_ON = "start it again, and this command too; what is finished is kept"
 PATIENCE = 60  # seconds without any worker; one that died is started again within some
 SAME = ["tensorflow", "keras", "numpy", "commit"]  # of files.versions: what all workers must have in common
@@ -191,9 +194,7 @@ def _ask(function, *arguments, **options):
     except RuntimeError as error:
         if "deserialization of the task graph" not in str(error):
             raise
-        raise UserError(
-            f"the cluster's scheduler cannot read this code: start it like its workers. {HOW_TO_START}"
-        ) from error
+        raise UserError(f"the cluster's scheduler cannot read this code: {HOW_TO_START}") from error
 
 
 def _same(value):

@@ -85,3 +85,16 @@ def test_a_row_of_the_ladder_is_paired_with_the_same_seeds_of_the_row_above(monk
     )
     assert first == ["first", "3.0 ± 1.4 (4, 2)", "", "1.0 ± 0.0 (1, 1)", "", "-2.0 (p 0.046)"]
     assert second == ["second", "3", "-1.0 (p 0.32)", "0", "-1.0 (p 0.32)", "-3.0 (p 0.083)"]
+
+
+def test_it_runs_from_any_folder(found, tmp_path, monkeypatch, capsys):
+    folders = []
+    monkeypatch.setattr(
+        headline,
+        "run_seed",
+        lambda seed, out, quick: out.mkdir(parents=True) or folders.append(out) or found["runs"][0],
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["headline.py", "--out", "here", "--seeds", "1", "--quick"])
+    terminal.run(headline.main)
+    assert folders == [tmp_path / "here" / "headline" / "quick" / "0"]

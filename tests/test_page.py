@@ -281,3 +281,35 @@ def test_without_an_engine_the_page_is_written_and_says_so(tmp_path, monkeypatch
     monkeypatch.setitem(sys.modules, "py_mini_racer", None)
     _, printed = run_page(tmp_path, make_arrays(), monkeypatch, capsys)
     assert "was not compared with Keras: pip install mini-racer" in printed
+
+
+def test_what_stands_between_the_layers_is_not_left_out():
+    inputs = keras.Input(GREY)
+    first = keras.Model(inputs, layers.Dense(4)(layers.Flatten()(inputs * 2.0 - 1.0)))
+    last = keras.Model(inputs, layers.Dense(4)(layers.Flatten()(inputs)) * 3.0)
+    for net in (first, last):
+        with pytest.raises(UserError, match="with operations between their layers"):
+            page.page_layers(net, GREY, "net.keras", "float16")
+
+
+def test_a_layer_that_the_page_would_skip_is_found_without_a_javascript_engine(monkeypatch):
+    net = keras.Sequential([keras.Input(GREY), layers.Flatten(), layers.Dense(6, "relu"), layers.Dense(4)])
+    images = np.random.default_rng(0).random((50, *GREY), np.float32)
+    page.check_chain(net, images, 1.0, "net.keras")
+    monkeypatch.setattr(page, "chain", lambda model, path: model.layers + [layers.Rescaling(2.0)])
+    with pytest.raises(UserError, match="the page would leave out a part of this model"):
+        page.check_chain(net, images, 1.0, "net.keras")
+
+
+def test_a_softmax_before_flatten_gives_logits():
+    net = randomised(
+        keras.Sequential([keras.Input((*GREY, 1)), layers.Conv2D(4, GREY, activation="softmax"), layers.Flatten()])
+    )
+    images = np.random.default_rng(1).integers(256, size=(5, *GREY)).astype(np.uint8)
+    found = page.javascript_logits(engine_for(net, GREY), 0, images)
+    np.testing.assert_allclose(found, inference.predictor(net)(images), rtol=1e-4, atol=1e-4)
+
+
+def test_numbers_that_a_browser_cannot_read_are_refused():
+    with pytest.raises(UserError, match="not a finite number"):
+        page.page_text({"models": [{"temperature": float("nan")}]})

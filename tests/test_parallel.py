@@ -140,3 +140,35 @@ def test_a_student_does_not_depend_on_the_number_of_workers_nor_on_a_kill(tiny, 
         one, other = (models.load(its, (12, 10), 3).get_weights() for its in (path, nets["two"][name]))
         for first, second in zip(one, other):
             np.testing.assert_array_equal(first, second)
+
+
+class LostCluster:
+    """A Dask client whose tasks never finish. processing: what each of its workers does."""
+
+    def __init__(self, processing):
+        self.processing = lambda: processing
+
+
+def test_a_cluster_that_has_lost_its_workers_is_given_up(monkeypatch):
+    import distributed
+
+    answers = iter([distributed.TimeoutError()] * 3 + [distributed.client.FuturesCancelledError([])])
+
+    def wait(tasks, **options):
+        raise next(answers)
+
+    monkeypatch.setattr(distributed, "wait", wait)
+    monkeypatch.setattr(parallel, "PATIENCE", -1)
+    with pytest.raises(UserError, match="has had no workers for -1 s: start it again, and this command too"):
+        [*parallel.OnDask(LostCluster({})).finished(["task"], str)]
+    monkeypatch.setattr(parallel, "PATIENCE", 60)
+    with pytest.raises(UserError, match="the connection to the cluster's scheduler is lost: start it again"):
+        [*parallel.OnDask(LostCluster({"worker": []})).finished(["task"], str)]
+
+
+def test_a_scheduler_without_this_code_is_told_how_to_start():
+    def result():
+        raise RuntimeError("Error during deserialization of the task graph. This frequently occurs")
+
+    with pytest.raises(UserError, match="scheduler cannot read this code.*PYTHONPATH=. dask scheduler"):
+        parallel._ask(result)

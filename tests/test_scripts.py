@@ -1,7 +1,10 @@
 """The scripts as a user runs them: processes of their own, in the order of the README, on a tiny set."""
 
+import builtins
 import csv
+import io
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -15,6 +18,7 @@ from conftest import ROOT, run_script
 
 import data
 import evaluate
+import student
 
 QUICK = ["--epochs", "30", "--batch-size", "20"]
 
@@ -207,3 +211,48 @@ def test_ctrl_c_in_the_middle_ends_in_a_line_and_130(tiny, tmp_path):
     assert process.returncode == 130
     assert stderr == "student.py: stopped; every file is complete, either the old one or the new one\n"
     assert {path.name for path in tmp_path.rglob("*")} == {"plots", ".lock"}
+
+
+def test_the_folder_of_the_files_may_be_the_one_where_one_is(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for out in (".", "./"):
+        monkeypatch.setattr(
+            sys, "argv", ["student.py", "--data", str(tiny), "--out", out, "--batch-size", "20", "--epochs", "1"]
+        )
+        terminal.run(student.main)
+    assert (tmp_path / "student.keras").exists()
+
+
+class NotebookStream(io.TextIOBase):
+    """What a notebook has for stdout: it cannot be reconfigured."""
+
+    def write(self, text):
+        return len(text)
+
+
+def test_a_script_runs_in_a_notebook_and_leaves_it_as_it_was(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(builtins, "__IPYTHON__", True, raising=False)
+    monkeypatch.setattr(sys, "stdout", NotebookStream())
+    monkeypatch.setattr(
+        sys, "argv", ["student.py", "--data", str(tiny), "--out", str(tmp_path), "--batch-size", "20", "--epochs", "1"]
+    )
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    terminal.run(student.main)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # Ctrl-C there must not end the kernel
+    assert not terminal._in_script
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_stream_stops_nothing(tiny, tmp_path, closed):
+    command = (
+        f"{sys.executable} {ROOT / 'student.py'} --data {tiny} --out {tmp_path} --batch-size 20 --epochs 1 {closed}"
+    )
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "student.keras").exists()
+
+
+def test_a_plotting_backend_that_is_not_there_stops_nothing():
+    environment = os.environ | {"MPLBACKEND": "module://not_installed_here.backend"}
+    command = [sys.executable, str(ROOT / "student.py"), "--help"]
+    assert subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0

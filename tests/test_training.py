@@ -252,6 +252,43 @@ def lambda_layer(path):
     keras.Sequential([keras.Input((12, 10)), keras.layers.Lambda(lambda x: x)]).save(path)
 
 
+def rewritten(path, member, edit):
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist() if name != "sha256.json"}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, edit(content) if name == member else content)
+
+
+class Own(keras.layers.Layer):
+    def call(self, x):
+        return x
+
+
+def own_layer(path):
+    keras.Sequential([keras.Input((12, 10)), Own()]).save(path)
+
+
+def of_another_keras(path):
+    rewritten(path, "config.json", lambda config: config.replace(b'"units": 3', b'"units": 3, "new_option": true'))
+    rewritten(path, "metadata.json", lambda about: about.replace(keras.__version__.encode(), b"3.99.0"))
+
+
+def other_weights(path):
+    rewritten(path, "config.json", lambda config: config.replace(b'"units": 3', b'"units": 4'))
+
+
+def hdf5(path):
+    student.build_student((12, 10), 3).save(path.with_suffix(".h5"))
+    path.with_suffix(".h5").rename(path)
+
+
+def huge_history(path):
+    rewritten(
+        path, "training.json", lambda content: b'{"settings": {}, "history": [' + b"[0,0,0,0,0]," * 2**21 + b"0]}"
+    )
+
+
 def no_keras(path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("hello.txt", "hello")
@@ -267,6 +304,11 @@ def no_keras(path):
         (no_keras, "no config.json"),
         (lambda path: keras.Sequential([keras.layers.Flatten()]).save(path), "input_shape is None"),
         (lambda_layer, "Lambda"),
+        (own_layer, r"cannot be read \(Could not locate class 'Own'"),
+        (of_another_keras, r"Unrecognized keyword arguments.*new_option.*; Keras 3.99.0 saved it, and this is "),
+        (other_weights, "could not be loaded. Example error message for object <Dense.*: The shape of"),
+        (hdf5, "is an HDF5 file, Keras' older format: rename it to NAME.h5; then python -c .* turns it into one"),
+        (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid"), "a pointer of Git LFS"),
         (
             lambda path: student.build_student((28, 28), 3).save(path),
             r"input_shape is \(None, 28, 28\), but the data need",
@@ -327,3 +369,27 @@ def test_the_training_accuracy_is_that_of_the_labelled_examples(digits):
     few[7] = (few[7] + 1) % 3
     assert accuracy(few)[0] == pytest.approx(1 - 1 / np.sum(few >= 0))
     assert np.isnan(accuracy(np.full_like(few, -1))[0])
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (huge_history, "its training.json would take"),
+        (
+            lambda path: rewritten(path, "training.json", lambda content: content.replace(b"[1,", b'["one",')),
+            "other things than numbers",
+        ),
+        (
+            lambda path: rewritten(path, "training.json", lambda content: content.replace(b"[1,", b"[")),
+            "cannot be read",
+        ),
+        (
+            lambda path: rewritten(path, "training.json", lambda content: b'{"settings": [1], "history": []}'),
+            "cannot be read",
+        ),
+    ],
+)
+def test_a_history_of_another_form_is_refused(saved, edit, message):
+    edit(saved[-1])
+    with pytest.raises(UserError, match=message):
+        models.load_training(saved[-1])
