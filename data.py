@@ -168,7 +168,7 @@ def hold_out(split, number):
     return split.take(~held), split.take(held)
 
 
-def sample(split, number):
+def sample(split, number=1000):
     """At most `number` labelled examples of a split, drawn at random and from each class in proportion, as by `hold_out`."""
     return split.take(np.sort(_stratified_order(split.labels)[:number]))
 

@@ -139,9 +139,8 @@ def load_teacher(arguments, dataset, out):
     print(f"teacher: accuracy {1 - num_errors / len(split.labels):.2%} on {len(split.labels):,} examples", flush=True)
     if arguments.teacher:
         for path, net in zip(paths, teacher):
-            sample = data.sample(dataset.train, inference.WARNING_EXAMPLES)
-            if problem := inference.pixels_warning(net, sample, arguments.teacher_pixels, "--teacher-pixels"):
-                print(f"warning: {path}: {problem}", flush=True)
+            named = arguments.teacher_pixels, "--teacher-pixels"
+            inference.warn_of_pixels(path, net, data.sample(dataset.train), *named)
         check_teacher(teacher, dataset, arguments.teacher_pixels)
     return teacher
 

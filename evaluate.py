@@ -65,9 +65,10 @@ def find_models(named, out):
 
 def name_models(paths):
     """{name: path} of model files, in their order. A name is the file's without its ending, or else the path."""
-    paths = list({path.resolve(): path for path in reversed(paths)}.values())[
-        ::-1
-    ]  # one model may be named in two spellings
+    first_spelling = {}
+    for path in paths:
+        first_spelling.setdefault(path.resolve(), path)
+    paths = list(first_spelling.values())
     stems = [path.stem for path in paths]
     return {path.stem if stems.count(path.stem) == 1 else str(path): path for path in paths}
 
@@ -81,10 +82,7 @@ def run_model(path, dataset, pixels, option):
     model = models.load(path, dataset.image_shape, dataset.num_classes)
     settings, history = models.load_training(path)
     pixels = models.pixels(settings) if pixels is None else pixels
-    sample = data.sample(dataset.train, inference.WARNING_EXAMPLES)
-    if problem := inference.pixels_warning(model, sample, pixels, option):
-        terminal.clear_progress()
-        print(f"warning: {path}: {problem}", flush=True)
+    inference.warn_of_pixels(path, model, data.sample(dataset.train), pixels, option)
     predict = inference.predictor(model, pixels=pixels)
     outputs = predict(np.concatenate([dataset.test.images, dataset.validation.images]))
     if not np.isfinite(outputs).all():
@@ -104,7 +102,7 @@ def mean_of(several):
     if len(several) == 1:
         return several[0]
     logits = [inference.mean_logits([its[place] for its in several]).numpy() for place in (-2, -1)]
-    return Evaluated({}, {}, [], "+".join(its.weights for its in several), *logits)
+    return Evaluated({}, {}, [], "+".join(sorted(its.weights for its in several)), *logits)
 
 
 def measure_speed(predict, images):
@@ -292,9 +290,7 @@ def print_warnings(evaluated, teacher, train):
     for path, its in evaluated.items():
         if its.settings.get("data", known) != known:
             print(f"{path} was trained on other images than these, perhaps on some of the validation or test images")
-        if teacher and set(str(its.settings.get("teacher", teacher.weights)).split("+")) != set(
-            teacher.weights.split("+")
-        ):
+        if teacher and its.settings.get("teacher", teacher.weights) != teacher.weights:
             print(f"{path} had another teacher than the one it is compared with: python distill.py trains it anew")
 
 
@@ -333,14 +329,12 @@ def main():
     spelled = {path.resolve(): path for path in found.values()}
     of_teacher = find_teacher(arguments.teacher, out, dataset.train)
     of_teacher = [spelled.get(path.resolve(), path) for path in of_teacher]
-    pixels = {
-        True: (arguments.teacher_pixels, "--teacher-pixels"),
-        False: (arguments.student_pixels, "--student-pixels"),
-    }
     evaluated = {}
     for path in dict.fromkeys([*found.values(), *of_teacher]):
         terminal.progress(f"running {path}")
-        evaluated[path] = run_model(path, dataset, *pixels[path in of_teacher])
+        of_students = arguments.student_pixels, "--student-pixels"
+        named = (arguments.teacher_pixels, "--teacher-pixels") if path in of_teacher else of_students
+        evaluated[path] = run_model(path, dataset, *named)
     terminal.clear_progress()
     teacher = mean_of([evaluated[path] for path in of_teacher]) if of_teacher else None
     print_warnings(evaluated, teacher, dataset.train)

@@ -41,14 +41,16 @@ def build_student(image_shape, num_classes, hidden=(64, 64), pool=1, crop=0, act
     """
     seeds = models.layer_seeds(seed)
     layers = []
-    fixed = models.FIXED
     if (crop or pool > 1) and len(image_shape) == 2:
         layers.append(keras.layers.Reshape((*image_shape, 1), dtype="float32"))
     if crop:
-        layers.append(keras.layers.Cropping2D(crop, **fixed))
+        layers.append(keras.layers.Cropping2D(crop, **models.FIXED))
     if pool > 1:
-        layers.append(keras.layers.AveragePooling2D(pool, padding="same", **fixed))
-    layers += [keras.layers.Flatten(**fixed), *(models.dense(units, activation, next(seeds)) for units in hidden)]
+        layers.append(keras.layers.AveragePooling2D(pool, padding="same", **models.FIXED))
+    layers += [
+        keras.layers.Flatten(**models.FIXED),
+        *(models.dense(units, activation, next(seeds)) for units in hidden),
+    ]
     return keras.Sequential(
         [keras.Input(image_shape, dtype="float32"), *layers, models.dense(num_classes, None, next(seeds))],
         name="student",
@@ -66,9 +68,8 @@ def settings_from(arguments, dataset):
     own = arguments.student and models.load(arguments.student, shape, dataset.num_classes)
     if own:
         training.check_trainable(own, arguments.student)
-        sample = data.sample(dataset.train, inference.WARNING_EXAMPLES)
-        if problem := inference.pixels_warning(own, sample, arguments.student_pixels, "--student-pixels"):
-            print(f"warning: {arguments.student}: {problem}", flush=True)
+        named = arguments.student_pixels, "--student-pixels"
+        inference.warn_of_pixels(arguments.student, own, data.sample(dataset.train), *named)
     return pick(vars(arguments), RECIPE) | {
         "data": files.fingerprint(*dataset.train),
         "student": own and own.to_json() + models.fingerprint(own),

@@ -5,20 +5,28 @@ import functools
 import math
 from collections import Counter
 
-from support import UserError, files
+from support import UserError, files, terminal
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 PROBED = 100  # examples on which a model is tried, before it is compiled
-WARNING_EXAMPLES = 1000  # that are enough for `pixels_warning`
 TINY = float(np.finfo(np.float32).tiny)  # the least probability whose logarithm is taken
 EPS = {"float16": 2**-10, "bfloat16": 2**-7}  # the steps between 1 and 2 of the dtypes that a net may compute in; else
 EPS_FLOAT32 = 2**-23
 PIXELS = (1 / 255, 1.0, 255.0)  # what a model may want its examples multiplied by
 TRANSPARENT = ("Flatten", "Reshape", "Identity", "Dropout", "Squeeze", "ExpandDims")  # they leave each number as it is
-NO_LOGITS = ("hard_sigmoid", "sparse_sigmoid", "sparsemax", "exponential")  # nor are these a softmax's or a sigmoid's
+LOGITS = (
+    "linear",
+    "log_softmax",
+    "relu",
+    "leaky_relu",
+    "elu",
+    "gelu",
+    "silu",
+    "tanh",
+)  # what ends in these is no probability
 
 
 def to_unit(images):
@@ -152,12 +160,12 @@ def _activation_name(operation):
 def output_kind(model, outputs):
     """'softmax', 'sigmoid' or 'logits': what a model's outputs (n, C) of real examples are.
 
-    Its last activation says it; else, or to confirm a softmax, the outputs do, with the precision of the coarsest of its layers.
+    A known last activation says it; else, or to confirm a softmax, the outputs do, to the precision of the model's coarsest layer.
 
     Raises UserError: they are from 0 to 1, but neither the probabilities of a softmax nor of sigmoids.
     """
     name = last_activation(model)
-    if name == "sigmoid" or name not in (None, "softmax", *NO_LOGITS):
+    if name == "sigmoid" or name in LOGITS:
         return "sigmoid" if name == "sigmoid" else "logits"
     tolerance = max(1e-3, 16 * _eps(model))
     in_unit = outputs.min() >= 0 and outputs.max() <= 1 + tolerance
@@ -253,6 +261,13 @@ def predictor(model, batch_size=1000, pixels=1.0):
 def count_errors(model, split, pixels=1.0):
     """How many examples of a data.Split the model puts into a class other than their label. model, pixels: see `predictor`."""
     return int(np.sum(predictor(model, pixels=pixels)(split.images).argmax(-1) != split.labels))
+
+
+def warn_of_pixels(path, model, split, pixels, option):
+    """Print what `pixels_warning` says about the model of the file at `path`."""
+    if problem := pixels_warning(model, split, pixels, option):
+        terminal.clear_progress()
+        print(f"warning: {path}: {problem}", flush=True)
 
 
 def pixels_warning(model, split, pixels, option):

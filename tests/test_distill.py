@@ -382,6 +382,8 @@ def test_pixels_of_teacher_and_student_can_be_named_and_are_kept_with_the_studen
     nets += ["--teacher-pixels", "255", "--student-pixels", "255", "--learning-rate", "1e-6"]
     said = run_distill(monkeypatch, capsys, "--data", tiny, "--out", tmp_path, *nets)
     assert "warning" not in said
+    for name in ("student", "distilled"):  # the pixels are those of the training too
+        assert models.load_training(tmp_path / f"{name}.keras")[1][0].training_accuracy > 0.95
     errors = inference.count_errors(net, digits.test)
     for name in ("teacher", "baseline", "distilled"):
         assert re.search(rf"{name}: +{errors} test errors", said)

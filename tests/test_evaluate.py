@@ -222,6 +222,7 @@ def test_teachers_in_another_order_are_the_same_teacher(tiny, tmp_path, digits, 
     for name, net in nets.items():
         net.save(tmp_path / f"{name}.keras")
     settings = {"teacher": models.fingerprint(nets["a"], nets["b"])}
+    assert settings["teacher"] == models.fingerprint(nets["b"], nets["a"])
     models.save(nets["c"], tmp_path / "taught.keras", settings, [])
     for teachers, same in (("ab", True), ("ba", True), ("ac", False)):
         named = [option for name in teachers for option in ("--teacher", tmp_path / f"{name}.keras")]

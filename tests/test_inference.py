@@ -61,6 +61,7 @@ NESTED = [layers.Reshape((3, 1)), layers.Identity(), layers.Flatten(), layers.Dr
         lambda dtype: keras.Sequential([keras.Input((12, 10)), net(last="softmax", dtype=dtype), layers.Flatten()]),
         lambda dtype: net(Own(), last="softmax", dtype=dtype),  # seen in its outputs alone
         lambda dtype: subclassed("softmax", dtype),
+        lambda dtype: net(last=tf.nn.softmax, dtype=dtype),  # its name is softmax_v2
     ],
 )
 def test_the_logits_of_a_softmax_give_its_probabilities_back(make, dtype):

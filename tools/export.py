@@ -128,9 +128,8 @@ def main():
     source = arguments.model or out / "distilled.keras"
     model = models.load(source, dataset.image_shape, dataset.num_classes)
     pixels = arguments.student_pixels or models.pixels(models.load_training(source)[0])
-    sample = data.sample(dataset.train, inference.WARNING_EXAMPLES)
-    if problem := inference.pixels_warning(model, sample, pixels, "--student-pixels"):
-        print(f"warning: {source}: {problem}", flush=True)
+    sample = data.sample(dataset.train)
+    inference.warn_of_pixels(source, model, sample, pixels, "--student-pixels")
     feed, read = inference.adapters(model, inference.to_unit(sample.images), pixels)
 
     def inputs(split):
@@ -140,10 +139,9 @@ def main():
     expected = inference.predictor(model, pixels=pixels)(dataset.test.images).argmax(-1)
     rows = {source.name: {"bytes": source.stat().st_size, "test_errors": int(np.sum(expected != labels))}}
     paths = {"float32": out / f"{source.stem}.tflite", "int8": out / f"{source.stem}_int8.tflite"}
-    problems = []
+    problems, examples = [], inputs(data.sample(dataset.train, CALIBRATION_IMAGES))
     for kind, path in paths.items():
         print(f"converting {source} to {kind}: {path}", flush=True)
-        examples = inputs(data.sample(dataset.train, CALIBRATION_IMAGES))
         try:
             outputs, microseconds = convert_and_run(model, path, kind, examples, inputs(dataset.test))
         except UserError as error:  # the other file may be sound
