@@ -115,8 +115,8 @@ def texts(found):
     return {
         "quick_start": "\n".join(f"    {line}" for line in distill.describe_result(first, 10_000).splitlines()),
         "result": tables.markdown(header, result),
-        "gain": f"Distillation saves {saved:.0%} of the student's test errors (mean of {len(runs)} seeds). For every seed the exact"
-        f" McNemar test, which pairs the two students image by image, gives a p-value of at most {highest:.2g}.",
+        "gain": f"Distillation saves {saved:.0%} of the student's test errors (mean of {len(runs)} seeds). For every seed the\n"
+        f"exact McNemar test, which pairs the students image by image, gives a p-value of at most {highest:.2g}.",
         "calibration": tables.markdown(
             ["model", *(name.replace("_", " ") for name in trust)],
             [[name, *means(its, trust)] for name, its in rows.items()],
