@@ -272,6 +272,19 @@ def check_batches(examples, batch_size, translate=0, distort=0.0):
         raise UserError(f"--translate {translate} would shift images of {shape[0]}x{shape[1]} out of sight: lower it")
 
 
+class Examples(NamedTuple):
+    """The examples of an epoch, tensors (num_steps, batch_size, ...), or of one of its steps, (batch_size, ...)."""
+
+    rows: tf.Tensor  # the images with their borders, flat
+    shifts: tf.Tensor  # the number of each one's shift, see `padded`
+    labels: tf.Tensor
+    teacher_logits: tf.Tensor | None  # of exactly these views
+
+    def of_step(self, step):
+        """The examples of one step of an epoch."""
+        return Examples(*(None if part is None else part[step] for part in self))
+
+
 class Batches:
     """The shuffled batches of a split, an epoch at a time.
 
@@ -312,7 +325,7 @@ class Batches:
         return tuple(array.astype(np.int32).reshape(self.num_steps, self.batch_size) for array in (order, shifts))
 
     def collect(self, number):
-        """The examples of epoch `number`, tensors (num_steps, batch_size, ...), of which `view` takes one step's.
+        """The Examples of epoch `number`; see `view`.
 
         Copying an epoch's rows at once, before the graph runs, is faster than doing it batch by batch inside.
         """
@@ -322,19 +335,18 @@ class Batches:
             noise = np.random.default_rng([self.seed, number, 1]).integers(2**31)
             images = tf.reshape(rows, (-1, *self.shape))
             rows = tf.reshape(distortion.distort(images, [self.seed % 2**31, noise], self.distortion), rows.shape)
-        examples = [rows, tf.convert_to_tensor(shifts), tf.gather(self._labels, indices)]
-        if callable(self._logits):
+        logits = self._logits
+        if callable(logits):
             images = tf.reshape(rows, (-1, *self.shape)).numpy()
-            examples.append(tf.reshape(self._logits(images), (*indices.shape, -1)))
-        elif self._logits is not None:
-            examples.append(tf.gather(self._logits, indices * num_shifts(self.translate) + shifts))
-        return examples
+            logits = tf.reshape(logits(images), (*indices.shape, -1))
+        elif logits is not None:
+            logits = tf.gather(logits, indices * num_shifts(self.translate) + shifts)
+        return Examples(rows, tf.convert_to_tensor(shifts), tf.gather(self._labels, indices), logits)
 
-    def view(self, rows, shifts, *targets):
-        """A step's (examples (batch, *shape) float32, images in [0, 1], labels int32[, teacher's logits float32])."""
-        if self.translate:
-            rows = self._shifted(rows, shifts)
-        return to_unit(tf.reshape(rows, (-1, *self.shape))), *targets
+    def view(self, examples):
+        """What the nets see of a step's Examples: (batch, *shape) float32, images in [0, 1]."""
+        rows = self._shifted(examples.rows, examples.shifts) if self.translate else examples.rows
+        return to_unit(tf.reshape(rows, (-1, *self.shape)))
 
     @tf.function(jit_compile=True)  # one loop instead of many small copies: 4 % of a teacher's epoch
     def _shifted(self, rows, shifts):

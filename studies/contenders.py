@@ -61,7 +61,7 @@ def train_arrays():
 def train_here(model, batches, loss):
     run_epoch = training.compile_epoch(model, keras.optimizers.Adam(RATE), batches, loss)
     numbers = itertools.count(1)
-    return lambda: run_epoch(next(numbers)), inference.predictor(model)
+    return lambda: run_epoch(batches.collect(next(numbers))), inference.predictor(model)
 
 
 def ours(path, translate=0, repeat=1, kind=data.Batches):
@@ -81,14 +81,14 @@ def ours_teacher(path):
 
 
 class GraphBatches(data.Batches):
-    """Gathers each batch inside the graph, not all of an epoch's rows before it. Images are not shifted."""
+    """Gathers the images of each batch inside the graph, not all of an epoch's before it. Images are not shifted."""
 
     def collect(self, number):
-        return [tf.constant(part) for part in self.order(number)]
+        indices, shifts = map(tf.constant, self.order(number))
+        return data.Examples(indices, shifts, tf.gather(self._labels, indices), tf.gather(self._logits, indices))
 
-    def view(self, indices, shifts):
-        targets = tf.gather(self._labels, indices), tf.gather(self._logits, indices)
-        return super().view(tf.gather(self._images, indices), shifts, *targets)
+    def view(self, examples):
+        return super().view(examples._replace(rows=tf.gather(self._images, examples.rows)))
 
 
 def with_xla(contender, wanted, path):
@@ -123,18 +123,18 @@ def fit(model, net, *examples, **options):
 
 def best_fit(path):
     """Keras' `fit` at its best: indices from tf.data, images gathered from memory, an epoch in a call, XLA, cached logits."""
-    batches = GraphBatches(digits().train, DISTIL_BATCH, seed=0, teacher_logits=cached_logits(path))
+    images, labels, logits = map(tf.constant, (*digits().train, cached_logits(path)[:, 0]))
 
     def batch(indices):
-        images, labels, logits = batches.view(indices, None)
-        return images, tf.concat([tf.cast(labels, tf.float32)[:, None], logits], axis=-1)
+        targets = tf.concat([tf.cast(tf.gather(labels, indices), tf.float32)[:, None], tf.gather(logits, indices)], -1)
+        return inference.to_unit(tf.gather(images, indices)), targets
 
     def loss(targets, logits):
         return distill.distillation_loss(tf.cast(targets[:, 0], tf.int32), targets[:, 1:], logits, T, ALPHA)
 
     model = build_student()
     optimizer = keras.optimizers.Adam(RATE)
-    model.compile(optimizer=optimizer, loss=loss, steps_per_execution=batches.num_steps, jit_compile=True)
+    model.compile(optimizer=optimizer, loss=loss, steps_per_execution=NUM_IMAGES // DISTIL_BATCH, jit_compile=True)
     order = tf.data.Dataset.range(NUM_IMAGES, output_type=tf.int32).shuffle(NUM_IMAGES).batch(DISTIL_BATCH)
     pipeline = order.map(batch).prefetch(2)
     return lambda: model.fit(pipeline, verbose=0), inference.predictor(model)

@@ -219,9 +219,8 @@ def teacher_logits(dataset, settings, taught):
 def train_students(dataset, runs, taught, logits, more):
     """(the records of students that see the same images, None). runs: [(settings, seed)], alike in SHARED and the seed.
 
-    They take turns, an epoch each, so that an epoch's images are distorted once, and the teacher runs on them once. Each student
-    comes out as if it were trained alone; bit for bit as by distill.py, if its transfer set is all training images. taught,
-    logits: what train_teacher and teacher_logits return; both None without a teacher, logits also where images are distorted.
+    They are trained as by training.train_together; bit for bit as by distill.py, if the transfer set is all training images.
+    taught, logits: what train_teacher and teacher_logits return; both None without a teacher, logits also for distorted images.
     """
     start = time.perf_counter()
     settings, seed = runs[0]
@@ -231,26 +230,19 @@ def train_students(dataset, runs, taught, logits, more):
         logits = logits[chosen] if logits is not None else teacher_logits(dataset, settings, taught)
     order = {"seed": seed, **pick(settings, ["translate", "distort"]), "teacher_logits": logits}
     split, batch_size = data.Split(train.images[chosen], labels), min(settings["batch_size"], len(chosen))
-    batches = SharedBatches(split, batch_size, **order)
-    nets, turns = [], []
+    batches = data.Batches(split, batch_size, **order)
+    nets = []
     for its, _ in runs:
         loss = training.cross_entropy
         if taught:
             loss = functools.partial(distill.distillation_loss, **pick(its, ["temperature", "alpha"]))
-        schedule = pick(its, ["epochs", "learning_rate"])
-        nets.append(student.first_student(dataset, its | {"seed": seed}))
-        turns.append(training.train_epochs(nets[-1], batches, loss, **schedule, report=training.show_epoch))
-    histories = zip(*zip(*turns))  # the inner zip takes an epoch of each in turn
-    records = [record_of(dataset, *run, net, its, start, more) for run, net, its in zip(runs, nets, histories)]
+        options = pick(its, ["epochs", "learning_rate"]) | {"report": training.show_epoch}
+        nets.append((student.first_student(dataset, its | {"seed": seed}), loss, options))
+    histories = training.train_together(nets, batches)
+    records = []
+    for run, (net, _, _), history in zip(runs, nets, histories):
+        records.append(record_of(dataset, *run, net, history, start, more))
     return records, None
-
-
-class SharedBatches(data.Batches):
-    """data.Batches that keep the two epochs asked for last: each student asks for epoch 0, to compile, and then for epoch 1."""
-
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **options)
-        self.collect = functools.lru_cache(2)(self.collect)
 
 
 def smoothed_cross_entropy(labels, logits, share):

@@ -1,5 +1,6 @@
 """The training run: learning-rate schedule, the loop over an epoch, checkpoints. All nets are trained by `train`."""
 
+import contextlib
 import json
 import math
 import time
@@ -37,31 +38,36 @@ def show_epoch(row, epochs):
 
 
 def train(model, batches, loss, **options):
-    """Train a Keras model, with Adam; returns its history, a list of Epoch. The rest: see `train_epochs`, which does it."""
-    return [*train_epochs(model, batches, loss, **options)]
+    """Train a Keras model on data.Batches; returns its history, a list of Epoch. The rest: see `train_together`."""
+    return train_together([(model, loss, options)], batches)[0]
 
 
-def train_epochs(
-    model,
-    batches,
-    loss,
-    *,
-    epochs,
-    learning_rate=None,
-    weight_decay=0.0,
-    pixels=1.0,
-    validation=None,
-    checkpoint=None,
-    report=print_epoch,
-    callbacks=(),
-    optimizer=None,
-):
-    """Train a Keras model; yields an Epoch after each, so that several nets can take turns on the same batches.
+def train_together(nets, batches):
+    """Train several Keras models on the same views, an epoch each in turn; returns their histories, lists of Epoch.
 
-    batches: data.Batches. loss(*targets, logits) -> (batch,); the targets are what `batches` give besides the images.
-    learning_rate, weight_decay: see `adam`; optimizer: a Keras optimizer, used in place of that. pixels: see inference.feeder.
-    validation: a data.Split, or None. checkpoint: a Checkpoint to go on from and to save each epoch in. report(epoch, epochs) is
-    called after each epoch.
+    An epoch's images are shifted or distorted once, and the teacher runs on them once. Each net comes out as if it were trained
+    alone. nets: [(model, loss, options of `Run`)]. Raises UserError as Run does.
+    """
+    runs = [Run(model, batches, loss, **options) for model, loss, options in nets]
+    with contextlib.ExitStack() as stack:
+        for run in runs:
+            stack.enter_context(run.hooks())
+        for number in range(min(run.first for run in runs), max(run.epochs for run in runs) + 1):
+            active = [run for run in runs if run.first <= number <= run.epochs and not run.model.stop_training]
+            if active:
+                examples = batches.collect(number)
+            for run in active:
+                run.train_epoch(number, examples)
+    return [run.history for run in runs]
+
+
+class Run:
+    """A Keras model in training.
+
+    batches: data.Batches. loss(labels, logits) -> (batch,), or, where the batches have a teacher's logits, loss(labels,
+    teacher_logits, logits). learning_rate, weight_decay: see `adam`; optimizer: a Keras optimizer, used in place of that. pixels:
+    see inference.feeder. validation: a data.Split, or None. checkpoint: a Checkpoint to go on from and to save each epoch in.
+    report(epoch, epochs) is called after each epoch.
 
     callbacks: Keras callbacks. They hear of the beginning and the end of the training and of each epoch, with "loss", "accuracy"
     and, with validation, "val_loss" (the cross-entropy with the labels) and "val_accuracy"; model.stop_training is obeyed. They
@@ -70,47 +76,76 @@ def train_epochs(
     Raises UserError: the loss is no longer finite; the model has nothing to train; a callback sets the learning rate, and there is
     no `optimizer` that lets it; or as Checkpoint.restore and inference.caller do.
     """
-    if optimizer is None:
-        optimizer = adam(learning_rate, epochs * batches.num_steps, weight_decay)
-    callbacks = prepare_callbacks(callbacks, optimizer)
-    progress("compiling")
-    run_epoch = compile_epoch(model, optimizer, batches, loss, pixels)
-    predict = predictor(model, pixels=pixels)
-    state = [*model.variables, *optimizer.variables]
-    clear_progress()
-    history = checkpoint.restore(state) if checkpoint else []
-    yield from history
-    about = {"epochs": epochs, "steps": batches.num_steps, "verbose": 2}  # 2: a line for each epoch
-    callbacks = keras.callbacks.CallbackList(callbacks, model=model, **about)
-    previous, model.optimizer, model.stop_training = getattr(model, "optimizer", None), optimizer, False
-    model._initial_epoch = len(history)  # BackupAndRestore sets it, as in `fit`
-    try:
-        callbacks.on_train_begin()
-        for number in range(model._initial_epoch + 1, epochs + 1):
-            callbacks.on_epoch_begin(number - 1)  # Keras counts from 0
-            start = time.perf_counter()
-            mean_loss, accuracy = run_epoch(number)
-            seconds = time.perf_counter() - start
-            validation_loss = validation_accuracy = math.nan
-            if validation is not None and len(validation.labels):
-                logits = predict(validation.images)
-                validation_loss = float(np.mean(cross_entropy(validation.labels, logits)))
-                validation_accuracy = float(np.mean(logits.argmax(-1) == validation.labels))
-            history.append(Epoch(number, mean_loss, accuracy, validation_accuracy, seconds))
-            if checkpoint:
-                checkpoint.save(state, history)
-            clear_progress()
-            report(history[-1], epochs)
-            logs = {"loss": mean_loss, "accuracy": accuracy}
-            logs |= {"val_loss": validation_loss, "val_accuracy": validation_accuracy}
-            callbacks.on_epoch_end(number - 1, {name: value for name, value in logs.items() if not math.isnan(value)})
-            yield history[-1]
-            if model.stop_training:
-                break
-        optimizer.finalize_variable_values(model.trainable_variables)
-        callbacks.on_train_end()
-    finally:
-        model.optimizer = previous  # ours would be saved with the model
+
+    def __init__(
+        self,
+        model,
+        batches,
+        loss,
+        *,
+        epochs,
+        learning_rate=None,
+        weight_decay=0.0,
+        pixels=1.0,
+        validation=None,
+        checkpoint=None,
+        report=print_epoch,
+        callbacks=(),
+        optimizer=None,
+    ):
+        self.model, self.epochs, self.checkpoint, self.report = model, epochs, checkpoint, report
+        self.validation = validation if validation is not None and len(validation.labels) else None
+        self.optimizer = optimizer or adam(learning_rate, epochs * batches.num_steps, weight_decay)
+        callbacks = prepare_callbacks(callbacks, self.optimizer)
+        progress("compiling")
+        self.run_epoch = compile_epoch(model, self.optimizer, batches, loss, pixels)
+        self.predict = predictor(model, pixels=pixels)
+        self.state = [*model.variables, *self.optimizer.variables]
+        clear_progress()
+        self.history = checkpoint.restore(self.state) if checkpoint else []
+        about = {"epochs": epochs, "steps": batches.num_steps, "verbose": 2}  # 2: a line for each epoch
+        self.callbacks = keras.callbacks.CallbackList(callbacks, model=model, **about)
+
+    @property
+    def first(self):
+        """The number, from 1, of the epoch to begin with."""
+        return self.model._initial_epoch + 1
+
+    @contextlib.contextmanager
+    def hooks(self):
+        """Lend the model its optimizer, which the callbacks may want; call what they have for the beginning and the end."""
+        previous, self.model.optimizer = getattr(self.model, "optimizer", None), self.optimizer
+        self.model.stop_training = False
+        self.model._initial_epoch = len(self.history)  # BackupAndRestore sets it, as in `fit`
+        try:
+            self.callbacks.on_train_begin()
+            yield
+            self.optimizer.finalize_variable_values(self.model.trainable_variables)
+            self.callbacks.on_train_end()
+        finally:
+            self.model.optimizer = previous  # ours would be saved with the model
+
+    def train_epoch(self, number, examples):
+        """Train on the data.Examples of epoch `number`; add its row to `history`. Raises UserError: the loss is not finite."""
+        self.callbacks.on_epoch_begin(number - 1)  # Keras counts from 0
+        start = time.perf_counter()
+        loss, accuracy = self.run_epoch(examples)
+        seconds = time.perf_counter() - start
+        if not math.isfinite(loss):
+            problem = f"training diverged in epoch {number} (loss {loss}), no model saved"
+            raise UserError(f"{problem}: lower --learning-rate")
+        validation_loss = validation_accuracy = math.nan
+        if self.validation:
+            logits = self.predict(self.validation.images)
+            validation_loss = float(np.mean(cross_entropy(self.validation.labels, logits)))
+            validation_accuracy = float(np.mean(logits.argmax(-1) == self.validation.labels))
+        self.history.append(Epoch(number, loss, accuracy, validation_accuracy, seconds))
+        if self.checkpoint:
+            self.checkpoint.save(self.state, self.history)
+        clear_progress()
+        self.report(self.history[-1], self.epochs)
+        logs = {"loss": loss, "accuracy": accuracy, "val_loss": validation_loss, "val_accuracy": validation_accuracy}
+        self.callbacks.on_epoch_end(number - 1, {name: value for name, value in logs.items() if not math.isnan(value)})
 
 
 def adam(learning_rate, num_steps, weight_decay=0.0):
@@ -126,7 +161,7 @@ def adam(learning_rate, num_steps, weight_decay=0.0):
 
 
 def prepare_callbacks(callbacks, optimizer):
-    """The callbacks as a list; where the direction of an accuracy is left to Keras, it is "max". Raises UserError: see `train_epochs`."""
+    """The callbacks as a list; where the direction of an accuracy is left to Keras, it is "max". Raises UserError: see `Run`."""
     scheduled = isinstance(optimizer._learning_rate, keras.optimizers.schedules.LearningRateSchedule)
     for callback in (callbacks := [*callbacks]):
         if scheduled and isinstance(callback, LEARNING_RATE_CALLBACKS):
@@ -148,29 +183,30 @@ def check_trainable(model, name="the model"):
 
 
 def compile_epoch(model, optimizer, batches, loss, pixels=1.0):
-    """Compile the training of one epoch; returns run_epoch(number) -> (mean loss, training accuracy).
+    """Compile the training of one epoch; returns run_epoch(data.Examples) -> (mean loss, training accuracy).
 
     The loop over the steps is inside the graph; with XLA an epoch of a dense net takes half the time of the best `fit`. The model may
     be any Keras model: its regularisation losses count, and its state (BatchNormalization, dropout's seeds) is updated.
 
-    pixels: see inference.feeder. Raises UserError: the model has nothing to train; run_epoch: the loss is no longer finite.
+    pixels: see inference.feeder. Raises UserError: the model has nothing to train.
     """
     first_examples = batches.collect(0)
-    call = caller(model, batches.view(*(part[0] for part in first_examples))[0], pixels)
+    call = caller(model, batches.view(first_examples.of_step(0)), pixels)
     variables = model.trainable_variables
     check_trainable(model)
     optimizer.build(variables)
 
     def step(examples):
-        images, *targets = batches.view(*examples)
+        images, labels, teacher_logits = batches.view(examples), examples.labels, examples.teacher_logits
         with tf.GradientTape() as tape:
             logits = call(images, training=True)
+            losses = loss(labels, logits) if teacher_logits is None else loss(labels, teacher_logits, logits)
             penalties = [tf.cast(penalty, tf.float32) for penalty in model.losses]
-            mean_loss = tf.add_n([tf.reduce_mean(loss(*targets, logits)), *penalties])
+            mean_loss = tf.add_n([tf.reduce_mean(losses), *penalties])
             scaled_loss = optimizer.scale_loss(mean_loss)  # by a factor that is not 1 for a LossScaleOptimizer
         optimizer.apply(tape.gradient(scaled_loss, variables), variables)
-        num_hits = tf.reduce_sum(tf.cast(tf.argmax(logits, -1, output_type=tf.int32) == targets[0], tf.float32))
-        num_labelled = tf.reduce_sum(tf.cast(targets[0] >= 0, tf.float32))
+        num_hits = tf.reduce_sum(tf.cast(tf.argmax(logits, -1, output_type=tf.int32) == labels, tf.float32))
+        num_labelled = tf.reduce_sum(tf.cast(labels >= 0, tf.float32))
         return tf.stack([mean_loss, num_hits, num_labelled])
 
     # On a processor, XLA makes Keras' dropout take longer than the matrix products, and convolutions thirty times as long.
@@ -179,7 +215,7 @@ def compile_epoch(model, optimizer, batches, loss, pixels=1.0):
     def run_steps(examples, first, stop):
         totals = tf.zeros(3)
         while first < stop:  # not tf.range: XLA would compile anew for each pair of bounds
-            totals += step([part[first] for part in examples])
+            totals += step(examples.of_step(first))
             first += 1
         return totals
 
@@ -191,20 +227,15 @@ def compile_epoch(model, optimizer, batches, loss, pixels=1.0):
         compiled = tf.function(run_steps)
         compiled(first_examples, *no_step)
 
-    def run_epoch(number):
-        examples = batches.collect(number)
+    def run_epoch(examples):
         totals = np.zeros(3)
         for first in range(0, batches.num_steps, STEPS_PER_CALL):
             if first:
-                progress(f"epoch {number:3}  {first / batches.num_steps:4.0%}")
+                progress(f"{first / batches.num_steps:4.0%} of the epoch")
             stop = min(first + STEPS_PER_CALL, batches.num_steps)
             totals += compiled(examples, tf.constant(first), tf.constant(stop)).numpy()
         total_loss, num_hits, num_labelled = totals.tolist()
-        mean_loss = total_loss / batches.num_steps
-        if not math.isfinite(mean_loss):
-            problem = f"training diverged in epoch {number} (loss {mean_loss}), no model saved"
-            raise UserError(f"{problem}: lower --learning-rate")
-        return mean_loss, num_hits / num_labelled if num_labelled else math.nan
+        return total_loss / batches.num_steps, num_hits / num_labelled if num_labelled else math.nan
 
     return run_epoch
 

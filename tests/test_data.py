@@ -200,7 +200,7 @@ def test_the_shifts_are_all_there_and_shift_zeros_in(tiny, pixels):
     shifts = [(down, right) for down in reach for right in reach]
     assert data.num_shifts(pixels) == len(shifts)
     for shift, (down, right) in enumerate(shifts):
-        images, _ = batches.view(padded[7].reshape(1, -1), np.array([shift], np.int32), np.array([0]))
+        images = batches.view(data.Examples(padded[7].reshape(1, -1), np.array([shift], np.int32), None, None))
         np.testing.assert_array_equal(np.round(images[0] * 255), moved(train.images[7], down, right))
 
 
@@ -209,7 +209,8 @@ def test_a_batch_holds_scaled_images_with_their_own_labels(tiny, translate):
     train = data.load(tiny).train
     batches = data.Batches(train, 50, seed=3, translate=translate)
     indices, shifts = (part[0] for part in batches.order(1))
-    images, labels = batches.view(*(part[0] for part in batches.collect(1)))
+    examples = batches.collect(1).of_step(0)
+    images, labels = batches.view(examples), examples.labels
     assert images.dtype == tf.float32
     assert images.shape == (50, 12, 10)
     np.testing.assert_array_equal(labels, train.labels[indices])
@@ -305,8 +306,8 @@ def test_batches_are_distorted_each_epoch_anew():
 
     def batch(number, seed=0):
         batches = data.Batches(split, 8, seed=seed, distort=1.0)
-        seen, labels = batches.view(*(part[0] for part in batches.collect(number)))
-        return seen.numpy()[np.argsort(labels)]
+        examples = batches.collect(number).of_step(0)
+        return batches.view(examples).numpy()[np.argsort(examples.labels)]
 
     assert np.array_equal(batch(1), batch(1))
     assert not np.allclose(batch(1), batch(2)) and not np.allclose(batch(1), batch(1, seed=1))

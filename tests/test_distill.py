@@ -44,9 +44,10 @@ def test_after_any_shuffle_and_shift_logits_are_the_teachers_on_that_batch(digit
     batches = data.Batches(digits.train, 40, seed=9, translate=translate, teacher_logits=logits)
     for epoch in (1, 2):
         for step, indices in enumerate(batches.order(epoch)[0]):
-            images, labels, teacher_logits = batches.view(*(part[step] for part in batches.collect(epoch)))
-            np.testing.assert_allclose(teacher_logits, net(images, training=False), rtol=1e-4, atol=1e-4)
-            np.testing.assert_array_equal(labels, digits.train.labels[indices])
+            examples = batches.collect(epoch).of_step(step)
+            expected = net(batches.view(examples), training=False)
+            np.testing.assert_allclose(examples.teacher_logits, expected, rtol=1e-4, atol=1e-4)
+            np.testing.assert_array_equal(examples.labels, digits.train.labels[indices])
 
 
 def test_a_distorted_image_comes_with_the_teachers_logits_of_it_as_it_is_distorted(digits, net):
@@ -55,9 +56,10 @@ def test_a_distorted_image_comes_with_the_teachers_logits_of_it_as_it_is_distort
     examples = batches.collect(1)
     for step in (0, 3):
         indices = batches.order(1)[0][step]
-        images, labels, teacher_logits = batches.view(*(part[step] for part in examples))
-        np.testing.assert_allclose(teacher_logits, net(images, training=False), rtol=1e-4, atol=1e-4)
-        np.testing.assert_array_equal(labels, digits.train.labels[indices])
+        images = batches.view(examples.of_step(step))
+        logits = examples.of_step(step).teacher_logits
+        np.testing.assert_allclose(logits, net(images, training=False), rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(examples.labels[step], digits.train.labels[indices])
         assert np.abs(images - digits.train.images[indices] / 255).max() > 0.1
 
 

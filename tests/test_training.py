@@ -133,10 +133,9 @@ def test_a_compiled_epoch_drops_other_units_in_each_step():
     """Equal images, and a net that does not learn: its loss stays the same unless dropout changes."""
     split = data.Split(np.full((40, 12, 10), 200, np.uint8), np.zeros(40, np.int32))
     net = teacher.build_teacher((12, 10), 3, hidden=(16,), dropout=0.4)
-    run_epoch = training.compile_epoch(
-        net, keras.optimizers.Adam(0.0), data.Batches(split, 40, seed=0), training.cross_entropy
-    )
-    losses = [run_epoch(number)[0] for number in range(4)]
+    batches = data.Batches(split, 40, seed=0)
+    run_epoch = training.compile_epoch(net, keras.optimizers.Adam(0.0), batches, training.cross_entropy)
+    losses = [run_epoch(batches.collect(number))[0] for number in range(4)]
     assert len(set(losses)) == 4
 
 
@@ -175,11 +174,12 @@ def test_any_keras_model_is_trained_with_its_state_and_its_regularisation(digits
     split = data.Split(digits.train.images[:100], digits.train.labels[:100])
     ours, keras_own = build(), build()
     batches = data.Batches(split, 100, seed=0)
-    mean_loss, _ = training.compile_epoch(ours, keras.optimizers.Adam(0.01), batches, training.cross_entropy)(1)
+    examples = batches.collect(1)
+    mean_loss, _ = training.compile_epoch(ours, keras.optimizers.Adam(0.01), batches, training.cross_entropy)(examples)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     keras_own.compile(keras.optimizers.Adam(0.01), loss)
-    images, labels = batches.view(*(part[0] for part in batches.collect(1)))
-    history = keras_own.fit(images, labels, batch_size=100, shuffle=False, verbose=0).history
+    first = examples.of_step(0)
+    history = keras_own.fit(batches.view(first), first.labels, batch_size=100, shuffle=False, verbose=0).history
     assert mean_loss == pytest.approx(history["loss"][0], rel=1e-4)
     for one, other in zip(ours.get_weights(), keras_own.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
