@@ -50,9 +50,10 @@ def distillation_loss(labels, teacher_logits, student_logits, temperature, alpha
     which does not depend on the student. KL is 0 where the student agrees with its teacher. In float32 the first term is exact to
     about 1e-7 * T^2.
     """
-    teacher_log = tf.nn.log_softmax(teacher_logits / temperature)  # the logarithm of a softmax would underflow
+    targets = soft_targets(teacher_logits, temperature)
+    teacher_log = tf.nn.log_softmax(teacher_logits / temperature)  # not log(targets), of which some are 0
     student_log = tf.nn.log_softmax(student_logits / temperature)
-    kl = tf.reduce_sum(tf.exp(teacher_log) * (teacher_log - student_log), axis=-1)
+    kl = tf.reduce_sum(targets * (teacher_log - student_log), axis=-1)
     hard = tf.where(labels >= 0, training.cross_entropy(tf.maximum(labels, 0), student_logits), 0.0)
     return alpha * temperature**2 * kl + (1 - alpha) * hard
 
@@ -218,10 +219,10 @@ def distill(
     The student is changed, the teacher is not; nothing is printed. teacher: another Keras classifier, or a list of them, of whose
     probabilities the mean is taken; pixels, student_pixels: what the examples are multiplied by for them, see inference.feeder.
     images, labels: see data.checked_split. validation: (images, labels), or None. optimizer: a Keras optimizer, used as it is; None:
-    Adam with learning_rate, see training.adam. callbacks: Keras callbacks, see training.train_epochs; seed: of the order of the
+    Adam with learning_rate, see training.adam. callbacks: Keras callbacks, see training.Run; seed: of the order of the
     images, shifts and distortions.
 
-    Raises UserError: an argument cannot be used; or as teacher_logits, data.Batches and training.train_epochs do.
+    Raises UserError: an argument cannot be used; or as teacher_logits, data.Batches and training.Run do.
     """
     for name, value, fits, wanted in (
         ("temperature", temperature, temperature > 0, "above 0"),
