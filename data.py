@@ -110,10 +110,11 @@ def load(path=None, validation=None):
 
     The file has x_train, either uint8 (n, h, w) or (n, h, w, c), or float16, float32 or float64 (n, ...); y_train (n,) integers
     0...C-1, or -1 for an example without a label; x_test and y_test, all labelled; and, if you like, class_names (C,) strings.
-    x_val and y_val are the validation split, if the file has them. Else `hold_out` takes `validation` labelled training examples;
-    None: 5,000, or a twelfth of the training examples if that is less; 0: no validation examples.
+    x_val and y_val, all labelled, are the validation split, if the file has them. Else `hold_out` takes `validation` labelled
+    training examples; None: 5,000, or a twelfth of the training examples if that is less; 0: no validation examples.
 
-    Raises UserError: the file is missing, damaged, or not of this form; validation leaves a class without examples to train on.
+    Raises UserError: the file is missing, damaged, or not of this form; validation leaves a class without examples to train on, or
+    is given although the file has x_val.
     """
     name = str(MNIST if path is None else path)
     arrays = _from_keras(name) if name in KERAS_DATASETS else _read(name)
@@ -158,7 +159,7 @@ def hold_out(split, number):
     """(the split without `number` labelled examples, a split of these), both in their order in `split`.
 
     The examples are drawn at random, by a constant seed, and from each class in proportion to its size. Each class keeps an
-    example. Raises UserError: `number` is too large for that.
+    example for training. Raises UserError: `number` would leave a class without one.
     """
     most = int(np.sum(split.labels >= 0)) - len(np.unique(split.labels[split.labels >= 0]))
     if number > most:
@@ -214,9 +215,10 @@ def _read(name):
 
 
 def checked_split(images, labels, name="images", labels_name="labels", where=""):
-    """A Split of arrays as people have them: images (n, ...) as in `load`; labels (n,) or (n, 1), whole numbers of any dtype.
+    """A Split of arrays as people have them: images (n, ...) as in `load`; labels (n,) or (n, 1), whole numbers of any
+    dtype, -1 for an example without a label.
 
-    name, labels_name: what messages, which begin with `where`, call them. Raises UserError: they are not of this form.
+    name, labels_name: their names in error messages, which begin with `where`. Raises UserError: they are not of this form.
     """
     images, labels = np.asarray(images), np.asarray(labels)
     if not (images.dtype == np.uint8 and images.ndim in (3, 4) or images.dtype.kind == "f" and images.ndim >= 2):

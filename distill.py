@@ -217,7 +217,9 @@ def distill(
     """Train `student`, a Keras classifier, on labels and on the soft targets of `teacher`; returns the history, a list of Epoch.
 
     The student is changed, the teacher is not; nothing is printed. teacher: another Keras classifier, or a list of them, of whose
-    probabilities the mean is taken; pixels, student_pixels: what the examples are multiplied by for them, see inference.feeder.
+    probabilities the mean is taken. pixels, student_pixels: factors by which the inputs of teacher and student are multiplied, see
+    inference.pixels_for. temperature, alpha: see `distillation_loss`. translate, distort: see data.Batches; both are off by default,
+    while the script shifts MNIST's images by up to a pixel.
     images, labels: see data.checked_split. validation: (images, labels), or None. optimizer: a Keras optimizer, used as it is; None:
     Adam with learning_rate, see training.adam. callbacks: Keras callbacks, see training.Run; seed: of the order of the
     images, shifts and distortions.

@@ -1,7 +1,8 @@
 """Evaluate every model on the test set, and report what the student gained from its teacher.
 
-    python evaluate.py                  every model in artifacts/   (after python teacher.py, python distill.py)
-    python evaluate.py A.keras B.keras  these models: any Keras classifiers that take the examples, with a softmax or not
+    python evaluate.py                                  every model in artifacts/   (after teacher.py and distill.py)
+    python evaluate.py A.keras B.keras                  these models: any Keras classifiers that take the examples
+    python evaluate.py A.keras --teacher T.keras        this model, compared with this teacher
 
 Takes about 15 seconds. Writes metrics.json, and figures to plots/, in artifacts/.
 """
@@ -312,12 +313,10 @@ def find_teacher(named, out, train):
 
 
 def main():
-    options = terminal.parser(
-        __doc__, terminal.DATA | {"teacher_pixels": None, "student_pixels": None, "format": "png"}
-    )
-    one_teacher = terminal.OPTIONS["teacher"] | {"nargs": None, "action": "append"}  # else it would take the models too
-    options.add_argument("--teacher", **one_teacher)
-    options.add_argument("models", nargs="*", type=Path, metavar="PATH", help="models (default: every .keras in --out)")
+    names = {"teacher": None, "teacher_pixels": None, "student_pixels": None, "format": "png"}
+    options = terminal.parser(__doc__, terminal.DATA | names)
+    help_text = "models, named before --teacher (default: every .keras in --out)"
+    options.add_argument("models", nargs="*", type=Path, metavar="PATH", help=help_text)
     options.add_argument("--min-accuracy", type=terminal.fraction, help="exit with status 1 if a model is below it")
     arguments = options.parse_args()
     terminal.print_settings(arguments)

@@ -160,7 +160,8 @@ def _activation_name(operation):
 def output_kind(model, outputs):
     """'softmax', 'sigmoid' or 'logits': what a model's outputs (n, C) of real examples are.
 
-    A known last activation says it; else, or to confirm a softmax, the outputs do, to the precision of the model's coarsest layer.
+    A sigmoid, or an activation of LOGITS, as the last one decides it. Otherwise, and to confirm a softmax, the outputs do: whether
+    they sum to 1, to the precision of the model's coarsest layer.
 
     Raises UserError: they are from 0 to 1, but neither the probabilities of a softmax nor of sigmoids.
     """
@@ -188,8 +189,8 @@ def adapters(model, examples, pixels=1.0):
     """Returns feed, see `feeder`, and read(what the model returns for it) -> logits (n, C) float32, of any Keras classifier.
 
     A softmax gives the logarithms of its probabilities p, which are logits: a softmax gives the probabilities back. A sigmoid gives
-    log p - log(1 - p) for each class. A single output x, or sigmoid of x, is about class 1 of two: (0, x). examples: some real
-    ones, on which the model is tried.
+    log p - log(1 - p) for each class. A single output x, or sigmoid of x, scores class 1 of two: its logits are (0, x). examples:
+    some real ones, on which the model is tried. pixels: see `pixels_for`.
 
     Raises UserError: the model does not take such examples, or does not return one row of numbers for each; see `output_kind`.
     """
@@ -226,14 +227,15 @@ def caller(model, examples, pixels=1.0):
 
 
 def mean_logits(each):
-    """The logits of the mean of the probabilities of several models: a list of their logits (n, C) -> (n, C); of one its own."""
+    """The logarithm of the mean probabilities of several models, from a list of their logits (n, C); a single one's are returned."""
     return tf.reduce_logsumexp(tf.nn.log_softmax(each), 0) - math.log(len(each)) if len(each) > 1 else each[0]
 
 
 def predictor(model, batch_size=1000, pixels=1.0):
     """Returns predict(examples (n, ...)) -> logits (n, C) float32, both NumPy arrays, at inference (no dropout).
 
-    model: see `caller`; or a list of models, of whose probabilities the mean is taken.
+    model: see `adapters`; or a list of models, of whose probabilities the mean is taken. pixels: a number by which the examples
+    are multiplied, see `pixels_for`.
     """
     compiled = None
 

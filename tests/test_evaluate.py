@@ -97,7 +97,7 @@ def test_a_teacher_is_no_student_and_listed_once_however_it_is_named(tiny, tmp_p
     monkeypatch.setattr(evaluate, "draw", lambda data, its, rows, students, *rest: drawn.update(its=its, s=students))
     big, small = tmp_path / "big.keras", tmp_path / "small.keras"
     monkeypatch.chdir(tmp_path)  # the teacher's path is spelled in two ways
-    options = ["--data", tiny, "--out", tmp_path, "--teacher", big, "big.keras", small]
+    options = ["--data", tiny, "--out", tmp_path, "big.keras", small, "--teacher", big]
     monkeypatch.setattr("sys.argv", ["evaluate.py", *map(str, options)])
     terminal.run(evaluate.main)
     assert (list(drawn["its"]), drawn["s"]) == (["big", "small"], ["small"])
@@ -225,8 +225,8 @@ def test_teachers_in_another_order_are_the_same_teacher(tiny, tmp_path, digits, 
     assert settings["teacher"] == models.fingerprint(nets["b"], nets["a"])
     models.save(nets["c"], tmp_path / "taught.keras", settings, [])
     for teachers, same in (("ab", True), ("ba", True), ("ac", False)):
-        named = [option for name in teachers for option in ("--teacher", tmp_path / f"{name}.keras")]
-        said = run_evaluate(monkeypatch, capsys, "--data", tiny, "--out", tmp_path, *named, tmp_path / "taught.keras")
+        named = ["--teacher", *(tmp_path / f"{name}.keras" for name in teachers)]
+        said = run_evaluate(monkeypatch, capsys, "--data", tiny, "--out", tmp_path, tmp_path / "taught.keras", *named)
         assert ("had another teacher" not in said) == same
 
 
