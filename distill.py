@@ -11,8 +11,11 @@ Writes distilled.keras, its history distilled.csv and plots/ to artifacts/; teac
 
 import contextlib
 import functools
+from dataclasses import dataclass
+from pathlib import Path
 
-from support import UserError, files, inference, models, pick, plots, terminal, training
+from support import UserError, files, inference, models, plots, terminal, training
+from support.recipe import Recipe, any_temperature, fraction, setting
 
 import numpy as np
 import tensorflow as tf
@@ -20,8 +23,31 @@ import tensorflow as tf
 import data
 import student
 
-RECIPE = student.RECIPE | {"temperature": 2.0, "alpha": 0.5}
-NETS = {"teacher": None, "teacher_pixels": 1.0} | student.NETS  # the options for other nets
+
+@dataclass(frozen=True)
+class DistillRecipe(student.StudentRecipe):
+    """All that decides a distilled student, besides the data and other nets."""
+
+    temperature: float = setting(2.0, any_temperature, "divides the logits of both nets", metavar="T")
+    alpha: float = setting(0.5, fraction, "weight of the teacher's part of the loss; the labels' part has 1 - ALPHA")
+
+
+@dataclass(frozen=True)
+class OwnTeacher(Recipe):
+    """The option for a teacher of one's own."""
+
+    teacher: Path | None = setting(
+        None,
+        Path,
+        "the teacher: one or more Keras models; several are averaged (default: teacher.keras in --out)",
+        nargs="+",
+        action="extend",
+        metavar="FILE",
+    )
+
+
+MNIST = DistillRecipe()
+OWN_DATA = DistillRecipe(translate=student.OWN_DATA.translate)
 REMEDIES = {  # for a net that is no better than the baseline
     "teacher": "more --epochs for teacher.py, or less --dropout, --weight-decay and --distort",
     "distilled": "a lower --temperature or --alpha, or a larger student (--hidden)",
@@ -121,8 +147,10 @@ def load_teacher(arguments, dataset, out):
     Raises UserError: as models.load and data.check_batches do; teacher.keras was not trained on these training examples; the models
     of --teacher together are no better than chance.
     """
-    views = pick(vars(arguments), ["batch_size", "translate", "distort"])
-    data.check_batches(dataset.train.images, **views)  # before anyone waits
+    settings = student.StudentRecipe.of(vars(arguments))
+    data.check_batches(
+        dataset.train.images, settings.batch_size, settings.translate, settings.distort
+    )  # before anyone waits
     paths = arguments.teacher or [out / "teacher.keras"]
     teacher = [models.load(path, dataset.image_shape, dataset.num_classes) for path in paths]
     fingerprint = files.fingerprint(*dataset.train)
@@ -200,11 +228,11 @@ def distill(
     images,
     labels,
     *,
-    temperature=RECIPE["temperature"],
-    alpha=RECIPE["alpha"],
-    epochs=RECIPE["epochs"],
-    batch_size=RECIPE["batch_size"],
-    learning_rate=RECIPE["learning_rate"],
+    temperature=MNIST.temperature,
+    alpha=MNIST.alpha,
+    epochs=MNIST.epochs,
+    batch_size=MNIST.batch_size,
+    learning_rate=MNIST.learning_rate,
     seed=0,
     translate=0,
     distort=0.0,
@@ -277,38 +305,44 @@ def check_classes(student, teacher, split, validation):
         raise UserError("validation[1] has labels below 0: every validation example needs its label")
 
 
+def loss_of(settings):
+    """The loss of a DistillRecipe, as training.Run takes it: (labels, teacher_logits, student_logits) -> (batch,)."""
+    return functools.partial(distillation_loss, temperature=settings.temperature, alpha=settings.alpha)
+
+
 def main():
-    arguments = terminal.parser(__doc__, terminal.DATA | NETS | RECIPE, student.OWN_DATA).parse_args()
+    nets = OwnTeacher(), models.TeacherPixels(), student.OwnStudent()
+    options = terminal.parser(__doc__, terminal.Files(), *nets, MNIST, own_data=OWN_DATA)
+    arguments = options.parse_args()
     terminal.print_settings(arguments)
-    out = files.output_folder(arguments.out)
+    settings, out = DistillRecipe.of(vars(arguments)), files.output_folder(arguments.out)
     dataset = data.load(arguments.data, arguments.validation)
     print(f"data: {dataset}", flush=True)
-    settings = student.settings_from(arguments, dataset)
+    about = student.settings_from(settings, arguments.student, dataset)
     teacher = load_teacher(arguments, dataset, out)
-    views = pick(vars(arguments), ["translate", "distort"])
+    views = settings.only("translate", "distort")
     logits = teacher_logits(teacher, dataset.train.images, **views, cache=out, pixels=arguments.teacher_pixels)
 
     baseline_path = out / "student.keras"
-    if models.is_made_with(baseline_path, settings):
+    if models.is_made_with(baseline_path, about, student.MNIST.settings()):
         print(f"baseline: {baseline_path} was trained with these settings")
         baseline = models.load(baseline_path, dataset.image_shape, dataset.num_classes)
         _, baseline_history = models.load_training(baseline_path)
     else:
         print("baseline: the student on the labels alone", flush=True)
-        baseline, baseline_history = student.train_baseline(dataset, settings, out, arguments.student)
+        baseline, baseline_history = student.train_baseline(dataset, settings, about, out, arguments.student)
 
-    temperature, alpha = arguments.temperature, arguments.alpha
+    temperature, alpha = settings.temperature, settings.alpha
     print(f"distilled: the same student, T = {temperature:g}, alpha = {alpha:g} (the weight of the teacher's part)")
-    loss = functools.partial(distillation_loss, temperature=temperature, alpha=alpha)
-    distilled, history = student.train_student(dataset, settings, loss, logits, arguments.student)
-    settings |= {"temperature": temperature, "alpha": alpha, "teacher": models.fingerprint(*teacher)}
-    models.save(distilled, out / "distilled.keras", settings, history)
+    distilled, history = student.train_student(dataset, settings, loss_of(settings), logits, arguments.student)
+    about |= {"temperature": temperature, "alpha": alpha, "teacher": models.fingerprint(*teacher)}
+    models.save(distilled, out / "distilled.keras", about, history)
     histories = {"student": baseline_history, "distilled": history}
     plots.learning_curves(histories, out / "plots" / "learning_curves_distilled.png")
     print(f"saved {out / 'distilled.keras'}\n")
 
     nets = {"teacher": (teacher, arguments.teacher_pixels)}
-    nets |= {"baseline": (baseline, arguments.student_pixels), "distilled": (distilled, arguments.student_pixels)}
+    nets |= {"baseline": (baseline, settings.student_pixels), "distilled": (distilled, settings.student_pixels)}
 
     def errors(split):
         return {name: inference.count_errors(net, split, pixels) for name, (net, pixels) in nets.items()}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from support import UserError, files, inference, metrics, models, plots, terminal
+from support.recipe import fraction
 
 import numpy as np
 
@@ -194,7 +195,7 @@ def draw(dataset, evaluated, rows, students, teacher, folder, suffix):
 
     evaluated, rows: {model's name: Evaluated, metrics}. students: the names of all but the teacher. teacher: Evaluated or None.
     """
-    for name, kind in itertools.product(FIGURES, terminal.OPTIONS["format"]["choices"]):
+    for name, kind in itertools.product(FIGURES, ("png", "svg", "pdf")):
         (folder / f"{name}.{kind}").unlink(missing_ok=True)
     are_drawable = [*map(plots.drawable, dataset.names)]
     if not all(are_drawable):
@@ -313,11 +314,11 @@ def find_teacher(named, out, train):
 
 
 def main():
-    names = {"teacher": None, "teacher_pixels": None, "student_pixels": None, "format": "png"}
-    options = terminal.parser(__doc__, terminal.DATA | names)
+    nets = distill.OwnTeacher(), models.TeacherPixels(None), models.StudentPixels()
+    options = terminal.parser(__doc__, terminal.Files(), *nets, terminal.Figures())
     help_text = "models, named before --teacher (default: every .keras in --out)"
     options.add_argument("models", nargs="*", type=Path, metavar="PATH", help=help_text)
-    options.add_argument("--min-accuracy", type=terminal.fraction, help="exit with status 1 if a model is below it")
+    options.add_argument("--min-accuracy", type=fraction, help="exit with status 1 if a model is below it")
     arguments = options.parse_args()
     terminal.print_settings(arguments)
     out = files.output_folder(arguments.out)

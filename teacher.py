@@ -10,67 +10,70 @@ Writes teacher.keras, its history teacher.csv and plots/learning_curves_teacher.
 after each epoch to teacher_checkpoint.npz, from which --resume goes on.
 """
 
-from support import files, inference, models, pick, plots, terminal, training
+from dataclasses import dataclass
+
+from support import files, inference, models, plots, terminal, training
+from support.recipe import Training, changed, dropout_rate, number, setting
 
 import keras
 
 import data
 
-RECIPE = {  # all that decides a teacher, besides the data
-    "hidden": [1200, 1200],
-    "dropout": 0.0,
-    "input_dropout": 0.0,
-    "seed": 0,
-    "epochs": 45,
-    "batch_size": 500,
-    "learning_rate": 2e-3,
-    "weight_decay": 0.5,
-    "translate": 0,
-    "distort": 1.0,
-}
-OWN_DATA = {  # the defaults that change with --data: a distorted example may be of another class
-    "dropout": 0.4,
-    "input_dropout": 0.1,
-    "weight_decay": 0.0,
-    "distort": 0.0,
-}
 
+@dataclass(frozen=True)
+class TeacherRecipe(Training):
+    """All that decides a teacher, besides the data."""
 
-def build_teacher(image_shape, num_classes, hidden=(1200, 1200), dropout=0.0, input_dropout=0.0, seed=None):
-    """A dense ReLU net from images (batch, *image_shape) float32 in [0, 1] to logits (batch, num_classes).
-
-    hidden: units of each layer. dropout: the share of each hidden layer's outputs that is set to 0; input_dropout: of the pixels.
-    seed: decides the first weights and what is dropped; None: Keras' own random state does.
-    """
-    seeds = models.layer_seeds(seed)
-    layers = [keras.layers.Flatten(**models.FIXED)]
-    if input_dropout:
-        layers.append(keras.layers.Dropout(input_dropout, seed=next(seeds), dtype="float32"))
-    for units in hidden:
-        layers.append(models.dense(units, "relu", next(seeds)))
-        if dropout:
-            layers.append(keras.layers.Dropout(dropout, seed=next(seeds), dtype="float32"))
-    return keras.Sequential(
-        [keras.Input(image_shape, dtype="float32"), *layers, models.dense(num_classes, None, next(seeds))],
-        name="teacher",
+    hidden: tuple[int, ...] = changed(Training, "hidden", (1200, 1200))
+    epochs: int = changed(Training, "epochs", 45)
+    batch_size: int = changed(Training, "batch_size", 500)
+    learning_rate: float = changed(Training, "learning_rate", 2e-3)
+    translate: int = changed(Training, "translate", 0)
+    distort: float = changed(Training, "distort", 1.0)
+    dropout: float = setting(0.0, dropout_rate, "share of the hidden units set to 0", metavar="RATE")
+    input_dropout: float = setting(0.0, dropout_rate, "share of the pixels set to 0", metavar="RATE")
+    weight_decay: float = setting(
+        0.5, number(0, 1e3), "each step takes SHARE x learning rate off each weight", metavar="SHARE"
     )
 
 
-def train_teacher(dataset, recipe, loss=training.cross_entropy, **options):
-    """Build and train a teacher as `recipe`, a dict like RECIPE, says; returns (model, history).
+MNIST = TeacherRecipe()
+# A distorted example of other data may be of another class.
+OWN_DATA = TeacherRecipe(dropout=0.4, input_dropout=0.1, weight_decay=0.0, distort=0.0)
 
-    loss(labels, logits): see training.train, which takes the options too. Raises UserError as that does.
+
+def build_teacher(image_shape, num_classes, recipe=MNIST, seed=None):
+    """A dense ReLU net from images (batch, *image_shape) float32 in [0, 1] to logits (batch, num_classes).
+
+    recipe: a TeacherRecipe, of which this takes hidden, dropout and input_dropout. seed: decides the first weights and what is
+    dropped; None: Keras' own random state does.
     """
-    sizes = pick(recipe, ["hidden", "dropout", "input_dropout", "seed"])
-    teacher = build_teacher(dataset.image_shape, dataset.num_classes, **sizes)
-    batches = data.Batches(dataset.train.labelled(), **pick(recipe, ["batch_size", "seed", "translate", "distort"]))
-    schedule = pick(recipe, ["epochs", "learning_rate", "weight_decay"])
-    history = training.train(teacher, batches, loss, **schedule, validation=dataset.validation, **options)
-    return teacher, history
+    seeds = models.layer_seeds(seed)
+    layers = [keras.layers.Flatten(**models.FIXED)]
+    if recipe.input_dropout:
+        layers.append(keras.layers.Dropout(recipe.input_dropout, seed=next(seeds), dtype="float32"))
+    for units in recipe.hidden:
+        layers.append(models.dense(units, "relu", next(seeds)))
+        if recipe.dropout:
+            layers.append(keras.layers.Dropout(recipe.dropout, seed=next(seeds), dtype="float32"))
+    inputs, outputs = keras.Input(image_shape, dtype="float32"), models.dense(num_classes, None, next(seeds))
+    return keras.Sequential([inputs, *layers, outputs], name="teacher")
+
+
+def train_teacher(dataset, recipe, loss=training.cross_entropy, **options):
+    """Build and train a teacher as a TeacherRecipe says; returns (model, history).
+
+    loss(labels, logits): see training.Run, which takes the options too. Raises UserError as that does.
+    """
+    teacher = build_teacher(dataset.image_shape, dataset.num_classes, recipe, recipe.seed)
+    views = recipe.only("batch_size", "seed", "translate", "distort")
+    batches = data.Batches(dataset.train.labelled(), **views)
+    options |= recipe.only("epochs", "learning_rate", "weight_decay") | {"validation": dataset.validation}
+    return teacher, training.train(teacher, batches, loss, **options)
 
 
 def main():
-    options = terminal.parser(__doc__, terminal.DATA | RECIPE, OWN_DATA)
+    options = terminal.parser(__doc__, terminal.Files(), MNIST, own_data=OWN_DATA)
     options.add_argument("--resume", action="store_true", help="go on from the last finished epoch of a stopped run")
     arguments = options.parse_args()
     terminal.print_settings(arguments)
@@ -78,11 +81,12 @@ def main():
     dataset = data.load(arguments.data, arguments.validation)
     print(f"data: {dataset}\nteacher: if stopped, --resume goes on from its last finished epoch", flush=True)
 
-    settings = pick(vars(arguments), RECIPE) | {"data": files.fingerprint(*dataset.train)}
+    recipe = TeacherRecipe.of(vars(arguments))
+    settings = recipe.settings() | {"data": files.fingerprint(*dataset.train)}
     # Another version's optimizer may have its variables in another order.
     versions = {name: files.versions()[name] for name in ("tensorflow", "keras")}
     checkpoint = training.Checkpoint(out / "teacher_checkpoint.npz", settings | versions, arguments.resume)
-    teacher, history = train_teacher(dataset, settings, checkpoint=checkpoint)
+    teacher, history = train_teacher(dataset, recipe, checkpoint=checkpoint)
     models.save(teacher, out / "teacher.keras", settings, history)
     plots.learning_curves({"teacher": history}, out / "plots" / "learning_curves_teacher.png")
     checkpoint.path.unlink(missing_ok=True)

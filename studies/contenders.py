@@ -41,8 +41,8 @@ TEACHER_LAYERS = [(784, 1200), (1200, 1200), (1200, 10)]
 DROPOUT = {"input_dropout": 0.1, "dropout": 0.4}  # of the teacher
 
 digits = functools.cache(functools.partial(data.load, validation=0))
-build_student = functools.partial(student.build_student, (28, 28), 10, (64, 64))
-build_teacher = functools.partial(teacher.build_teacher, (28, 28), 10, (1200, 1200), **DROPOUT)
+build_student = functools.partial(student.build_student, (28, 28), 10)
+build_teacher = functools.partial(teacher.build_teacher, (28, 28), 10, teacher.TeacherRecipe(**DROPOUT))
 load_teacher = functools.partial(models.load, example_shape=(28, 28), num_classes=10)
 
 

@@ -20,6 +20,7 @@ from statistics import mean
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from support import UserError, files, inference, models, plots, terminal
+from support.recipe import integer
 
 import numpy as np
 
@@ -176,8 +177,8 @@ def draw_ladder(records, path):
 
 
 def main():
-    options = terminal.parser(__doc__, {"out": "artifacts"})
-    options.add_argument("--seeds", type=terminal.integer(1), default=5, help="so many, from 0 on (default: 5)")
+    options = terminal.parser(__doc__, terminal.Output())
+    options.add_argument("--seeds", type=integer(1), default=5, help="so many, from 0 on (default: 5)")
     options.add_argument("--quick", action="store_true", help="a tenth of the epochs, kept apart")
     options.add_argument("--sweep", action="store_true", help="run tools/sweep.py too")
     options.add_argument("--ladder", action="store_true", help="train the ladder too")

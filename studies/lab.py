@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from support import UserError, files, inference, metrics, models, parallel, pick, terminal, training
+from support.recipe import integer
 
 import numpy as np
 import tensorflow as tf
@@ -127,7 +128,7 @@ class RunStore:
         """The file, as bytes, of a teacher that was trained with these settings on these data; None if there is none."""
         path = self.teacher_path(settings, seed)
         wanted = settings | {"seed": seed, "data": files.fingerprint(*split_for(self.dataset, settings)[0])}
-        return path.read_bytes() if models.is_made_with(path, wanted) else None
+        return path.read_bytes() if models.is_made_with(path, wanted, {}) else None
 
     def fills_documents(self):
         """Whether the documents' tables and figures come from here: from the committed records, with all five seeds."""
@@ -204,7 +205,8 @@ def train_teacher(dataset, settings, seed, saved, more):
     else:
         wanted = settings | {"seed": seed, "data": files.fingerprint(*train)}
         loss = functools.partial(smoothed_cross_entropy, share=settings["smoothing"])
-        model, history = teacher.train_teacher(dataset._replace(train=train), wanted, loss, report=training.show_epoch)
+        recipe, options = teacher.TeacherRecipe.of(wanted), {"report": training.show_epoch}
+        model, history = teacher.train_teacher(dataset._replace(train=train), recipe, loss, **options)
         saved = models.to_bytes(model, wanted, history)
     return [record_of(dataset, settings, seed, model, history, start, more)], saved
 
@@ -237,7 +239,8 @@ def train_students(dataset, runs, taught, logits, more):
         if taught:
             loss = functools.partial(distill.distillation_loss, **pick(its, ["temperature", "alpha"]))
         options = pick(its, ["epochs", "learning_rate"]) | {"report": training.show_epoch}
-        nets.append((student.first_student(dataset, its | {"seed": seed}), loss, options))
+        recipe = student.StudentRecipe.of(its | {"seed": seed})
+        nets.append((student.first_student(dataset, recipe), loss, options))
     histories = training.train_together(nets, batches)
     records = []
     for run, (net, _, _), history in zip(runs, nets, histories):
@@ -271,15 +274,15 @@ def transfer_set(labels, settings, seed):
 
 def parse_arguments(description, experiments):
     """The options of a study with these experiments, {name: function}: which of them, how many seeds, in full or quick."""
-    options = terminal.parser(description, {"out": "artifacts"})
+    options = terminal.parser(description, terminal.Output())
     options.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="some of those of --list (default: all)")
     options.add_argument("--list", action="store_true", help="list the experiments, and stop")
-    options.add_argument("--seeds", type=terminal.integer(1), default=5, help="so many, from 0 on (default: 5)")
+    options.add_argument("--seeds", type=integer(1), default=5, help="so many, from 0 on (default: 5)")
     options.add_argument("--quick", action="store_true", help="10,000 images and a tenth of the epochs, kept apart")
     help_text = "keep the records of runs there, apart from the committed ones, and the figures beside it"
     options.add_argument("--results", type=Path, metavar="FILE", help=help_text)
     help_text = "repeat N recorded runs, chosen at random, and say which come out the same"
-    options.add_argument("--check", type=terminal.integer(1), metavar="N", help=help_text)
+    options.add_argument("--check", type=integer(1), metavar="N", help=help_text)
     parallel.add_options(options)
     arguments = options.parse_args()
     for name in arguments.experiments:
@@ -459,12 +462,11 @@ def cost(store, group):
 
 
 def _multiply_adds(store, settings):
-    sizes = {name: settings[name] for name in ("pool", "crop") if name in settings}
-    shape = store.dataset.image_shape, store.dataset.num_classes
-    return _of_net(settings["net"], *shape, tuple(settings["hidden"]), **sizes)
+    of = student.StudentRecipe.of if settings["net"] == "student" else teacher.TeacherRecipe.of
+    return _of_net(store.dataset.image_shape, store.dataset.num_classes, of(settings))
 
 
 @functools.cache  # a study has many runs of few nets
-def _of_net(net, image_shape, num_classes, hidden, **sizes):
-    build = student.build_student if net == "student" else teacher.build_teacher
-    return inference.multiply_adds(build(image_shape, num_classes, hidden, **sizes), image_shape)
+def _of_net(image_shape, num_classes, recipe):
+    build = student.build_student if isinstance(recipe, student.StudentRecipe) else teacher.build_teacher
+    return inference.multiply_adds(build(image_shape, num_classes, recipe), image_shape)

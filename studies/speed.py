@@ -283,7 +283,7 @@ def texts(measured):
 
 
 def main():
-    options = terminal.parser(__doc__, {})
+    options = terminal.parser(__doc__)
     options.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)} (default: all)")
     options.add_argument("--teacher", type=Path, default=ROOT / "artifacts" / "teacher.keras", metavar="PATH")
     options.add_argument("--quick", action="store_true", help="one round of the race alone; nothing is saved")

@@ -43,7 +43,9 @@ TEMPERATURES, ALPHAS = (1, 2, 4, 8), (0.5, 0.9)  # to choose from, for the disti
 HELD_OUT = 5000  # training images to choose on
 LIMITS = (0.02, 1)  # per cent of the training images wrong, on labels alone: of the rule of thumb in when_it_helps.md
 TAUGHT_BY = (
-    TEACHER | {"kind": "default"} | pick(teacher.RECIPE, TEACHER.keys() - {"net", "kind", "smoothing", "held_out"})
+    TEACHER
+    | {"kind": "default"}
+    | pick(teacher.MNIST.settings(), TEACHER.keys() - {"net", "kind", "smoothing", "held_out"})
 )
 # fmt: off
 CHOSEN = {  # (units, views): what `alone` and `taught` chose
@@ -94,7 +96,7 @@ BEST_PUBLISHED = dict(
 @functools.cache  # it builds the net, and every row of every experiment has it in its name
 def parameters(hidden):
     """The number of parameters of a net of SIZES, for MNIST."""
-    return student.build_student((28, 28), 10, hidden, **SIZES[hidden]).count_params()
+    return student.build_student((28, 28), 10, student.StudentRecipe(hidden, **SIZES[hidden])).count_params()
 
 
 def shape_of(hidden):

@@ -7,11 +7,13 @@ import math
 import random
 import tempfile
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from support import UserError, files
 from support.inference import fitting_advice, fitting_shape, single_shape
+from support.recipe import Recipe, factor, setting
 
 import keras
 
@@ -100,6 +102,27 @@ def from_bytes(saved, example_shape, num_classes):
         return load(path, example_shape, num_classes), load_training(path)[1]
 
 
+@dataclass(frozen=True)
+class TeacherPixels(Recipe):
+    """An option of the scripts that load a teacher."""
+
+    teacher_pixels: float | None = setting(
+        1.0, factor, "multiply the teacher's inputs by this: 255 for nets trained on 0...255", metavar="FACTOR"
+    )
+
+
+@dataclass(frozen=True)
+class StudentPixels(Recipe):
+    """An option of the scripts that load nets, but for training, where it is one of the StudentRecipe's settings."""
+
+    student_pixels: float | None = setting(
+        None,
+        factor,
+        "multiply the inputs of each model but the teacher by this (default: as its file says, or 1)",
+        metavar="FACTOR",
+    )
+
+
 def differing(settings, wanted):
     """The names in the dict `wanted` for which `settings` has no or another value: empty for a model made as wanted."""
     return [name for name, value in wanted.items() if name not in settings or settings[name] != value]
@@ -157,10 +180,10 @@ def pixels(settings):
     return settings.get("student_pixels", 1.0)
 
 
-def is_made_with(path, wanted):
-    """Whether there is a sound model file at `path` that was trained with the settings `wanted`."""
+def is_made_with(path, wanted, defaults):
+    """Whether there is a sound model file at `path` that was trained with the settings `wanted`. What it lacks has its default."""
     try:
-        return not differing(load_training(path)[0], wanted)
+        return not differing(defaults | load_training(path)[0], wanted)
     except UserError:
         return False
 

@@ -16,7 +16,8 @@ import warnings
 from concurrent.futures import CancelledError
 
 from support import UserError, files, pick
-from support.terminal import clear_progress, integer, num_cores, progress
+from support.recipe import integer
+from support.terminal import clear_progress, num_cores, progress
 
 import tensorflow as tf
 

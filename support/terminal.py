@@ -7,9 +7,11 @@ import os
 import shutil
 import signal
 import sys
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from support import UserError, files, stderr_descriptor
+from support.recipe import Recipe, integer, setting
 
 import tensorflow as tf
 
@@ -71,91 +73,33 @@ def _stop(*_):
 # ---- options ---------------------------------------------------------------------------------------------------------
 
 
-def integer(least, most=10**6):
-    """An argparse type: a whole number from `least` to `most`."""
-    return _between(int, "a whole number", least, most)
+@dataclass(frozen=True)
+class Output(Recipe):
+    """The option of every script."""
+
+    out: str = setting("artifacts", str, "folder for all files", metavar="FOLDER")
 
 
-def number(least, most):
-    """An argparse type: a number from `least` to `most`."""
-    return _between(float, "a number", least, most)
+@dataclass(frozen=True)
+class Files(Output):
+    """The options of every script that takes any data."""
+
+    data: str | None = setting(
+        None, str, "your own .npz file, or fashion_mnist, cifar10, cifar100 (default: MNIST)", metavar="DATA"
+    )
+    validation: int | None = setting(
+        None,
+        integer(0),
+        "hold out IMAGES training images, drawn from all classes (default: 5000, or a twelfth of a smaller set; 0: none)",
+        metavar="IMAGES",
+    )
 
 
-def _between(kind, called, least, most):
-    def parse(text):
-        try:
-            value = kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {called}") from None
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text} is not from {least:g} to {most:.10g}")
-        return value
+@dataclass(frozen=True)
+class Figures(Recipe):
+    """The option of scripts that draw."""
 
-    return parse
-
-
-fraction = number(0, 1)
-
-
-def dropout_rate(text):
-    """An argparse type: a number from 0 to below 1."""
-    if fraction(text) == 1:
-        raise argparse.ArgumentTypeError("1 would drop everything: it must be below 1")
-    return float(text)
-
-
-MAX_SEED = 2**32 - 1
-TEMPERATURE = number(1e-3, 1e6)
-DATA_HELP = "your own .npz file, or fashion_mnist, cifar10, cifar100 (default: MNIST)"
-TEACHER_HELP = "the teacher: Keras classifiers, of several the mean (default: teacher.keras in --out)"
-VALIDATION_HELP = (
-    "hold out IMAGES training images, drawn from all classes (default: 5000, or a twelfth of a smaller set; 0: none)"
-)
-DISTORT_HELP = (
-    "in place of --translate: rotate (STRENGTH 1: up to 10 degrees), scale (10 %%), shift and bend each image"
-)
-OPTIONS = {  # what argparse's add_argument takes, for options that several scripts share
-    "out": {"metavar": "FOLDER", "help": "folder for all files"},
-    "data": {"metavar": "DATA", "help": DATA_HELP},
-    "validation": {"type": integer(0), "metavar": "IMAGES", "help": VALIDATION_HELP},
-    "teacher": {"type": Path, "nargs": "+", "action": "extend", "metavar": "FILE", "help": TEACHER_HELP},
-    "teacher_pixels": {
-        "type": number(1e-6, 1e6),
-        "metavar": "WHITE",
-        "help": "multiply the teacher's inputs by this: 255 for nets trained on 0...255",
-    },
-    "student_pixels": {
-        "type": number(1e-6, 1e6),
-        "metavar": "WHITE",
-        "help": "the same for the student, or for every model but the teacher",
-    },
-    "student": {"type": Path, "metavar": "FILE", "help": "your own student: a .keras file with its first weights"},
-    "hidden": {"type": integer(1), "nargs": "+", "metavar": "UNITS", "help": "units of each hidden layer"},
-    "dropout": {"type": dropout_rate, "metavar": "RATE", "help": "share of the hidden units set to 0"},
-    "input_dropout": {"type": dropout_rate, "metavar": "RATE", "help": "share of the pixels set to 0"},
-    "crop": {"type": integer(0), "metavar": "PIXELS", "help": "cut PIXELS off each edge of the image"},
-    "pool": {
-        "type": integer(1, 1000),
-        "metavar": "PIXELS",
-        "help": "then replace each square of PIXELS x PIXELS by its mean",
-    },
-    "activation": {"choices": ["relu", "gelu", "silu"], "help": "activation of the hidden units"},
-    "seed": {"type": integer(0, MAX_SEED), "help": "decides first weights, order of the images, and noise"},
-    "epochs": {"type": integer(1), "help": "passes over the training images"},
-    "batch_size": {"type": integer(1), "metavar": "IMAGES", "help": "images in a step"},
-    "learning_rate": {"type": number(1e-12, 1e6), "metavar": "RATE", "help": "peak learning rate of Adam"},
-    "weight_decay": {
-        "type": number(0, 1e3),
-        "metavar": "SHARE",
-        "help": "each step takes SHARE x learning rate off each weight",
-    },
-    "translate": {"type": integer(0), "metavar": "PIXELS", "help": "shift each image by up to so many pixels"},
-    "distort": {"type": number(0, 10), "metavar": "STRENGTH", "help": DISTORT_HELP},
-    "temperature": {"type": TEMPERATURE, "metavar": "T", "help": "divides the logits of both nets"},
-    "alpha": {"type": fraction, "help": "weight of the teacher's part of the loss; the labels' part has 1 - ALPHA"},
-    "format": {"choices": ["png", "svg", "pdf"], "help": "file format of the figures"},
-}
-DATA = {"out": "artifacts", "data": None, "validation": None}  # the options of every script that takes any data
+    format: str = setting("png", ["png", "svg", "pdf"], "file format of the figures")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -176,16 +120,22 @@ class _Parser(argparse.ArgumentParser):
         return arguments
 
 
-def parser(description, defaults, own_data=None):
-    """An argparse.ArgumentParser. defaults: {name in OPTIONS: default value}; own_data: the defaults that --data changes."""
+def parser(description, *recipes, own_data=None):
+    """An argparse.ArgumentParser whose options are the fields of these Recipe instances, which have the defaults.
+
+    own_data: the one to take in the place of the last recipe with --data. The parsed arguments are what Recipe.of takes.
+    """
     options = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    options.defaults, options.own_data = defaults, own_data or {}
-    for name, default in defaults.items():
-        settings = dict(OPTIONS[name])
-        if default is not None:
-            with_data = f"; with --data {_shown(own_data[name])}" if name in options.own_data else ""
-            settings["help"] += f" (default: {_shown(default)}{with_data})"
-        options.add_argument(f"--{name.replace('_', '-')}", **settings)  # parse_args sets the default
+    options.defaults = {name: value for recipe in recipes for name, value in recipe.settings().items()}
+    options.own_data = own_data.settings() if own_data else {}
+    for recipe in recipes:
+        for each in fields(recipe):
+            settings, default = dict(each.metadata), options.defaults[each.name]
+            if default is not None:
+                other = options.own_data.get(each.name, default)
+                with_data = "" if other == default else f"; with --data {_shown(other)}"
+                settings["help"] += f" (default: {_shown(default)}{with_data})"
+            options.add_argument(f"--{each.name.replace('_', '-')}", **settings)  # parse_args sets the default
     return options
 
 

@@ -16,7 +16,7 @@ import data
 import student
 
 ROOT = Path(__file__).parent.parent
-RECIPE = student.RECIPE | {"hidden": [8], "epochs": 2, "batch_size": 20, "learning_rate": 0.01, "translate": 0}  # small
+SMALL = student.StudentRecipe(hidden=(8,), epochs=2, batch_size=20, learning_rate=0.01, translate=0)
 BROWSER = [shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")]
 
 

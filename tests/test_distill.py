@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 from support import UserError, files, inference, models, terminal, training
 
@@ -9,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import RECIPE, make_arrays
+from conftest import SMALL, make_arrays
 
 import data
 import distill
@@ -28,7 +29,8 @@ def digits(tiny):
 def net(digits):
     """A teacher with large random weights, so that its logits tell every view of every image apart."""
     keras.utils.set_random_seed(5)
-    built = teacher.build_teacher(digits.image_shape, digits.num_classes, hidden=(16,))
+    shape = digits.image_shape, digits.num_classes
+    built = teacher.build_teacher(*shape, teacher.TeacherRecipe(hidden=(16,)))
     built.set_weights([3 * weight for weight in built.get_weights()])
     return built
 
@@ -116,8 +118,8 @@ def test_baseline_and_distilled_student_start_alike_and_the_teacher_stays_as_it_
     before = [weight.copy() for weight in net.get_weights()]
     trainable = net.trainable
     logits = distill.teacher_logits(net, digits.train.images)
-    student.train_student(digits, RECIPE)
-    student.train_student(digits, RECIPE, lambda y, t, s: distill.distillation_loss(y, t, s, 4.0, 0.9), logits)
+    student.train_student(digits, SMALL)
+    student.train_student(digits, SMALL, lambda y, t, s: distill.distillation_loss(y, t, s, 4.0, 0.9), logits)
     (weights, order, *schedule), (other_weights, other_order, *other_schedule) = starts
     for one, other in zip([*weights, *order], [*other_weights, *other_order], strict=True):
         np.testing.assert_array_equal(one, other)
@@ -132,7 +134,7 @@ def test_a_student_that_sees_only_noise_for_labels_learns_what_its_teacher_knows
     knows = tf.one_hot(digits.train.labels, 3).numpy()[:, None, :] * 8
     noise = np.random.default_rng(99).integers(3, size=len(digits.train.labels)).astype(np.int32)
     blind = digits._replace(train=digits.train._replace(labels=noise))
-    recipe = RECIPE | {"hidden": [32], "epochs": 40}
+    recipe = replace(SMALL, hidden=(32,), epochs=40)
 
     def accuracy(alpha):
         loss = lambda y, t, s: distill.distillation_loss(y, t, s, 4.0, alpha)
@@ -148,7 +150,7 @@ def test_the_script_teaches_what_the_teacher_knows_and_alpha_weighs_the_teachers
 ):
     """The same from the command line, where the loss, alpha and T are put together."""
     keras.utils.set_random_seed(1)
-    knows, _ = student.train_student(digits, RECIPE | {"hidden": [32], "epochs": 60})
+    knows, _ = student.train_student(digits, replace(SMALL, hidden=(32,), epochs=60))
     knows.save(tmp_path / "knows.keras")
     with np.load(tiny) as file:
         random = np.random.default_rng(99)
@@ -191,30 +193,29 @@ def test_the_teacher_is_not_run_before_the_options_are_known_to_be_possible(refu
     ],
 )
 def test_a_distortion_replaces_the_default_shift_and_none_does_not(options, expected):
-    arguments = terminal.parser("", {"translate": 2, "distort": 0.0}).parse_args(options)
+    arguments = terminal.parser("", student.StudentRecipe(translate=2)).parse_args(options)
     assert (arguments.translate, arguments.distort) == expected
 
 
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ([], (1, 0, 0.05)),
+        ([], (1, 0, 0.25)),
         (["--data", "mine.npz"], (0, 0, 0.4)),
         (["--data", "mine.npz", "--translate", "1"], (1, 0, 0.4)),
         (["--data", "mine.npz", "--distort", "1", "--dropout", "0"], (0, 1, 0)),
     ],
 )
 def test_shifts_and_distortions_are_defaults_for_the_digits_only(options, expected):
-    defaults = {"data": None, "translate": 1, "distort": 0.0, "dropout": 0.05}
-    arguments = terminal.parser("", defaults, {"translate": 0, "dropout": 0.4}).parse_args(options)
+    of_digits = teacher.TeacherRecipe(translate=1, distort=0.0, dropout=0.25)
+    own_data = replace(of_digits, translate=0, dropout=0.4)
+    arguments = terminal.parser("", terminal.Files(), of_digits, own_data=own_data).parse_args(options)
     assert (arguments.translate, arguments.distort, arguments.dropout) == expected
 
 
 def test_with_own_data_the_scripts_neither_shift_nor_distort():
     for module in (teacher, student):
-        recipe = module.RECIPE | module.OWN_DATA
-        assert recipe.keys() == module.RECIPE.keys()
-        assert recipe["translate"] == recipe["distort"] == 0
+        assert module.OWN_DATA.translate == module.OWN_DATA.distort == 0
 
 
 @pytest.mark.parametrize(
@@ -305,7 +306,7 @@ def test_what_the_user_can_mend_ends_with_status_1_and_a_line(refusal, tiny, tmp
 @pytest.fixture(scope="module")
 def knowing(digits, tmp_path_factory):
     """A file with a net that has learnt the tiny images, without a word about how."""
-    net, _ = student.train_student(digits, RECIPE | {"hidden": [32], "epochs": 60})
+    net, _ = student.train_student(digits, replace(SMALL, hidden=(32,), epochs=60))
     path = tmp_path_factory.mktemp("knowing") / "knowing.keras"
     net.save(path)
     return path

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import sys
+from dataclasses import replace
 
 from support import UserError, inference, models, terminal
 
@@ -21,10 +22,10 @@ from tools import export
 def real(tmp_path_factory):
     """The real digits and a student that one epoch has taught some of them."""
     digits = data.load()
-    recipe = conftest.RECIPE | {"hidden": [64, 64], "epochs": 1, "batch_size": 250, "learning_rate": 5e-3}
+    recipe = replace(conftest.SMALL, hidden=(64, 64), epochs=1, batch_size=250, learning_rate=5e-3)
     net, history = student.train_student(digits, recipe)
     folder = tmp_path_factory.mktemp("export")
-    models.save(net, folder / "distilled.keras", recipe, history)
+    models.save(net, folder / "distilled.keras", recipe.settings(), history)
     return digits, net, folder
 
 

@@ -24,7 +24,7 @@ from support import UserError, files, models, terminal, training
 import keras
 import numpy as np
 import pytest
-from conftest import RECIPE, ROOT, make_arrays, run_script
+from conftest import ROOT, SMALL, make_arrays, run_script
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -48,11 +48,11 @@ def digits(tiny):
 def whole(digits, tmp_path_factory):
     """A folder with a saved model, its history, a data file, cached logits and a checkpoint, to be damaged in copies."""
     folder = tmp_path_factory.mktemp("whole")
-    net, history = student.train_student(digits, RECIPE)
-    models.save(net, folder / "net.keras", RECIPE, history)
+    net, history = student.train_student(digits, SMALL)
+    models.save(net, folder / "net.keras", SMALL.settings(), history)
     distill.teacher_logits(net, digits.train.images, cache=folder)
     np.savez_compressed(folder / "data.npz", **make_arrays())
-    training.Checkpoint(folder / "checkpoint.npz", RECIPE, True).save(net.variables, history)
+    training.Checkpoint(folder / "checkpoint.npz", SMALL.settings(), True).save(net.variables, history)
     return folder
 
 
@@ -401,7 +401,7 @@ def test_what_unpacks_to_far_more_than_its_size_is_refused_and_large_files_are_n
     # A large file that is honest about its size is read, however large it is: a checkpoint, cached logits, a model.
     files.save_arrays(tmp_path / "logits.npz", logits=np.zeros(10_000, np.float32))
     assert len(files.load_arrays(tmp_path / "logits.npz")["logits"]) == 10_000
-    net = student.build_student((12, 10), 3, [64, 64])
+    net = student.build_student((12, 10), 3)
     net.save(tmp_path / "net.keras")
     assert models.load(tmp_path / "net.keras", (12, 10), 3).count_params() * 4 > 10_000
 

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from dataclasses import replace
 
 from support import UserError, pick, terminal
 
@@ -9,6 +10,7 @@ import pytest
 from conftest import ROOT
 
 import distill
+import student
 import teacher
 from studies import headline
 
@@ -20,9 +22,9 @@ def found():
 
 def test_the_committed_runs_are_of_the_defaults(found):
     for run in found["runs"]:
-        expected = {"teacher": teacher.RECIPE, "student": distill.student.RECIPE, "distilled": distill.RECIPE}
+        expected = {"teacher": teacher.MNIST, "student": student.MNIST, "distilled": distill.MNIST}
         for name, recipe in expected.items():
-            assert pick(run["settings"][name], recipe) == recipe | {"seed": run["seed"]}
+            assert type(recipe).of(run["settings"][name]) == replace(recipe, seed=run["seed"])
 
 
 def test_the_default_is_as_good_as_what_the_sweep_chose(found):

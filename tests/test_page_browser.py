@@ -2,12 +2,13 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 from support import inference, models
 
 import numpy as np
 import pytest
-from conftest import RECIPE
+from conftest import SMALL
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
@@ -31,10 +32,10 @@ def digits():
 @pytest.fixture(scope="module")
 def nets(digits):
     """{name: net}: three nets that an epoch has taught some digits, of different sizes or first weights."""
-    recipe = RECIPE | {"epochs": 1, "batch_size": 250, "learning_rate": 5e-3}
-    sizes = {"teacher": [64], "student": [16], "distilled": [16]}
+    recipe = replace(SMALL, epochs=1, batch_size=250, learning_rate=5e-3)
+    sizes = {"teacher": (64,), "student": (16,), "distilled": (16,)}
     return {
-        name: student.train_student(digits, recipe | {"hidden": sizes[name], "seed": seed})[0]
+        name: student.train_student(digits, replace(recipe, hidden=sizes[name], seed=seed))[0]
         for seed, name in enumerate(NAMES)
     }
 

@@ -124,7 +124,9 @@ def test_a_student_does_not_depend_on_the_number_of_workers_nor_on_a_kill(tiny, 
         out = tmp_path / name
         out.mkdir()
         parallel.tf.keras.utils.set_random_seed(3)
-        models.save(teacher.build_teacher((12, 10), 3, hidden=(16,)), out / "teacher.keras", made, [])
+        models.save(
+            teacher.build_teacher((12, 10), 3, teacher.TeacherRecipe(hidden=(16,))), out / "teacher.keras", made, []
+        )
         if workers == "2":
             killed = run_sweep(tiny, out, "--workers", workers)
             next(line for line in killed.stdout if "images wrong" in line)

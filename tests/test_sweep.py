@@ -24,7 +24,7 @@ QUICK = ["--hidden", "8", "--epochs", "3", "--batch-size", "20"]
 def folder(tiny, tmp_path):
     """Makes folders that hold the same teacher."""
     keras.utils.set_random_seed(3)
-    net = teacher.build_teacher((12, 10), 3, hidden=(16,))
+    net = teacher.build_teacher((12, 10), 3, teacher.TeacherRecipe(hidden=(16,)))
 
     def make(name):
         (tmp_path / name).mkdir()
@@ -106,7 +106,7 @@ def test_its_students_are_those_of_distill(run, folder, tiny, temperature, alpha
     path = out / "sweep" / f"T{temperature}_alpha{alpha}_seed{seed}.keras"
     logits = distill.teacher_logits(models.load(out / "teacher.keras", (12, 10), 3), digits.train.images)
     loss = functools.partial(distill.distillation_loss, temperature=temperature, alpha=alpha)
-    alike, _ = student.train_student(digits, models.load_training(path)[0], loss, logits)
+    alike, _ = student.train_student(digits, student.StudentRecipe.of(models.load_training(path)[0]), loss, logits)
     for one, other in zip(models.load(path, (12, 10), 3).get_weights(), alike.get_weights()):
         np.testing.assert_array_equal(one, other)
 

@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from dataclasses import replace
 
 from support import UserError, files, inference, models, training
 
@@ -15,8 +16,8 @@ import data
 import student
 import teacher
 
-RECIPE = conftest.RECIPE | {"epochs": 3, "translate": 1}
-TEACHER = teacher.RECIPE | teacher.OWN_DATA | {"hidden": [16, 16], "epochs": 3, "batch_size": 20, "learning_rate": 0.01}
+RECIPE = replace(conftest.SMALL, epochs=3, translate=1)
+TEACHER = replace(teacher.OWN_DATA, hidden=(16, 16), epochs=3, batch_size=20, learning_rate=0.01)
 
 
 @pytest.fixture(scope="module")
@@ -30,19 +31,19 @@ def same(one, other):
 
 def test_the_same_seed_gives_the_same_bits_and_another_gives_others(digits):
     """With dropout, which runs without XLA, and without it, which runs under XLA."""
-    one, again, other = (teacher.train_teacher(digits, TEACHER | {"seed": seed})[0] for seed in (1, 1, 2))
+    one, again, other = (teacher.train_teacher(digits, replace(TEACHER, seed=seed))[0] for seed in (1, 1, 2))
     assert same(one, again)
     assert not same(one, other)
     first, again = (student.train_student(digits, RECIPE)[0] for _ in range(2))
     assert same(first, again)
-    assert not same(first, student.train_student(digits, RECIPE | {"seed": 1})[0])
+    assert not same(first, student.train_student(digits, replace(RECIPE, seed=1))[0])
 
 
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(digits, tmp_path):
     path = tmp_path / "checkpoint.npz"
 
     def run(checkpoint):
-        recipe = TEACHER | {"epochs": 4, "weight_decay": 0.1}
+        recipe = replace(TEACHER, epochs=4, weight_decay=0.1)
         return teacher.train_teacher(digits, recipe, checkpoint=checkpoint)
 
     class Stopped(Exception):
@@ -73,15 +74,15 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(digits, tmp_path):
 def test_nets_have_the_documented_shapes():
     assert teacher.build_teacher((28, 28), 10).count_params() == 2_395_210  # the paper's
     assert student.build_student((28, 28), 10).count_params() == 55_050
-    assert student.build_student((12, 10), 3, hidden=(5,)).output_shape == (None, 3)
-    regularised = teacher.build_teacher((28, 28), 10, dropout=0.4, input_dropout=0.1)
+    assert student.build_student((12, 10), 3, student.StudentRecipe(hidden=(5,))).output_shape == (None, 3)
+    regularised = teacher.build_teacher((28, 28), 10, teacher.TeacherRecipe(dropout=0.4, input_dropout=0.1))
     assert [layer.rate for layer in regularised.layers if isinstance(layer, keras.layers.Dropout)] == [0.1, 0.4, 0.4]
     assert teacher.build_teacher((28, 28), 10).layers[-1].activation is keras.activations.linear  # logits
 
 
 @pytest.mark.parametrize(("shape", "pool", "num_inputs"), [((28, 28), 2, 196), ((12, 10), 3, 16), ((12, 10), 99, 1)])
 def test_a_pooled_student_sees_means_of_squares(shape, pool, num_inputs):
-    net = student.build_student(shape, 3, hidden=(5,), pool=pool)
+    net = student.build_student(shape, 3, student.StudentRecipe(hidden=(5,), pool=pool))
     assert net.input_shape == (None, *shape)
     assert net.count_params() == num_inputs * 5 + 5 + 5 * 3 + 3
     images = np.random.default_rng(0).random((2, *shape), np.float32)
@@ -96,21 +97,21 @@ def test_a_pooled_student_sees_means_of_squares(shape, pool, num_inputs):
 
 @pytest.mark.parametrize("pool", [1, 2])
 def test_a_cropped_student_sees_nothing_of_the_edges(pool):
-    net = student.build_student((12, 10), 3, hidden=(5,), pool=pool, crop=2)
+    net = student.build_student((12, 10), 3, student.StudentRecipe(hidden=(5,), pool=pool, crop=2))
     assert net.count_params() == 8 * 6 // pool**2 * 5 + 5 + 5 * 3 + 3
     images = np.random.default_rng(0).random((2, 12, 10), np.float32)
-    inside = student.build_student((8, 6), 3, hidden=(5,), pool=pool)
+    inside = student.build_student((8, 6), 3, student.StudentRecipe(hidden=(5,), pool=pool))
     inside.set_weights(net.get_weights())
     np.testing.assert_allclose(net(images), inside(images[:, 2:-2, 2:-2]), rtol=1e-5)
 
 
 def test_a_student_s_hidden_units_have_the_activation_asked_for():
-    net = student.build_student((12, 10), 3, hidden=(5, 4), activation="silu")
+    net = student.build_student((12, 10), 3, student.StudentRecipe(hidden=(5, 4), activation="silu"))
     assert [layer.activation.__name__ for layer in net.layers[1:]] == ["silu", "silu", "linear"]
 
 
 def test_training_learns_and_its_history_says_so(digits):
-    recipe = RECIPE | {"epochs": 40, "hidden": [32], "translate": 0}
+    recipe = replace(RECIPE, epochs=40, hidden=(32,), translate=0)
     net, history = student.train_student(digits, recipe)
     assert [row.epoch for row in history] == list(range(1, 41))
     assert history[-1].loss < 0.5 * history[0].loss
@@ -132,7 +133,7 @@ def test_the_learning_rate_warms_up_and_ends_at_zero():
 def test_a_compiled_epoch_drops_other_units_in_each_step():
     """Equal images, and a net that does not learn: its loss stays the same unless dropout changes."""
     split = data.Split(np.full((40, 12, 10), 200, np.uint8), np.zeros(40, np.int32))
-    net = teacher.build_teacher((12, 10), 3, hidden=(16,), dropout=0.4)
+    net = teacher.build_teacher((12, 10), 3, teacher.TeacherRecipe(hidden=(16,), dropout=0.4))
     batches = data.Batches(split, 40, seed=0)
     run_epoch = training.compile_epoch(net, keras.optimizers.Adam(0.0), batches, training.cross_entropy)
     losses = [run_epoch(batches.collect(number))[0] for number in range(4)]
@@ -188,13 +189,13 @@ def test_any_keras_model_is_trained_with_its_state_and_its_regularisation(digits
 
 def test_a_run_that_diverges_is_stopped_and_said(digits):
     with pytest.raises(UserError, match=r"diverged in epoch \d+ .*lower --learning-rate"):
-        student.train_student(digits, RECIPE | {"learning_rate": 1e30})
+        student.train_student(digits, replace(RECIPE, learning_rate=1e30))
 
 
 @pytest.fixture
 def saved(digits, tmp_path):
-    net, history = student.train_student(digits, RECIPE | {"epochs": 1})
-    models.save(net, tmp_path / "net.keras", RECIPE, history)
+    net, history = student.train_student(digits, replace(RECIPE, epochs=1))
+    models.save(net, tmp_path / "net.keras", RECIPE.settings(), history)
     return net, history, tmp_path / "net.keras"
 
 
@@ -203,7 +204,7 @@ def test_a_saved_model_gives_the_same_logits_settings_and_history(digits, saved)
     loaded = models.load(path, digits.image_shape, digits.num_classes)
     logits = inference.predictor(net)(digits.test.images)
     np.testing.assert_array_equal(inference.predictor(loaded)(digits.test.images), logits)
-    assert models.load_training(path)[0] == RECIPE
+    assert models.load_training(path)[0] == RECIPE.settings()
     assert models.load_training(path)[1] == history
     assert sorted(os.listdir(path.parent)) == ["net.csv", "net.keras"]
 
@@ -331,7 +332,7 @@ def test_a_bad_model_file_is_refused_in_words(saved, digits, damage, message):
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
 def test_a_compiled_model_from_elsewhere_loads(tmp_path, optimizer, nested):
     """Its weights are wanted, not how it was trained."""
-    net = student.build_student((12, 10), 3, [4])
+    net = student.build_student((12, 10), 3, student.StudentRecipe(hidden=(4,)))
     net.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     images = np.random.default_rng(0).random((20, 12, 10), np.float32)
     net.fit(images, np.zeros(20), verbose=0)
@@ -357,7 +358,7 @@ def test_the_training_accuracy_is_that_of_the_labelled_examples(digits):
     """And nan, not 0, where no example of an epoch has a label."""
 
     def accuracy(labels):
-        net = student.build_student(digits.image_shape, digits.num_classes, [8], seed=0)
+        net = student.build_student(digits.image_shape, digits.num_classes, student.StudentRecipe(hidden=(8,)), seed=0)
         batches = data.Batches(data.Split(digits.train.images, labels.astype(np.int32)), 20, seed=0)
         loss = lambda labels, logits: 0 * tf.reduce_sum(logits, -1)
         return training.train(net, batches, loss, epochs=1, learning_rate=1e-9)[0].training_accuracy, net

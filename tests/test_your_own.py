@@ -1,13 +1,14 @@
 """Teachers, students and data of one's own: any Keras classifier, any arrays, labels that are missing, and `distill.distill`."""
 
 import re
+from dataclasses import replace
 
 from support import UserError, inference, metrics, models, terminal, training
 
 import keras
 import numpy as np
 import pytest
-from conftest import RECIPE, ROOT, make_arrays
+from conftest import ROOT, SMALL, make_arrays
 
 import data
 import distill
@@ -100,7 +101,7 @@ def test_a_teacher_no_better_than_the_commonest_class_is_refused_before_any_trai
 
 def test_the_scripts_distil_any_classifier_into_any_other(tiny, tmp_path, monkeypatch, digits):
     good, own = tmp_path / "good.keras", tmp_path / "own.keras"
-    trained, _ = student.train_student(digits, RECIPE | {"hidden": [32], "epochs": 40})
+    trained, _ = student.train_student(digits, replace(SMALL, hidden=(32,), epochs=40))
     keras.Sequential([keras.Input((12, 10)), *trained.layers, layers.Softmax()]).save(good)
     start = convolutional(last="softmax")
     start.save(own)
@@ -113,7 +114,7 @@ def test_the_scripts_distil_any_classifier_into_any_other(tiny, tmp_path, monkey
         assert not np.array_equal(saved.get_weights()[0], start.get_weights()[0])
         settings = models.load_training(tmp_path / f"{name}.keras")[0]
         assert settings["student"].endswith(models.fingerprint(start))
-    again, _ = student.train_student(digits, settings, path=own)
+    again, _ = student.train_student(digits, student.StudentRecipe.of(settings), path=own)
     baseline = keras.models.load_model(tmp_path / "student.keras")
     assert all(map(np.array_equal, again.get_weights(), baseline.get_weights()))
 
@@ -217,15 +218,15 @@ def test_validation_images_have_labels_and_the_baseline_sees_no_others(tmp_path)
     assert {image.tobytes() for image in labelled.images} == {image.tobytes() for image in known}
     unlike = dataset._replace(train=data.Split(dataset.train.images.copy(), dataset.train.labels))
     unlike.train.images[dataset.train.labels < 0] = 0
-    nets = [student.train_student(each, RECIPE)[0] for each in (dataset, unlike)]
+    nets = [student.train_student(each, SMALL)[0] for each in (dataset, unlike)]
     assert all(map(np.array_equal, *(net.get_weights() for net in nets)))
 
 
 def test_unlabelled_images_teach_through_the_teacher(tmp_path, digits):
-    knows, _ = student.train_student(digits, RECIPE | {"hidden": [32], "epochs": 60})
+    knows, _ = student.train_student(digits, replace(SMALL, hidden=(32,), epochs=60))
     few = data.load(hidden_labels(0.95, tmp_path / "few.npz"), 0)
     logits = distill.teacher_logits(knows, few.train.images)
-    recipe = RECIPE | {"hidden": [32], "epochs": 60}
+    recipe = replace(SMALL, hidden=(32,), epochs=60)
     loss = lambda labels, teacher, student: distill.distillation_loss(labels, teacher, student, 2.0, 0.5)
     alone, _ = student.train_student(few, recipe)
     distilled, history = student.train_student(few, recipe, loss, logits)
@@ -280,12 +281,12 @@ def test_keras_own_callbacks_work(digits, tmp_path):
 
 
 def test_distilling_from_python_is_what_the_scripts_do(digits):
-    knows, _ = student.train_student(digits, RECIPE | {"hidden": [32], "epochs": 5})
+    knows, _ = student.train_student(digits, replace(SMALL, hidden=(32,), epochs=5))
     loss = lambda labels, teacher, student: distill.distillation_loss(labels, teacher, student, 2.0, 0.5)
-    recipe = RECIPE | {"translate": 1}
+    recipe = replace(SMALL, translate=1)
     by_script, _ = student.train_student(digits, recipe, loss, distill.teacher_logits(knows, digits.train.images, 1))
-    keras.utils.set_random_seed(recipe["seed"])
-    net = student.build_student(digits.image_shape, 3, [8])
+    keras.utils.set_random_seed(recipe.seed)
+    net = student.build_student(digits.image_shape, 3, student.StudentRecipe(hidden=(8,)))
     views = {"translate": 1, "batch_size": 20, "learning_rate": 0.01, "epochs": 2}
     distill.distill(net, knows, *digits.train, temperature=2.0, alpha=0.5, **views)
     assert all(map(np.array_equal, net.get_weights(), by_script.get_weights()))
@@ -316,7 +317,9 @@ def test_the_block_in_the_readme_runs_as_it_stands(tmp_path, monkeypatch, capsys
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(block.splitlines()) <= 15
     (tmp_path / "artifacts").mkdir()
-    teacher.build_teacher((28, 28), 10, hidden=[8]).save(tmp_path / "artifacts" / "teacher.keras")
+    teacher.build_teacher((28, 28), 10, teacher.TeacherRecipe(hidden=(8,))).save(
+        tmp_path / "artifacts" / "teacher.keras"
+    )
     monkeypatch.chdir(tmp_path)
     exec(block, {})  # noqa: S102
     assert "validation accuracy" in capsys.readouterr().out
@@ -484,9 +487,9 @@ def other_defaults():
 
 
 def test_our_own_nets_do_not_depend_on_keras_settings(other_defaults):
-    net = student.build_student((28, 28), 10, [2], pool=2, crop=1)
+    net = student.build_student((28, 28), 10, student.StudentRecipe(hidden=(2,), pool=2, crop=1))
     assert net.count_params() == 13 * 13 * 2 + 2 + 2 * 10 + 10
-    big = teacher.build_teacher((6, 5, 3), 10, [4], 0.1, 0.1)
+    big = teacher.build_teacher((6, 5, 3), 10, teacher.TeacherRecipe(hidden=(4,), dropout=0.1, input_dropout=0.1))
     for model in (net, big):
         assert {weight.dtype for weight in model.weights if "seed" not in weight.name} == {"float32"}
         assert {layer.compute_dtype for layer in model.layers} == {"float32"}

@@ -116,7 +116,7 @@ def run_file(path, inputs):
 
 
 def main():
-    options = terminal.parser(__doc__, terminal.DATA | {"student_pixels": None})
+    options = terminal.parser(__doc__, terminal.Files(), models.StudentPixels())
     help_text = "a .keras file (default: distilled.keras in --out)"
     options.add_argument("model", nargs="?", type=Path, metavar="PATH", help=help_text)
     arguments = options.parse_args()

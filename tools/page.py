@@ -297,7 +297,7 @@ def page_model(path, name, test, num_classes, kind, pixels):
 
 
 def main():
-    options = terminal.parser(__doc__, terminal.DATA | {"teacher_pixels": None, "student_pixels": None})
+    options = terminal.parser(__doc__, terminal.Files(), models.TeacherPixels(None), models.StudentPixels())
     options.add_argument("--int8", action="store_true", help="kernels as int8: a file of half the size")
     help_text = "models, the teacher first (default: teacher.keras, student.keras and distilled.keras in --out)"
     options.add_argument("models", nargs="*", type=Path, metavar="PATH", help=help_text)

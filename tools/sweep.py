@@ -7,7 +7,6 @@ minutes, or 5 on two cores after `pip install distributed` (Dask): then each cor
 cluster. Keeps each student in artifacts/sweep/ and goes on where it was stopped. Writes sweep.json and plots/sweep.png to artifacts/.
 """
 
-import functools
 import itertools
 import statistics
 import sys
@@ -17,7 +16,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import UserError, files, inference, models, parallel, pick, plots, terminal, training
+from support import UserError, files, inference, models, parallel, plots, terminal, training
+from support.recipe import MAX_SEED, any_temperature, fraction, integer
 
 import numpy as np
 
@@ -29,29 +29,30 @@ TEMPERATURES, ALPHAS = [1.0, 2.0, 4.0, 8.0], [0.5, 0.9]
 
 
 def parse_arguments():
-    defaults = terminal.DATA | distill.NETS | {"format": "png"} | student.RECIPE
-    options = terminal.parser(__doc__, defaults, student.OWN_DATA)
-    options.add_argument("--temperatures", type=terminal.TEMPERATURE, nargs="+", default=TEMPERATURES, metavar="T")
-    options.add_argument("--alphas", type=terminal.fraction, nargs="+", default=ALPHAS, metavar="ALPHA")
-    options.add_argument("--seeds", type=terminal.integer(1), default=3, help="so many, from --seed on (default: 3)")
+    nets = distill.OwnTeacher(), models.TeacherPixels(), student.OwnStudent()
+    recipes = terminal.Files(), *nets, terminal.Figures(), student.MNIST
+    options = terminal.parser(__doc__, *recipes, own_data=student.OWN_DATA)
+    options.add_argument("--temperatures", type=any_temperature, nargs="+", default=TEMPERATURES, metavar="T")
+    options.add_argument("--alphas", type=fraction, nargs="+", default=ALPHAS, metavar="ALPHA")
+    options.add_argument("--seeds", type=integer(1), default=3, help="so many, from --seed on (default: 3)")
     parallel.add_options(options)
     arguments = options.parse_args()
-    if arguments.seed + arguments.seeds > terminal.MAX_SEED + 1:
-        options.error(f"--seed {arguments.seed} leaves no {arguments.seeds} seeds up to {terminal.MAX_SEED}")
+    if arguments.seed + arguments.seeds > MAX_SEED + 1:
+        options.error(f"--seed {arguments.seed} leaves no {arguments.seeds} seeds up to {MAX_SEED}")
     arguments.temperatures, arguments.alphas = sorted({*arguments.temperatures}), sorted({*arguments.alphas})
     return arguments
 
 
 def plan(arguments, dataset, teacher, folder):
     """{path of a student: its settings} of the whole grid, seed by seed."""
-    shared = student.settings_from(arguments, dataset)
+    shared = student.settings_from(student.StudentRecipe.of(vars(arguments)), arguments.student, dataset)
     shared |= {"validation": files.fingerprint(*dataset.validation)}
     shared |= {"teacher": models.fingerprint(*teacher), "teacher_pixels": arguments.teacher_pixels}
     wanted = {}
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
-    for seed, temperature, alpha in itertools.product(seeds, arguments.temperatures, arguments.alphas):
-        path = folder / f"T{temperature}_alpha{alpha}_seed{seed}.keras"
-        wanted[path] = shared | {"seed": seed, "temperature": temperature, "alpha": alpha}
+    for seed, t, alpha in itertools.product(seeds, arguments.temperatures, arguments.alphas):
+        path = folder / f"T{t}_alpha{alpha}_seed{seed}.keras"
+        wanted[path] = shared | {"seed": seed, "temperature": t, "alpha": alpha}
     return wanted
 
 
@@ -59,16 +60,16 @@ def train(dataset, settings, teacher, logits, own):
     """(errors on the validation images, .keras file as bytes) of a student. logits: see distill.teacher_logits; or None, and
     teacher: its files as bytes, and what they take for white. own: the file of --student as bytes, or None.
     """
-    shape = dataset.image_shape, dataset.num_classes
+    shape, recipe = (dataset.image_shape, dataset.num_classes), distill.DistillRecipe.of(settings)
     if logits is None:
         nets = [models.from_bytes(saved, *shape)[0] for saved in teacher[0]]
-        logits = distill.teacher_logits(nets, dataset.train.images, distort=settings["distort"], pixels=teacher[1])
-    loss = functools.partial(distill.distillation_loss, **pick(settings, ["temperature", "alpha"]))
+        logits = distill.teacher_logits(nets, dataset.train.images, distort=recipe.distort, pixels=teacher[1])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "student.keras"
         path.write_bytes(own or b"")
-        net, history = student.train_student(dataset, settings, loss, logits, own and path, report=training.show_epoch)
-    errors = inference.count_errors(net, dataset.validation, settings["student_pixels"])
+        loss, options = distill.loss_of(recipe), {"report": training.show_epoch}
+        net, history = student.train_student(dataset, recipe, loss, logits, own and path, **options)
+    errors = inference.count_errors(net, dataset.validation, recipe.student_pixels)
     return errors, models.to_bytes(net, settings | {"validation_errors": errors}, history)
 
 
@@ -77,7 +78,9 @@ def run_grid(arguments, dataset, logits, wanted, out):
 
     logits: what distill.teacher_logits returns. out: where the teacher is, unless --teacher says otherwise.
     """
-    missing = [path for path, settings in wanted.items() if not models.is_made_with(path, settings)]
+    missing = [
+        path for path, settings in wanted.items() if not models.is_made_with(path, settings, student.MNIST.settings())
+    ]
     if len(missing) < len(wanted):
         print(f"{len(wanted) - len(missing)} of {len(wanted)} students are there already")
     start, finished = time.perf_counter(), 0
@@ -110,7 +113,7 @@ def main():
     if not len(dataset.validation.labels):
         raise UserError("there are no validation images to choose on: leave --validation out, or raise it")
     teacher = distill.load_teacher(arguments, dataset, out)
-    views = pick(vars(arguments), ["translate", "distort"])
+    views = student.StudentRecipe.of(vars(arguments)).only("translate", "distort")
     logits = distill.teacher_logits(teacher, dataset.train.images, **views, cache=out, pixels=arguments.teacher_pixels)
     folder = out / "sweep"
     folder.mkdir(exist_ok=True)
