@@ -11,6 +11,8 @@ import tensorflow as tf
 
 import data
 
+pytestmark = pytest.mark.quick
+
 
 def rows_of(split):
     """Each example with its label, as bytes, sorted."""

@@ -318,6 +318,7 @@ def run_distill(monkeypatch, capsys, *options):
     return capsys.readouterr().out
 
 
+@pytest.mark.quick
 def test_a_teacher_that_is_found_must_be_of_these_data(refusal, tiny, tmp_path, knowing, digits, monkeypatch, capsys):
     net = models.load(knowing, digits.image_shape, digits.num_classes)
     whole = data.load(tiny, 0).train  # as with teacher.py --validation 0: the validation images are among them

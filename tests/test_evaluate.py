@@ -29,6 +29,7 @@ def evaluated(cost, test, validation):
     return evaluate.Evaluated(cost, {}, [], "", test, validation)
 
 
+@pytest.mark.quick
 def test_measure_counts_errors_per_class_and_agreement():
     digits = small_set([0, 0, 1, 2])
     logits = np.eye(3, dtype=np.float32)[[0, 1, 1, 0]] * 5

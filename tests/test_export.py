@@ -142,6 +142,7 @@ def test_one_output_is_read_as_two_classes(ended, tmp_path):
     assert rows["net.tflite"]["classes_unlike_keras"] == 0
 
 
+@pytest.mark.quick
 def test_a_recurrent_net_keeps_its_float32_file_and_report(ended, tmp_path, tiny):
     net = keras.Sequential([keras.Input((12, 10)), LAYERS.LSTM(4), LAYERS.Dense(3)])
     status, stderr, rows = run_export(ended, tmp_path, tiny, net)

@@ -656,32 +656,12 @@ RUNS = {  # script: options, beside --data and --out, with which it runs for som
     "tools/export.py": [],
     "studies/paper.py": ["smoothing", "--quick", "--seeds", "1"],
 }
-LAUNCH = """
-import os, runpy, signal, sys
-name, left, tiny, *sys.argv = sys.argv[1:]
-real, left = getattr(os, name), int(left)
-def deadly(*arguments, **options):
-    global left
-    left -= 1
-    if left == 0:
-        print(arguments[0], file=sys.stderr, flush=True)
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(*arguments, **options)
-setattr(os, name, deadly)
-if "--data" not in sys.argv:  # a script on MNIST alone, in batches of up to 500
-    import data
-    digits = data.load(tiny, 0)
-    digits = digits._replace(train=data.Split(*(part.repeat(3, 0) for part in digits.train)))
-    data.load = lambda validation: digits
-sys.path.insert(0, os.path.dirname(sys.argv[0]))
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 
 
 def launch(script, tiny, out, *options, killed_in="fsync", at=0):
     """A script of RUNS as a process; it is killed as it calls os.fsync, or another, for the `at`th time."""
     data_options = [] if script == "studies/paper.py" else ["--data", tiny]
-    launcher = ["-c", LAUNCH, killed_in, at, tiny]
+    launcher = [Path(__file__).with_name("launch.py"), killed_in, at, tiny]
     return start(*launcher, ROOT / script, "--out", out, *data_options, *RUNS[script], *options)
 
 

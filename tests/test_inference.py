@@ -10,6 +10,8 @@ from conftest import make_arrays
 
 import data
 
+pytestmark = pytest.mark.quick
+
 layers = keras.layers
 IMAGES = np.float32(make_arrays()["x_train"] / 255)
 SPLIT = data.Split(make_arrays()["x_train"], make_arrays()["y_train"].astype(np.int32))

@@ -7,6 +7,8 @@ import tensorflow as tf
 
 import distill
 
+pytestmark = pytest.mark.quick
+
 LABELS = np.array([0, 3, 9, 4, 4, 1], np.int32)
 
 

@@ -39,6 +39,7 @@ def folder(tiny, tmp_path_factory):
     return out, {script: process.stdout.splitlines() for script, process in printed.items()}
 
 
+@pytest.mark.quick
 def test_each_script_leaves_its_files_and_no_others(folder):
     found = {str(path.relative_to(folder[0])) for path in folder[0].rglob("*") if path.is_file()}
     assert found == {

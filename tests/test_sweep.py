@@ -35,7 +35,7 @@ def folder(tiny, tmp_path):
 
 
 @pytest.fixture
-def run(tiny, monkeypatch, capsys):
+def run(tiny, monkeypatch, capsys, eager):
     """run(out, *options) -> what sweep.py printed."""
 
     def run(out, *options):

@@ -29,6 +29,7 @@ def same(one, other):
     return all(np.array_equal(a, b) for a, b in zip(one.get_weights(), other.get_weights(), strict=True))
 
 
+@pytest.mark.quick
 def test_the_same_seed_gives_the_same_bits_and_another_gives_others(digits):
     """With dropout, which runs without XLA, and without it, which runs under XLA."""
     one, again, other = (teacher.train_teacher(digits, replace(TEACHER, seed=seed))[0] for seed in (1, 1, 2))
@@ -71,6 +72,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(digits, tmp_path):
     assert len(run(training.Checkpoint(path, {"seed": 1}, True))[1]) == 4  # there is nothing to go on from
 
 
+@pytest.mark.quick
 def test_nets_have_the_documented_shapes():
     assert teacher.build_teacher((28, 28), 10).count_params() == 2_395_210  # the paper's
     assert student.build_student((28, 28), 10).count_params() == 55_050
@@ -161,6 +163,7 @@ def test_only_nets_that_xla_makes_faster_are_compiled_by_it(digits, monkeypatch,
     assert ({"jit_compile": False} not in asked) == wanted  # Keras itself asks for True, for a convolution
 
 
+@pytest.mark.quick
 def test_any_keras_model_is_trained_with_its_state_and_its_regularisation(digits):
     """A branched net with BatchNormalization, dropout and an L2 loss takes the step that Keras' own `fit` takes."""
 
@@ -199,6 +202,7 @@ def saved(digits, tmp_path):
     return net, history, tmp_path / "net.keras"
 
 
+@pytest.mark.quick
 def test_a_saved_model_gives_the_same_logits_settings_and_history(digits, saved):
     net, history, path = saved
     loaded = models.load(path, digits.image_shape, digits.num_classes)
