@@ -19,7 +19,7 @@ from statistics import mean
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import UserError, files, inference, models, plots, terminal
+from support import UserError, files, inference, models, terminal
 from support.recipe import integer
 
 import numpy as np
@@ -27,7 +27,7 @@ import numpy as np
 import data
 import distill
 import evaluate
-from studies import lab, tables
+from studies import figures, lab, tables
 
 NETS = {
     "teacher": "teacher, 784-1200-1200-10",
@@ -168,7 +168,7 @@ def draw_ladder(records, path):
     errors = {step: {"student": [], "distilled": []} for step in STEPS}
     for run in records:
         errors[run["step"]][run["net"]].append(run["errors"])
-    plots.error_bars(
+    figures.error_bars(
         {step: {net: np.array(counts) for net, counts in its.items()} for step, its in errors.items()},
         path,
         xlabel="errors in 10,000 test images",

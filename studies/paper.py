@@ -16,11 +16,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import inference, metrics, plots, terminal
+from support import inference, metrics, terminal
 
 import numpy as np
 
-from studies import lab, tables
+from studies import figures, lab, tables
 from studies.lab import DISTORTED, STUDENT, TEACHER, distilled
 
 LONGER = TEACHER | {"kind": "translated_longer", "epochs": 240}
@@ -234,15 +234,15 @@ def draw(store):
     """Draw the figures of `temperatures` and `labels`, if their runs are complete."""
     few = {kind: [f"2x300, {share:.0%}, {kind}" for share in SHARES] for kind in KINDS}
     many = {f"784-{width}-{width}-10": [f"2x{width}, T {t:g}" for t in TEMPERATURES] for width in WIDTHS}
-    figures = (
+    wanted = (
         (temperatures, TEMPERATURES, many, "temperature", "Distilled students of four widths"),
         (labels, SHARES, few, "share of the training images that have a label", "784-300-300-10 with few labels"),
     )
-    for experiment, places, lines, xlabel, title in figures:
+    for experiment, places, lines, xlabel, title in wanted:
         table = store.rows(experiment)
         records = {name: [store.records(table[row]) for row in line] for name, line in lines.items()}
         if all(all(line) for line in records.values()):
-            plots.error_lines(
+            figures.error_lines(
                 places,
                 {name: np.array([[run["errors"] for run in runs] for runs in line]) for name, line in records.items()},
                 store.figure(f"_{experiment.__name__}"),

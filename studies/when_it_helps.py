@@ -18,11 +18,11 @@ from statistics import mean, stdev
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import pick, plots, terminal
+from support import pick, terminal
 
 import student
 import teacher
-from studies import lab, tables
+from studies import figures, lab, tables
 from studies.lab import STUDENT, TEACHER, distilled
 
 SIZES = {  # units of the hidden layers: how much of the image's edges is cut off, and which squares are averaged
@@ -240,7 +240,7 @@ def draw(store):
             )
         panels[f"images {views}"] = lines
     wrong = f"errors in {len(store.dataset.test.labels):,} test images: mean, range of seeds"
-    plots.error_panels(
+    figures.error_panels(
         [*map(parameters, sizes)],
         panels,
         store.figure(),
@@ -249,7 +249,7 @@ def draw(store):
         xlabel="parameters",
         ylabel=wrong,
     )
-    plots.saved_errors(
+    figures.saved_errors(
         groups,
         LIMITS,
         store.figure("_saved"),

@@ -1,6 +1,5 @@
-"""Every figure: arrays in, a file out, whose suffix says its format: .png, .svg or .pdf."""
+"""The figures of the scripts: arrays in, a file out, whose suffix says its format: .png, .svg or .pdf."""
 
-import itertools
 import warnings
 
 from support import files
@@ -9,12 +8,10 @@ import numpy as np
 from matplotlib import font_manager
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure  # not pyplot: no window, no global state, quicker to import
-from matplotlib.ticker import EngFormatter, NullLocator
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; a model has the same colour in every figure.
 COLOURS = {"teacher": "#0072B2", "student": "#E69F00", "distilled": "#009E73"}
 OTHERS = ["#CC79A7", "#56B4E9", "#D55E00", "#000000"]
-_short = EngFormatter(places=1, sep="")  # of numbers from 1,000 on: 55.1k, 2.4M
 
 
 def colour(name, names=()):
@@ -42,7 +39,8 @@ def _name_classes(axis, names):
             axis.set_tick_params(rotation=60)
 
 
-def _save(figure, path, *with_legend):
+def save(figure, path, *with_legend):
+    """Save a matplotlib Figure; these of its axes get a grid and a legend."""
     for axes in with_legend:
         axes.grid(alpha=0.3, which="both")
         axes.set_axisbelow(True)
@@ -71,7 +69,7 @@ def learning_curves(histories, path):
         right.set_yscale("log")
     right.set_ylim(bottom=max(0.05, right.get_ylim()[0]))  # training errors near 0 would stretch the axis
     right.yaxis.set_major_formatter("{x:g}")
-    _save(figure, path, left, right)
+    save(figure, path, left, right)
 
 
 def dark_knowledge(images, labels, probabilities, class_names, path):
@@ -99,7 +97,7 @@ def dark_knowledge(images, labels, probabilities, class_names, path):
             if axes is table[row, 1]:
                 axes.set_ylabel("probability (%)")
     figure.suptitle("Test images that the teacher finds ambiguous: its soft targets, and its students' probabilities")
-    _save(figure, path)
+    save(figure, path)
 
 
 def errors_per_class(errors, class_names, path):
@@ -116,7 +114,7 @@ def errors_per_class(errors, class_names, path):
             axes.bar_label(bars, fontsize=8)
     axes.set(xlabel="class (its label)", ylabel="test errors (images)", title="Test errors per class")
     _name_classes(axes.xaxis, class_names)
-    _save(figure, path, axes)
+    save(figure, path, axes)
 
 
 def accuracy_against_parameters(rows, path):
@@ -132,7 +130,7 @@ def accuracy_against_parameters(rows, path):
     axes.set(xscale="log", xlabel="parameters", ylabel="test accuracy (%)", title=title)
     sizes = [row["parameters"] for row in rows.values()]
     axes.set_xlim(min(sizes) / 3, max(sizes) * 3)
-    _save(figure, path, axes)
+    save(figure, path, axes)
 
 
 def confusions(counts, class_names, path):
@@ -151,7 +149,7 @@ def confusions(counts, class_names, path):
             number = matrix[label, answer]
             axes.text(answer, label, number, ha="center", va="center", color="white" if number > most / 2 else "black")
     figure.colorbar(picture, ax=figure.axes, label="test images", shrink=0.8)
-    _save(figure, path)
+    save(figure, path)
 
 
 def reliability(bins, path):
@@ -170,7 +168,7 @@ def reliability(bins, path):
             axes.scatter(confidence, accuracy, 10 + 15 * np.log10(images[held]), color=shade)
         axes.set(xlabel="confidence (%)", title=name, xlim=(0, 102), ylim=(0, 102))
     figure.axes[0].set_ylabel("test images right (%)")
-    _save(figure, path, *figure.axes)
+    save(figure, path, *figure.axes)
 
 
 def gallery(groups, path):
@@ -185,86 +183,4 @@ def gallery(groups, path):
             if place < shown:
                 axes.imshow(images[place], cmap="gray_r")
                 axes.set_title(captions[place], fontsize=9)
-    _save(figure, path)
-
-
-def error_lines(places, lines, path, *, log=False, title="", **labels):
-    """Mean and range over seeds of error counts, a line for each name. The rest: see `error_panels`, of which this is one."""
-    error_panels(places, {title: lines}, path, log=log, **labels)
-
-
-def error_panels(places, panels, path, *, log=False, points=(), **labels):
-    """Mean and range over seeds of error counts, a panel for each title. places: the positions on the logarithmic x axis.
-
-    panels: {title: {name: (len(places), seeds) errors, or a list of such counts}}; a name that begins with one of COLOURS has that
-    colour. log: whether the errors' axis is logarithmic too. points: (place, errors) of others' results. labels: of
-    matplotlib's Axes.set.
-    """
-    figure = Figure(figsize=(max(8, 4.6 * len(panels)), 4.6), layout="constrained")
-    every = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
-    for axes, (title, lines) in zip(every, panels.items()):
-        for (name, errors), other, marker in zip(lines.items(), itertools.cycle(OTHERS), itertools.cycle("os^Dv")):
-            shade = COLOURS.get(name.split()[0], other)
-            axes.plot(places, [np.mean(counts) for counts in errors], marker=marker, color=shade, label=name)
-            ends = [[end(counts) for counts in errors] for end in (np.min, np.max)]
-            axes.fill_between(places, *ends, color=shade, alpha=0.15, linewidth=0)
-        if points:
-            axes.plot(*zip(*points), "k*", markersize=9, label="published by others")
-        axes.set(xscale="log", yscale="log" if log else "linear", title=title, **labels)
-        names = [f"{place:g}" if place < 1000 else _short(place) for place in places]
-        axes.set_xticks(places, names, fontsize=8 if len(panels) > 1 else None)
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("{x:g}")
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.label_outer()
-    _save(figure, path, *every)
-
-
-def saved_errors(groups, limits, path, **labels):
-    """A point for each pair of nets: errors saved by the teacher against the training error of the net on labels alone.
-
-    groups: {kind of views: [(parameters, training errors, errors saved: mean, their standard error)]}, three at most, in per cent.
-    limits: training errors to mark. labels: of matplotlib's Axes.set.
-    """
-    figure = Figure(figsize=(8, 4.8), layout="constrained")
-    axes = figure.subplots()
-    axes.axhline(0, color="grey", linewidth=1)
-    for limit in limits:
-        axes.axvline(limit, color="grey", linewidth=1, linestyle="--")
-    box = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
-    # Where the numbers stand: to the right of their points, to the left, and under their bars.
-    beside = ({"xytext": (6, -3)}, {"xytext": (-5, 7), "ha": "right"}, {"xytext": (0, -11), "ha": "center"})
-    for (kind, found), shade, marker, where in zip(groups.items(), OTHERS, "os^", beside):
-        sizes, training, saved, deviation = map(np.array, zip(*found))
-        axes.errorbar(training, saved, deviation, fmt=marker, color=shade, capsize=3, label=kind)
-        for size, *place in zip(sizes, training, saved - deviation if marker == "^" else saved):
-            axes.annotate(_short(size), place, textcoords="offset points", fontsize=8, color=shade, bbox=box, **where)
-    axes.set_xscale("symlog", linthresh=0.01)  # some nets have no training error at all
-    most = max(training for found in groups.values() for _, training, *_ in found)
-    axes.margins(y=0.1)
-    axes.set(xlim=(-0.002, 2 * most + 0.01), **labels)
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_major_formatter("{x:g}%")
-    _save(figure, path, axes)
-
-
-def error_bars(groups, path, **labels):
-    """Mean and range over seeds of error counts, a bar for each model in each group, from the top down.
-
-    groups: {heading: {model's name: (seeds,) errors}}, the same models in each. labels: "title", and others of matplotlib's Axes.set.
-    """
-    figure = Figure(figsize=(9, 0.75 * len(groups) + 1.2), layout="constrained")
-    axes, names = figure.subplots(), list(next(iter(groups.values())))
-    for place, name in enumerate(names):
-        errors = [group[name] for group in groups.values()]
-        means = np.array([counts.mean() for counts in errors])
-        ranges = [means - [counts.min() for counts in errors], [counts.max() for counts in errors] - means]
-        places, height = np.arange(len(groups)) + (place - (len(names) - 1) / 2) * 0.4, 0.38
-        bars = axes.barh(places, means, height, xerr=ranges, color=colour(name, names), ecolor="grey", label=name)
-        axes.bar_label(bars, fmt="%.0f", padding=4)
-    figure.suptitle(labels.pop("title"))  # over the headings too, which may be long
-    axes.set(**labels)
-    axes.set_yticks(range(len(groups)), list(groups))
-    axes.margins(x=0.1)
-    axes.invert_yaxis()
-    _save(figure, path, axes)
+    save(figure, path)

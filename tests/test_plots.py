@@ -8,6 +8,8 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from studies import figures
+
 HISTORY = [Epoch(n, 1.0 / n, 1 - 0.5 / n, 1 - 0.6 / n, 0.1) for n in range(1, 9)]
 
 
@@ -107,7 +109,7 @@ def test_gallery(tmp_path, number):
 @pytest.mark.parametrize("log", [False, True])
 def test_error_lines(tmp_path, log):
     errors = {alpha: np.random.default_rng(0).integers(60, 900, (4, 3)) for alpha in ("one", "other")}
-    plots.error_lines([1, 2, 4, 8], errors, tmp_path / "lines.png", log=log, xlabel="temperature", ylabel="errors")
+    figures.error_lines([1, 2, 4, 8], errors, tmp_path / "lines.png", log=log, xlabel="temperature", ylabel="errors")
     drawn(tmp_path / "lines.png", 552, 960)
 
 

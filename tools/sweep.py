@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import UserError, files, inference, models, parallel, plots, terminal, training
+from support import UserError, files, inference, models, parallel, terminal, training
 from support.recipe import MAX_SEED, any_temperature, fraction, integer
 
 import numpy as np
@@ -24,6 +24,7 @@ import numpy as np
 import data
 import distill
 import student
+from studies import figures
 
 TEMPERATURES, ALPHAS = [1.0, 2.0, 4.0, 8.0], [0.5, 0.9]
 
@@ -125,7 +126,7 @@ def main():
     grid = np.array([errors[path] for path in wanted]).reshape(arguments.seeds, len(temperatures), len(alphas))
     figure = out / "plots" / f"sweep.{arguments.format}"
     counted = f"errors in {len(dataset.validation.labels):,} validation images"
-    plots.error_lines(
+    figures.error_lines(
         temperatures,
         {f"alpha = {alpha:g}": grid[:, :, place].T for place, alpha in enumerate(alphas)},
         figure,
