@@ -26,7 +26,8 @@ KERAS_DATASETS = {"fashion_mnist": FASHION, "cifar10": CIFAR10, "cifar100": []} 
 
 
 class Split(NamedTuple):
-    """Examples: images (n, height, width) or (n, height, width, channels) uint8, or float32 (n, ...); labels (n,) int32.
+    """Examples: images (n, height, width) or (n, height, width, channels) uint8, or float32 (n, ...); labels (n,)
+    int32.
 
     Labels are 0...C-1, or -1 for an example whose label is not known.
     """
@@ -39,7 +40,9 @@ class Split(NamedTuple):
         return Split(self.images[chosen], self.labels[chosen])
 
     def labelled(self):
-        """The examples whose labels are known, repeated so that there are as many examples as before: an epoch has as many steps."""
+        """The examples whose labels are known, repeated so that there are as many examples as before: an epoch has as
+        many steps.
+        """
         if (self.labels >= 0).all():
             return self
         known = np.resize(np.flatnonzero(self.labels >= 0), len(self.labels))
@@ -105,16 +108,17 @@ class Dataset(NamedTuple):
 
 
 def load(path=None, validation=None):
-    """Load a Dataset. path: None for the MNIST digits that come with the project, whose SHA-256 is checked; the name of one of
-    KERAS_DATASETS; or an .npz file.
+    """Load a Dataset. path: None for the MNIST digits that come with the project, whose SHA-256 is checked; the name
+    of one of KERAS_DATASETS; or an .npz file.
 
-    The file has x_train, either uint8 (n, h, w) or (n, h, w, c), or float16, float32 or float64 (n, ...); y_train (n,) integers
-    0...C-1, or -1 for an example without a label; x_test and y_test, all labelled; and, if you like, class_names (C,) strings.
-    x_val and y_val, all labelled, are the validation split, if the file has them. Else `hold_out` takes `validation` labelled
-    training examples; None: 5,000, or a twelfth of the training examples if that is less; 0: no validation examples.
+    The file has x_train, either uint8 (n, h, w) or (n, h, w, c), or float16, float32 or float64 (n, ...); y_train
+    (n,) integers 0...C-1, or -1 for an example without a label; x_test and y_test, all labelled; and, if you like,
+    class_names (C,) strings. x_val and y_val, all labelled, are the validation split, if the file has them. Else
+    `hold_out` takes `validation` labelled training examples; None: 5,000, or a twelfth of the training examples if
+    that is less; 0: no validation examples.
 
-    Raises UserError: the file is missing, damaged, or not of this form; validation leaves a class without examples to train on, or
-    is given although the file has x_val.
+    Raises UserError: the file is missing, damaged, or not of this form; validation leaves a class without examples to
+    train on, or is given although the file has x_val.
     """
     name = str(MNIST if path is None else path)
     arrays = _from_keras(name) if name in KERAS_DATASETS else _read(name)
@@ -158,8 +162,8 @@ def load(path=None, validation=None):
 def hold_out(split, number):
     """(the split without `number` labelled examples, a split of these), both in their order in `split`.
 
-    The examples are drawn at random, by a constant seed, and from each class in proportion to its size. Each class keeps an
-    example for training. Raises UserError: `number` would leave a class without one.
+    The examples are drawn at random, by a constant seed, and from each class in proportion to its size. Each class
+    keeps an example for training. Raises UserError: `number` would leave a class without one.
     """
     most = int(np.sum(split.labels >= 0)) - len(np.unique(split.labels[split.labels >= 0]))
     if number > most:
@@ -170,12 +174,15 @@ def hold_out(split, number):
 
 
 def sample(split, number=1000):
-    """At most `number` labelled examples of a split, drawn at random and from each class in proportion, as by `hold_out`."""
+    """At most `number` labelled examples of a split, drawn at random and from each class in proportion, as by
+    `hold_out`.
+    """
     return split.take(np.sort(_stratified_order(split.labels)[:number]))
 
 
 def _stratified_order(labels):
-    """The indices of the labelled examples in random order, such that each beginning has the classes' shares of the whole.
+    """The indices of the labelled examples in random order, such that each beginning has the classes' shares of the
+    whole.
 
     The last example of each class stands at the end.
     """
@@ -218,7 +225,8 @@ def checked_split(images, labels, name="images", labels_name="labels", where="")
     """A Split of arrays as people have them: images (n, ...) as in `load`; labels (n,) or (n, 1), whole numbers of any
     dtype, -1 for an example without a label.
 
-    name, labels_name: their names in error messages, which begin with `where`. Raises UserError: they are not of this form.
+    name, labels_name: their names in error messages, which begin with `where`. Raises UserError: they are not of this
+    form.
     """
     images, labels = np.asarray(images), np.asarray(labels)
     if not (images.dtype == np.uint8 and images.ndim in (3, 4) or images.dtype.kind == "f" and images.ndim >= 2):
@@ -249,18 +257,24 @@ def checked_split(images, labels, name="images", labels_name="labels", where="")
 
 
 def num_shifts(pixels):
-    """How many ways there are to shift an image by up to `pixels` pixels down or up, and right or left; no shift is one."""
+    """How many ways there are to shift an image by up to `pixels` pixels down or up, and right or left; no shift is
+    one.
+    """
     return (2 * pixels + 1) ** 2
 
 
 def padded(images, pixels):
-    """Images with a border of `pixels` zeros. Shift number s is the crop at row s // (2 * pixels + 1), column s % of that."""
+    """Images with a border of `pixels` zeros. Shift number s is the crop at row s // (2 * pixels + 1), column s % of
+    that.
+    """
     border = (pixels, pixels)
     return np.pad(images, [(0, 0), border, border] + [(0, 0)] * (images.ndim - 3)) if pixels else images
 
 
 def check_batches(examples, batch_size, translate=0, distort=0.0):
-    """Raises UserError: there are fewer than batch_size examples (n, ...), or they cannot be shifted or distorted so."""
+    """Raises UserError: there are fewer than batch_size examples (n, ...), or they cannot be shifted or distorted
+    so.
+    """
     number, *shape = examples.shape
     if batch_size > number:
         raise UserError(f"--batch-size {batch_size} is larger than the {number} training examples: lower it")
@@ -290,14 +304,13 @@ class Examples(NamedTuple):
 class Batches:
     """The shuffled batches of a split, an epoch at a time.
 
-    Each example is an image, seen under a shift by up to `translate` pixels (see `padded`) or under a distortion of strength
-    `distort` (see support/distortion.py), or another array, as it is; with its targets: the label and, if given, the teacher's
-    logits of exactly that view.
-    Order, shifts and distortions of an epoch are drawn from `seed` and the epoch's number alone. The images left over after the
-    last complete batch are not used in that epoch.
+    Each example is an image, seen under a shift by up to `translate` pixels (see `padded`) or under a distortion of
+    strength `distort` (see support/distortion.py), or another array, as it is; with its targets: the label and, if
+    given, the teacher's logits of exactly that view. Order, shifts and distortions of an epoch are drawn from `seed`
+    and the epoch's number alone. The images left over after the last complete batch are not used in that epoch.
 
-    teacher_logits: an array (n, num_shifts(translate), C); or a function, images (n, ...) -> logits (n, C), as distortions cannot
-    be listed. See distill.teacher_logits.
+    teacher_logits: an array (n, num_shifts(translate), C); or a function, images (n, ...) -> logits (n, C), as
+    distortions cannot be listed. See distill.teacher_logits.
 
     Raises UserError as `check_batches` does.
     """

@@ -67,14 +67,14 @@ def soft_targets(logits, temperature):
 def distillation_loss(labels, teacher_logits, student_logits, temperature, alpha):
     """alpha * T^2 * KL(teacher_T || student_T) + (1 - alpha) * cross_entropy(labels, student), for each example.
 
-    labels (batch,) integers, or -1 for an example without a label, whose second term is 0; teacher_logits, student_logits
-    (batch, C) float32; temperature T > 0; alpha in [0, 1] is the weight of the teacher's part. Returns nats per example, (batch,)
-    float32.
+    labels (batch,) integers, or -1 for an example without a label, whose second term is 0; teacher_logits,
+    student_logits (batch, C) float32; temperature T > 0; alpha in [0, 1] is the weight of the teacher's part. Returns
+    nats per example, (batch,) float32.
 
-    Hinton, Vinyals & Dean (2015), section 2: the gradients of the first term scale as 1 / T^2, so the factor T^2 keeps the
-    balance of the two terms when T changes. The paper has the cross-entropy with the soft targets; KL is that less their entropy,
-    which does not depend on the student. KL is 0 where the student agrees with its teacher. In float32 the first term is exact to
-    about 1e-7 * T^2.
+    Hinton, Vinyals & Dean (2015), section 2: the gradients of the first term scale as 1 / T^2, so the factor T^2
+    keeps the balance of the two terms when T changes. The paper has the cross-entropy with the soft targets; KL is
+    that less their entropy, which does not depend on the student. KL is 0 where the student agrees with its teacher.
+    In float32 the first term is exact to about 1e-7 * T^2.
     """
     targets = soft_targets(teacher_logits, temperature)
     teacher_log = tf.nn.log_softmax(teacher_logits / temperature)  # not log(targets), of which some are 0
@@ -90,10 +90,10 @@ def distillation_loss(labels, teacher_logits, student_logits, temperature, alpha
 def teacher_logits(teacher, images, translate=0, distort=0.0, cache=None, pixels=1.0):
     """The teacher's logits of images (n, ...) under every shift by up to `translate` pixels: (n, shifts, C) float32.
 
-    teacher: a Keras model, or a list of models; pixels: see inference.predictor. The logits are computed once and kept in the folder
-    `cache`, if given, as long as all of these stay the same. With distort, whose views cannot be listed, this returns a function
-    instead, images (n, ...) -> logits (n, C). Both are what data.Batches takes. The teacher is run at inference; neither its
-    weights nor its state change.
+    teacher: a Keras model, or a list of models; pixels: see inference.predictor. The logits are computed once and
+    kept in the folder `cache`, if given, as long as all of these stay the same. With distort, whose views cannot be
+    listed, this returns a function instead, images (n, ...) -> logits (n, C). Both are what data.Batches takes. The
+    teacher is run at inference; neither its weights nor its state change.
 
     Raises UserError: the teacher's outputs are not finite.
     """
@@ -142,10 +142,11 @@ def _check_finite(logits):
 
 
 def load_teacher(arguments, dataset, out):
-    """The models of --teacher, or teacher.keras in the folder `out`: a list. Prints their accuracy on the validation examples.
+    """The models of --teacher, or teacher.keras in the folder `out`: a list. Prints their accuracy on the validation
+    examples.
 
-    Raises UserError: as models.load and data.check_batches do; teacher.keras was not trained on these training examples; the models
-    of --teacher together are no better than chance.
+    Raises UserError: as models.load and data.check_batches do; teacher.keras was not trained on these training
+    examples; the models of --teacher together are no better than chance.
     """
     settings = student.StudentRecipe.of(vars(arguments))
     data.check_batches(
@@ -184,7 +185,7 @@ def check_teacher(teacher, dataset, pixels):
     of_class = [hits[split.labels == label] for label in np.unique(split.labels)]
     recall, chance = np.mean([part.mean() for part in of_class]), 1 / len(of_class)
     if recall <= chance + 2 * np.sqrt(chance * (1 - chance) / len(hits)):  # within two standard errors
-        problem = f"the teacher is no better than chance: right on {recall:.1%} of a class, in the mean of {len(of_class)} classes"
+        problem = f"the teacher is no better than chance: right on {recall:.1%} of a class, in the mean of all"
         raise UserError(f"{problem}: check the range of its pixels (--teacher-pixels 255) and the order of its classes")
     commonest = max(map(len, of_class)) / len(hits)
     if hits.mean() <= commonest:
@@ -194,7 +195,9 @@ def check_teacher(teacher, dataset, pixels):
 
 
 def describe_gain(errors):
-    """A sentence: what distillation did. errors: {"baseline", "distilled" and, if it is known, "teacher": test errors}."""
+    """A sentence: what distillation did. errors: {"baseline", "distilled" and, if it is known, "teacher": test
+    errors}.
+    """
     before, after = errors["baseline"], errors["distilled"]
     if after > before:
         return f"distillation costs the student {after - before:,} test errors: {after:,} in place of {before:,}"
@@ -213,7 +216,9 @@ def describe_result(errors, num_images):
 
 
 def advice(wrong):
-    """What to try where distilling did not help: a list of lines. wrong: as in describe_result, on the validation images."""
+    """What to try where distilling did not help: a list of lines. wrong: as in describe_result, on the validation
+    images.
+    """
     return [
         f"the {name} net makes no fewer errors on the validation images than the baseline ({wrong[name]:,} and"
         f" {wrong['baseline']:,}): try {remedy}"
@@ -242,15 +247,16 @@ def distill(
     callbacks=(),
     optimizer=None,
 ):
-    """Train `student`, a Keras classifier, on labels and on the soft targets of `teacher`; returns the history, a list of Epoch.
+    """Train `student`, a Keras classifier, on labels and on the soft targets of `teacher`; returns the history, a
+    list of Epoch.
 
-    The student is changed, the teacher is not; nothing is printed. teacher: another Keras classifier, or a list of them, of whose
-    probabilities the mean is taken. pixels, student_pixels: factors by which the inputs of teacher and student are multiplied, see
-    inference.pixels_for. temperature, alpha: see `distillation_loss`. translate, distort: see data.Batches; both are off by default,
-    while the script shifts MNIST's images by up to a pixel.
-    images, labels: see data.checked_split. validation: (images, labels), or None. optimizer: a Keras optimizer, used as it is; None:
-    Adam with learning_rate, see training.adam. callbacks: Keras callbacks, see training.Run; seed: of the order of the
-    images, shifts and distortions.
+    The student is changed, the teacher is not; nothing is printed. teacher: another Keras classifier, or a list of
+    them, of whose probabilities the mean is taken. pixels, student_pixels: factors by which the inputs of teacher and
+    student are multiplied, see inference.pixels_for. temperature, alpha: see `distillation_loss`. translate, distort:
+    see data.Batches; both are off by default, while the script shifts MNIST's images by up to a pixel. images,
+    labels: see data.checked_split. validation: (images, labels), or None. optimizer: a Keras optimizer, used as it
+    is; None: Adam with learning_rate, see training.adam. callbacks: Keras callbacks, see training.Run; seed: of the
+    order of the images, shifts and distortions.
 
     Raises UserError: an argument cannot be used; or as teacher_logits, data.Batches and training.Run do.
     """

@@ -78,8 +78,8 @@ def name_models(paths):
 def run_model(path, dataset, pixels, option):
     """Load the model file at `path` and run it on the test and validation images; returns an Evaluated.
 
-    pixels: see inference.feeder; None: as its file says, or 1. option: the one that sets them. Prints a warning where others are
-    much better. Raises UserError: as models.load does; the model's outputs are not finite.
+    pixels: see inference.feeder; None: as its file says, or 1. option: the one that sets them. Prints a warning where
+    others are much better. Raises UserError: as models.load does; the model's outputs are not finite.
     """
     model = models.load(path, dataset.image_shape, dataset.num_classes)
     settings, history = models.load_training(path)
@@ -100,7 +100,9 @@ def run_model(path, dataset, pixels, option):
 
 
 def mean_of(several):
-    """The Evaluated of a teacher that consists of one or more models: its logits are those of their mean probabilities."""
+    """The Evaluated of a teacher that consists of one or more models: its logits are those of their mean
+    probabilities.
+    """
     if len(several) == 1:
         return several[0]
     logits = [inference.mean_logits([its[place] for its in several]).numpy() for place in (-2, -1)]
@@ -166,7 +168,8 @@ def compare(labels, first, second):
 
 
 def most_ambiguous(logits, labels, count):
-    """Indices of up to `count` images, of different classes, that logits (n, C) put into the right class by the least margin.
+    """Indices of up to `count` images, of different classes, that logits (n, C) put into the right class by the least
+    margin.
 
     The margin is that between the two highest probabilities. labels: (n,).
     """
@@ -193,7 +196,8 @@ def only_one_right(split, names, first, second):
 def draw(dataset, evaluated, rows, students, teacher, folder, suffix):
     """Draw those of FIGURES that these models allow; delete the others, which would be of an earlier evaluation.
 
-    evaluated, rows: {model's name: Evaluated, metrics}. students: the names of all but the teacher. teacher: Evaluated or None.
+    evaluated, rows: {model's name: Evaluated, metrics}. students: the names of all but the teacher. teacher:
+    Evaluated or None.
     """
     for name, kind in itertools.product(FIGURES, ("png", "svg", "pdf")):
         (folder / f"{name}.{kind}").unlink(missing_ok=True)
@@ -255,8 +259,9 @@ def print_report(rows, comparisons, class_names):
     cost = "parameters multiply_adds bytes images_per_second microseconds_for_one_image"
     print_rows("cost; speed on this machine, in batches of up to 1,000 images and for one image alone", rows, cost)
     caption = (
-        "probabilities on the test images: negative log-likelihood (nll, nats) and expected calibration error (ece), at T = 1\n"
-        "and at the best temperature, which has the lowest nll on the validation images; KL to the teacher (nats), agreement"
+        "probabilities on the test images: negative log-likelihood (nll, nats) and expected calibration error (ece), at"
+        " T = 1\nand at the best temperature, which has the lowest nll on the validation images; KL to the teacher"
+        " (nats), agreement"
     )
     print_rows(caption, rows, "nll ece best_temperature nll_at_best ece_at_best kl_to_teacher agreement")
     if comparisons:
@@ -297,7 +302,9 @@ def print_warnings(evaluated, teacher, train):
 
 
 def find_teacher(named, out, train):
-    """The paths of the teacher: those named; or else teacher.keras in the folder `out`, if it was trained on the split `train`."""
+    """The paths of the teacher: those named; or else teacher.keras in the folder `out`, if it was trained on the
+    split `train`.
+    """
     path = out / "teacher.keras"
     if named or not path.exists():
         return named or []

@@ -2,9 +2,8 @@
 
     python student.py
 
-784-64-64-10, ReLU, on images shifted by up to a pixel, anew in each epoch. It makes 139 test errors in 10,000 (mean of 5 seeds;
-130 to 149), in 30 seconds on two cores.
-`python distill.py` trains it too, unless it is there already.
+784-64-64-10, ReLU, on images shifted by up to a pixel, anew in each epoch. It makes 139 test errors in 10,000 (mean
+of 5 seeds; 130 to 149), in 30 seconds on two cores. `python distill.py` trains it too, unless it is there already.
 
 Writes student.keras, its history student.csv and plots/learning_curves_student.png to artifacts/.
 """
@@ -48,10 +47,10 @@ OWN_DATA = StudentRecipe(translate=0)  # a shifted example of other data may be 
 def build_student(image_shape, num_classes, recipe=MNIST, seed=None):
     """A dense net from images (batch, *image_shape) float32 in [0, 1] to logits (batch, num_classes).
 
-    recipe: a StudentRecipe, of which this takes hidden, activation, crop (so many pixels at each edge are ignored) and pool (each
-    square of pool x pool pixels of the rest is replaced by its mean). Most parameters of a small net are in its first layer: 28x28
-    pixels, cropped by 3, are 22x22, and pooled by 2 then 11x11, less than a sixth. seed: decides the first weights; None: Keras'
-    own random state does.
+    recipe: a StudentRecipe, of which this takes hidden, activation, crop (so many pixels at each edge are ignored)
+    and pool (each square of pool x pool pixels of the rest is replaced by its mean). Most parameters of a small net
+    are in its first layer: 28x28 pixels, cropped by 3, are 22x22, and pooled by 2 then 11x11, less than a sixth.
+    seed: decides the first weights; None: Keras' own random state does.
     """
     seeds = models.layer_seeds(seed)
     layers = []
@@ -68,10 +67,11 @@ def build_student(image_shape, num_classes, recipe=MNIST, seed=None):
 
 
 def settings_from(recipe, own_path, dataset):
-    """All that decides a student on labels alone, a dict of plain values: the StudentRecipe, and fingerprints of data and --student.
+    """All that decides a student on labels alone, a dict of plain values: the StudentRecipe, and fingerprints of data
+    and --student.
 
-    own_path: of --student, or None. Raises UserError: --crop or --pool is not for such examples; --student cannot be used with the
-    data.
+    own_path: of --student, or None. Raises UserError: --crop or --pool is not for such examples; --student cannot be
+    used with the data.
     """
     shape = dataset.image_shape
     if (recipe.crop or recipe.pool > 1) and (len(shape) not in (2, 3) or 2 * recipe.crop >= min(shape[:2])):
@@ -87,9 +87,10 @@ def settings_from(recipe, own_path, dataset):
 def train_student(dataset, recipe, loss=training.cross_entropy, teacher_logits=None, path=None, **options):
     """Build and train a student as a StudentRecipe says; returns (model, history).
 
-    Baseline and distilled student are both made here: the recipe alone decides their first weights, batches and schedule, so
-    that only `loss` and `teacher_logits` (see data.Batches) differ. Without teacher_logits, examples without a label are left
-    out. path: of a .keras file, a student of your own, whose weights are the first ones. training.Run takes the options.
+    Baseline and distilled student are both made here: the recipe alone decides their first weights, batches and
+    schedule, so that only `loss` and `teacher_logits` (see data.Batches) differ. Without teacher_logits, examples
+    without a label are left out. path: of a .keras file, a student of your own, whose weights are the first ones.
+    training.Run takes the options.
 
     Raises UserError as models.load, data.Batches and training.Run do.
     """

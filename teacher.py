@@ -2,9 +2,9 @@
 
     python teacher.py
 
-784-1200-1200-10, ReLU: the net of Hinton, Vinyals & Dean (2015), section 3, here on images that are rotated, scaled, shifted
-and bent, anew in each epoch. It makes 56 test errors in 10,000 (mean of 5 seeds; 51 to 64), in about 3 minutes on two cores.
-Its labels are not smoothed: that helps a teacher and hurts its student (Mueller et al. 2019).
+784-1200-1200-10, ReLU: the net of Hinton, Vinyals & Dean (2015), section 3, here on images that are rotated, scaled,
+shifted and bent, anew in each epoch. It makes 56 test errors in 10,000 (mean of 5 seeds; 51 to 64), in about 3
+minutes on two cores. Its labels are not smoothed: that helps a teacher and hurts its student (Mueller et al. 2019).
 
 Writes teacher.keras, its history teacher.csv and plots/learning_curves_teacher.png to artifacts/; until then, its state
 after each epoch to teacher_checkpoint.npz, from which --resume goes on.
@@ -45,8 +45,8 @@ OWN_DATA = TeacherRecipe(dropout=0.4, input_dropout=0.1, weight_decay=0.0, disto
 def build_teacher(image_shape, num_classes, recipe=MNIST, seed=None):
     """A dense ReLU net from images (batch, *image_shape) float32 in [0, 1] to logits (batch, num_classes).
 
-    recipe: a TeacherRecipe, of which this takes hidden, dropout and input_dropout. seed: decides the first weights and what is
-    dropped; None: Keras' own random state does.
+    recipe: a TeacherRecipe, of which this takes hidden, dropout and input_dropout. seed: decides the first weights
+    and what is dropped; None: Keras' own random state does.
     """
     seeds = models.layer_seeds(seed)
     layers = [keras.layers.Flatten(**models.FIXED)]

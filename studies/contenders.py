@@ -1,10 +1,11 @@
-"""The ways to train the same two nets that speed.py compares. Each is a function: name(teacher's path) -> (epoch, predict).
+"""The ways to train the same two nets that speed.py compares. Each is a function: name(teacher's path) -> (epoch,
+predict).
 
     echo 1 | python studies/contenders.py NAME artifacts/teacher.keras
 
-epoch() trains one epoch; predict(images (n, h, w) uint8) gives the net's logits, and is None where no net is trained. As a
-script this serves one contender to speed.py: it prints a line of JSON when it is warm (set up, compiled, one epoch done), and then
-one for each line it reads, which says how many epochs to train.
+epoch() trains one epoch; predict(images (n, h, w) uint8) gives the net's logits, and is None where no net is trained.
+As a script this serves one contender to speed.py: it prints a line of JSON when it is warm (set up, compiled, one
+epoch done), and then one for each line it reads, which says how many epochs to train.
 
 Distilling: 784-64-64-10, batch 250, T = 4, alpha = 0.9, Adam at 1e-3, all 60,000 digits, a trained teacher.
 Teaching: 784-1200-1200-10, batch 500, dropout 0.1 and 0.4, shifts by up to 2 pixels, Adam at 1e-3, all 60,000 digits.
@@ -99,7 +100,9 @@ def with_xla(contender, wanted, path):
 
 
 def logits_only(path, translate=0):
-    """Only the teacher's logits, of every shift of every training image: what each epoch would take in addition without the cache."""
+    """Only the teacher's logits, of every shift of every training image: what each epoch would take in addition
+    without the cache.
+    """
     net, images = load_teacher(path), digits().train.images
     return lambda: distill.teacher_logits(net, images, translate), None
 
@@ -122,7 +125,9 @@ def fit(model, net, *examples, **options):
 
 
 def best_fit(path):
-    """Keras' `fit` at its best: indices from tf.data, images gathered from memory, an epoch in a call, XLA, cached logits."""
+    """Keras' `fit` at its best: indices from tf.data, images gathered from memory, an epoch in a call, XLA, cached
+    logits.
+    """
     images, labels, logits = map(tf.constant, (*digits().train, cached_logits(path)[:, 0]))
 
     def batch(indices):
@@ -237,7 +242,9 @@ def torch_memory(path):
 
 
 def torch_compile(path):
-    """The same with `torch.compile`, which makes one function of a step: gather, loss, gradients, and Adam written out."""
+    """The same with `torch.compile`, which makes one function of a step: gather, loss, gradients, and Adam written
+    out.
+    """
     import torch
 
     net = torch_net(LAYERS)
@@ -288,7 +295,9 @@ def torch_teacher(path):
 
 
 def jax_scan(path):
-    """JAX: one `jit` of a `lax.scan` over an epoch's steps; images uint8 on the device, cached logits, Adam written out."""
+    """JAX: one `jit` of a `lax.scan` over an epoch's steps; images uint8 on the device, cached logits, Adam written
+    out.
+    """
     import jax
     from jax import numpy as jnp
 
@@ -334,7 +343,9 @@ def jax_scan(path):
 
 
 def layer_products(batch, k, n):
-    """(left shape, right shape, transposed) of a dense layer's products: forward, gradient of weights, gradient of inputs."""
+    """(left shape, right shape, transposed) of a dense layer's products: forward, gradient of weights, gradient of
+    inputs.
+    """
     forward, to_weights = ((batch, k), (k, n), {}), ((batch, k), (batch, n), {"transpose_a": True})
     return [forward, to_weights, ((batch, n), (k, n), {"transpose_b": True})]
 

@@ -12,16 +12,19 @@ _short = EngFormatter(places=1, sep="")  # of numbers from 1,000 on: 55.1k, 2.4M
 
 
 def error_lines(places, lines, path, *, log=False, title="", **labels):
-    """Mean and range over seeds of error counts, a line for each name. The rest: see `error_panels`, of which this is one."""
+    """Mean and range over seeds of error counts, a line for each name. The rest: see `error_panels`, of which this is
+    one.
+    """
     error_panels(places, {title: lines}, path, log=log, **labels)
 
 
 def error_panels(places, panels, path, *, log=False, points=(), **labels):
-    """Mean and range over seeds of error counts, a panel for each title. places: the positions on the logarithmic x axis.
+    """Mean and range over seeds of error counts, a panel for each title. places: the positions on the logarithmic x
+    axis.
 
-    panels: {title: {name: (len(places), seeds) errors, or a list of such counts}}; a name that begins with one of plots.COLOURS has that
-    colour. log: whether the errors' axis is logarithmic too. points: (place, errors) of others' results. labels: of
-    matplotlib's Axes.set.
+    panels: {title: {name: (len(places), seeds) errors, or a list of such counts}}; a name that begins with one of
+    plots.COLOURS has that colour. log: whether the errors' axis is logarithmic too. points: (place, errors) of
+    others' results. labels: of matplotlib's Axes.set.
     """
     figure = Figure(figsize=(max(8, 4.6 * len(panels)), 4.6), layout="constrained")
     every = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
@@ -48,8 +51,8 @@ def error_panels(places, panels, path, *, log=False, points=(), **labels):
 def saved_errors(groups, limits, path, **labels):
     """A point for each pair of nets: errors saved by the teacher against the training error of the net on labels alone.
 
-    groups: {kind of views: [(parameters, training errors, errors saved: mean, their standard error)]}, three at most, in per cent.
-    limits: training errors to mark. labels: of matplotlib's Axes.set.
+    groups: {kind of views: [(parameters, training errors, errors saved: mean, their standard error)]}, three at most,
+    in per cent. limits: training errors to mark. labels: of matplotlib's Axes.set.
     """
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.subplots()
@@ -76,7 +79,8 @@ def saved_errors(groups, limits, path, **labels):
 def error_bars(groups, path, **labels):
     """Mean and range over seeds of error counts, a bar for each model in each group, from the top down.
 
-    groups: {heading: {model's name: (seeds,) errors}}, the same models in each. labels: "title", and others of matplotlib's Axes.set.
+    groups: {heading: {model's name: (seeds,) errors}}, the same models in each. labels: "title", and others of
+    matplotlib's Axes.set.
     """
     figure = Figure(figsize=(9, 0.75 * len(groups) + 1.2), layout="constrained")
     axes, names = figure.subplots(), list(next(iter(groups.values())))

@@ -1,13 +1,15 @@
-"""The result of the default run with several seeds, and what each of its parts does for it. The results: README.md, headline.md.
+"""The result of the default run with several seeds, and what each of its parts does for it. The results: README.md,
+headline.md.
 
-    python studies/headline.py               teacher.py, distill.py, evaluate.py, tools/export.py: 5 seeds, about 25 minutes
+    python studies/headline.py               teacher.py, distill.py, evaluate.py, export.py: 5 seeds, about 25 minutes
     python studies/headline.py --sweep       and tools/sweep.py with the first seed's teacher, about 7 minutes more
     python studies/headline.py --ladder      and the ladder: one change after the other, about an hour more
     python studies/headline.py --seeds 1 --quick    a small version, in minutes, in artifacts/headline/quick/
 
-The quick start's commands with nothing changed but the seed. Keeps the models in artifacts/headline/, where a command that has
-finished is not run again. With five seeds, writes what they report to studies/headline.json and updates the tables of README.md
-and headline.md, and their figures; otherwise writes it beside the models. Minutes are those of two cores.
+The quick start's commands with nothing changed but the seed. Keeps the models in artifacts/headline/, where a command
+that has finished is not run again. With five seeds, writes what they report to studies/headline.json and updates the
+tables of README.md and headline.md, and their figures; otherwise writes it beside the models. Minutes are those of
+two cores.
 """
 
 import json
@@ -37,7 +39,8 @@ NETS = {
 FIGURES = ("what_the_teacher_knows", "reliability", "sweep")
 RESULTS = tables.ROOT / "studies" / "headline.json"
 SHIFTED_TEACHER = "--translate 2 --dropout 0.4 --input-dropout 0.1 --weight-decay 0 --epochs 30"
-STEPS = {  # of the ladder: the teacher's options, distill.py's, and the number of seeds; each changes one thing of that above
+# Of the ladder: the teacher's options, distill.py's, and the number of seeds; each changes one thing of that above.
+STEPS = {
     "images as they are, 60 epochs": (SHIFTED_TEACHER, "--translate 0 --epochs 60 --temperature 3 --alpha 0.5", 5),
     "+ shifts by a pixel": (SHIFTED_TEACHER, "--epochs 60", 5),
     "+ 150 epochs": (SHIFTED_TEACHER, "", 5),
@@ -69,7 +72,9 @@ def run_script(makes, script, *options, quick):
 
 
 def run_seed(seed, out, quick):
-    """Run the quick start's commands with this seed in the folder `out`; returns what they report, and with which settings."""
+    """Run the quick start's commands with this seed in the folder `out`; returns what they report, and with which
+    settings.
+    """
     run_script(out / "teacher.keras", "teacher.py", "--seed", seed, quick=quick)
     run_script(out / "distilled.keras", "distill.py", "--seed", seed, quick=quick)
     run_script(out / "metrics.json", "evaluate.py", quick=quick)
@@ -80,7 +85,9 @@ def run_seed(seed, out, quick):
 
 
 def run_ladder(out, test, quick):
-    """Train what STEPS lists, in the folder `out`; returns a record, see lab.score, for each step, seed and kind of net."""
+    """Train what STEPS lists, in the folder `out`; returns a record, see lab.score, for each step, seed and kind of
+    net.
+    """
     records = []
     for number, (step, (teacher_options, options, seeds)) in enumerate(STEPS.items()):
         for seed in range(seeds):
@@ -116,15 +123,17 @@ def texts(found):
     return {
         "quick_start": "\n".join(f"    {line}" for line in distill.describe_result(first, 10_000).splitlines()),
         "result": tables.markdown(header, result),
-        "gain": f"Distillation saves {saved:.0%} of the student's test errors (mean of {len(runs)} seeds). For every seed the\n"
+        "gain": f"Distillation saves {saved:.0%} of the student's test errors (mean of {len(runs)} seeds)."
+        " For every seed the\n"
         f"exact McNemar test, which pairs the students image by image, gives a p-value of at most {highest:.2g}.",
         "calibration": tables.markdown(
             ["model", *(name.replace("_", " ") for name in trust)],
             [[name, *means(its, trust)] for name, its in rows.items()],
         ),
         "sweep": tables.markdown(sweep["header"], sweep["rows"]),
-        "sweep_choice": f"The lowest mean is that of `--temperature {chosen['temperature']:g} --alpha {chosen['alpha']:g}`. Only"
-        f" then was the test set used: {mean(chosen['test_errors']):.1f} test errors ({tables.each(chosen['test_errors'])}).",
+        "sweep_choice": f"The lowest mean is that of `--temperature {chosen['temperature']:g}"
+        f" --alpha {chosen['alpha']:g}`. Only then was the test set used:"
+        f" {mean(chosen['test_errors']):.1f} test errors ({tables.each(chosen['test_errors'])}).",
         "export": export_table([run["export"] for run in found["runs"]]),
         "ladder": ladder_table(found["ladder"]),
     }

@@ -1,8 +1,8 @@
 """Many training runs, side by side: each is recorded at once and never repeated. For paper.py and when_it_helps.py.
 
-A run is decided by its settings, a dict like TEACHER or STUDENT, and a seed. A distilled student's settings hold those of its
-teacher, which has the student's seed. A record is what came of a run: settings, seed, the errors in all, per class and image by
-image, seconds, versions.
+A run is decided by its settings, a dict like TEACHER or STUDENT, and a seed. A distilled student's settings hold
+those of its teacher, which has the student's seed. A record is what came of a run: settings, seed, the errors in all,
+per class and image by image, seconds, versions.
 """
 
 import functools
@@ -60,7 +60,7 @@ STUDENT = {
     "epochs": 40,
     "batch_size": 250,
     "learning_rate": 2e-3,
-    "held_out": 0,  # so many of the last training images are held out, and the errors counted on them, not on the test set
+    "held_out": 0,  # so many of the last training images, on which the errors are then counted
     "classes": None,  # those of the transfer set; None for all
     "labelled": 1.0,  # the share of the transfer set whose labels are known
     "keep_unlabelled": False,  # whether the other images stay in it, for their soft targets
@@ -89,7 +89,8 @@ def distilled(taught_by, temperature, alpha=0.9, **changes):
 
 
 class RunStore:
-    """The dataset, the records of finished runs in the file `results`, and the folder of trained teachers and their logits.
+    """The dataset, the records of finished runs in the file `results`, and the folder of trained teachers and their
+    logits.
 
     seeds: how many a row of a table needs. quick: whether every run is made with `quick_settings`.
     """
@@ -125,7 +126,9 @@ class RunStore:
             scratch.write_text('{"runs": [\n' + ",\n".join(map(json.dumps, self.runs)) + "\n]}\n", encoding="utf-8")
 
     def saved_teacher(self, settings, seed):
-        """The file, as bytes, of a teacher that was trained with these settings on these data; None if there is none."""
+        """The file, as bytes, of a teacher that was trained with these settings on these data; None if there is
+        none.
+        """
         path = self.teacher_path(settings, seed)
         wanted = settings | {"seed": seed, "data": files.fingerprint(*split_for(self.dataset, settings)[0])}
         return path.read_bytes() if models.is_made_with(path, wanted, {}) else None
@@ -135,7 +138,9 @@ class RunStore:
         return self.results.parent == FOLDER and self.seeds == 5
 
     def figure(self, end=""):
-        """Where to draw a figure: beside the records, unless those are the committed ones and it is not for the documents."""
+        """Where to draw a figure: beside the records, unless those are the committed ones and it is not for the
+        documents.
+        """
         beside = self.results.parent != FOLDER or self.fills_documents()
         return (self.results.parent if beside else self.folder) / f"{self.results.stem}{end}.png"
 
@@ -166,12 +171,14 @@ def wrong_counts(records):
 
 
 def against(records, others):
-    """'+1.0 (p 0.4)': how many errors the others make more than these records, of the same seeds, paired image by image."""
+    """'+1.0 (p 0.4)': how many errors the others make more than these records, of the same seeds, paired image by
+    image.
+    """
     few, many = wrong_counts(records), wrong_counts(others)
     return f"{(many.sum() - few.sum()) / len(records):+.1f} (p {metrics.paired_p(few, many):.2g})"
 
 
-# ---- one run: functions of plain values and arrays, which any worker can call -------------------------------------------
+# ---- one run: functions of plain values and arrays, which any worker can call ----------------------------------------
 
 
 def split_for(dataset, settings):
@@ -192,7 +199,8 @@ def record_of(dataset, settings, seed, model, history, start, more):
     record |= more(settings, model, train, logits, scored.labels)
     record["train_errors"] = inference.count_errors(model, train)
     record["seconds_an_epoch"] = round(statistics.median(row.seconds for row in history), 3)
-    # Of students that were trained together, `seconds` are those of all, and the first one's epochs hold what they share.
+    # Of students that were trained together, `seconds` are those of all, and the first one's epochs hold what they
+    # share.
     return record | {"seconds": round(time.perf_counter() - start, 1), "versions": files.versions()}
 
 
@@ -221,8 +229,9 @@ def teacher_logits(dataset, settings, taught):
 def train_students(dataset, runs, taught, logits, more):
     """(the records of students that see the same images, None). runs: [(settings, seed)], alike in SHARED and the seed.
 
-    They are trained as by training.train_together; bit for bit as by distill.py, if the transfer set is all training images.
-    taught, logits: what train_teacher and teacher_logits return; both None without a teacher, logits also for distorted images.
+    They are trained as by training.train_together; bit for bit as by distill.py, if the transfer set is all training
+    images. taught, logits: what train_teacher and teacher_logits return; both None without a teacher, logits also for
+    distorted images.
     """
     start = time.perf_counter()
     settings, seed = runs[0]
@@ -249,13 +258,17 @@ def train_students(dataset, runs, taught, logits, more):
 
 
 def smoothed_cross_entropy(labels, logits, share):
-    """The loss on labels of whose weight this share is spread evenly over the classes (Szegedy et al. 2016): (batch,)."""
+    """The loss on labels of whose weight this share is spread evenly over the classes (Szegedy et al. 2016):
+    (batch,).
+    """
     mean_over_classes = -tf.reduce_mean(tf.nn.log_softmax(logits), -1)
     return (1 - share) * training.cross_entropy(labels, logits) + share * mean_over_classes
 
 
 def transfer_set(labels, settings, seed):
-    """(indices of the transfer set into the training images, its labels): labels are -1 where they are not to be known."""
+    """(indices of the transfer set into the training images, its labels): labels are -1 where they are not to be
+    known.
+    """
     chosen = np.arange(len(labels))
     if settings["classes"]:
         chosen = chosen[np.isin(labels, settings["classes"])]
@@ -273,7 +286,9 @@ def transfer_set(labels, settings, seed):
 
 
 def parse_arguments(description, experiments):
-    """The options of a study with these experiments, {name: function}: which of them, how many seeds, in full or quick."""
+    """The options of a study with these experiments, {name: function}: which of them, how many seeds, in full or
+    quick.
+    """
     options = terminal.parser(description, terminal.Output())
     options.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="some of those of --list (default: all)")
     options.add_argument("--list", action="store_true", help="list the experiments, and stop")
@@ -298,7 +313,9 @@ def parse_arguments(description, experiments):
 
 
 def open_store(arguments, name):
-    """The RunStore of a study on MNIST, whose records are in studies/NAME.json, unless --results or --quick say otherwise."""
+    """The RunStore of a study on MNIST, whose records are in studies/NAME.json, unless --results or --quick say
+    otherwise.
+    """
     parallel.use_one_core()  # before anything is computed
     folder = files.output_folder(Path(arguments.out) / "studies")
     dataset, results = data.load(validation=0), arguments.results or FOLDER / f"{name}.json"
@@ -322,7 +339,8 @@ def quick_settings(settings):
 
 
 def plan(store, experiments):
-    """The runs of {experiment: {row: settings}}, each once: [(settings, seed, name)], seed by seed, each teacher before its students.
+    """The runs of {experiment: {row: settings}}, each once: [(settings, seed, name)], seed by seed, each teacher
+    before its students.
 
     Rows with images held out are run with one seed only.
     """
@@ -344,7 +362,9 @@ def nothing_more(*run):
 
 
 def submit(pool, store, runs, more):
-    """Hand runs, as of `plan`, to the pool: {task: its runs}. A teacher that is neither among them nor saved is trained too."""
+    """Hand runs, as of `plan`, to the pool: {task: its runs}. A teacher that is neither among them nor saved is
+    trained too.
+    """
     dataset, tasks, teachers, logits = pool.share(store.dataset), {}, {}, {}
 
     def teacher_task(settings, seed, name):
@@ -390,7 +410,9 @@ def grouped(runs):
 
 
 def run_all(store, runs, arguments, more=nothing_more):
-    """Run those of `runs`, as of `plan`, that have no record yet. arguments: as of `parse_arguments`. more: see `record_of`."""
+    """Run those of `runs`, as of `plan`, that have no record yet. arguments: as of `parse_arguments`. more: see
+    `record_of`.
+    """
     missing = [run for run in runs if not store.find(*run[:2])]
     print(f"{len(runs)} runs, {len(runs) - len(missing)} of them finished before")
     if not missing:
@@ -418,7 +440,9 @@ def run_all(store, runs, arguments, more=nothing_more):
 
 
 def check(store, arguments, more=nothing_more):
-    """Repeat --check recorded runs, chosen at random, and print which come out the same: right and wrong on the same images."""
+    """Repeat --check recorded runs, chosen at random, and print which come out the same: right and wrong on the same
+    images.
+    """
     places = sorted(np.random.default_rng().permutation(len(store.runs))[: arguments.check])
     recorded = [store.runs[place] for place in places]
     folder = store.folder / "check"  # a saved teacher would only be read
@@ -438,7 +462,9 @@ def check(store, arguments, more=nothing_more):
 
 
 def report(store, texts):
-    """Print the tables {name: Markdown} that have rows; with the five seeds of the documents, fill them in there too."""
+    """Print the tables {name: Markdown} that have rows; with the five seeds of the documents, fill them in there
+    too.
+    """
     texts = {name: text for name, text in texts.items() if text.count("\n") > 1}
     for name, text in texts.items():
         print(f"\n{name}\n\n{text}")
@@ -448,7 +474,9 @@ def report(store, texts):
 
 
 def cost(store, group):
-    """About the multiply-adds of runs that are trained together, [(settings, seed, ...)]; 0 for a teacher that is trained already."""
+    """About the multiply-adds of runs that are trained together, [(settings, seed, ...)]; 0 for a teacher that is
+    trained already.
+    """
     settings, seed = group[0][:2]
     if settings["net"] == "teacher" and store.saved_teacher(settings, seed):
         return 0

@@ -2,13 +2,14 @@
 
     python studies/paper.py                        every experiment, 5 seeds each: about 10 hours on two cores
     python studies/paper.py temperatures           one of them; --list names them all
-    python studies/paper.py --seeds 1 --quick      a small version of everything, in minutes, in artifacts/studies/quick/
+    python studies/paper.py --seeds 1 --quick      a small version, in minutes, in artifacts/studies/quick/
 
-Trains on all 60,000 images, as the paper did, and counts test errors. A finished run is saved to studies/paper.json at once and
-never repeated, so stop it whenever you like. Teachers and their logits are kept in artifacts/studies/.
+Trains on all 60,000 images, as the paper did, and counts test errors. A finished run is saved to studies/paper.json
+at once and never repeated, so stop it whenever you like. Teachers and their logits are kept in artifacts/studies/.
 
-What the paper does not state is in TEACHER and STUDENT of lab.py, and in WIDTHS below; besides, Adam, warm-up and half a cosine.
-Dropout, weight decay and 2x800's learning rate were chosen on the last 5,000 training images; alpha 0.9 was not tuned.
+What the paper does not state is in TEACHER and STUDENT of lab.py, and in WIDTHS below; besides, Adam, warm-up and
+half a cosine. Dropout, weight decay and 2x800's learning rate were chosen on the last 5,000 training images; alpha
+0.9 was not tuned.
 """
 
 import sys
@@ -37,7 +38,7 @@ WAYS = (
 )
 
 
-# ---- the experiments: {row: settings} ----------------------------------------------------------------------------------
+# ---- the experiments: {row: settings} --------------------------------------------------------------------------------
 
 
 def choices():
@@ -99,7 +100,9 @@ def smoothing():
 
 
 def labels():
-    """2x300 with 1 to 30 % of the labels, alone, or with soft targets on the same images, or on all. 7 minutes a seed."""
+    """2x300 with 1 to 30 % of the labels, alone, or with soft targets on the same images, or on all. 7 minutes a
+    seed.
+    """
     rows = {}
     for share in SHARES:
         few = {"hidden": [300, 300], "labelled": share}
@@ -130,7 +133,9 @@ PUBLISHED = {  # the paper's test errors
 
 
 def corrected(settings, model, train, logits, labels):
-    """What the record of a student that saw some classes only has besides: its scores with each of the `corrections`."""
+    """What the record of a student that saw some classes only has besides: its scores with each of the
+    `corrections`.
+    """
     if not settings.get("classes"):
         return {}
     ways = corrections(inference.predictor(model)(train.images), train.labels, logits, labels, settings["classes"])
@@ -141,8 +146,8 @@ def corrected(settings, model, train, logits, labels):
 def corrections(train_logits, train_labels, test_logits, test_labels, classes):
     """Biases to add to the logits of a student that saw only these classes: yields (way, (C,)).
 
-    The paper moved the biases by one number, chosen on the test set. The other ways use no test image and no image's label,
-    only how often each class occurs: that share of the (unlabelled) training images is to be put into it.
+    The paper moved the biases by one number, chosen on the test set. The other ways use no test image and no image's
+    label, only how often each class occurs: that share of the (unlabelled) training images is to be put into it.
     """
     num_classes = train_logits.shape[1]
     unseen = ~np.isin(np.arange(num_classes), classes)
@@ -196,7 +201,9 @@ def texts(store):
 
 
 def pivot(runs, corner, lines, columns, row):
-    """A table of errors. lines, columns: {heading: value}; `row` formats the two values into the name of a row in `runs`."""
+    """A table of errors. lines, columns: {heading: value}; `row` formats the two values into the name of a row in
+    `runs`.
+    """
     table = []
     for heading, line in lines.items():
         cells = [runs.get(row.format(line, column)) for column in columns.values()]
@@ -205,7 +212,9 @@ def pivot(runs, corner, lines, columns, row):
 
 
 def omission_lines(complete):
-    """The lines on transfer sets that lack classes: the errors, and in brackets those on these classes, for each way."""
+    """The lines on transfer sets that lack classes: the errors, and in brackets those on these classes, for each
+    way.
+    """
     for row, records in complete.items():
         cells, seen = [], records[0]["settings"]["classes"]
         for scores in (records, *zip(*(record["corrected"].values() for record in records))):

@@ -5,10 +5,11 @@
     python studies/speed.py side_by_side    measures only that part again; --help names the others
     python studies/speed.py --quick         one round of the race alone, in minutes; nothing is saved
 
-Starts every contender of contenders.py in a process of its own. They train in turn, a few epochs each, in ROUNDS rounds, each in
-another order; then the scripts are timed, and a sweep with one worker and with two. Writes every raw time to studies/speed.json
-and updates the tables of speed.md. Takes about an hour on two cores; nothing else should run meanwhile. Linux only: peak memory
-(ru_maxrss, in kB) and the number of cores (sched_getaffinity) are read the Linux way.
+Starts every contender of contenders.py in a process of its own. They train in turn, a few epochs each, in ROUNDS
+rounds, each in another order; then the scripts are timed, and a sweep with one worker and with two. Writes every raw
+time to studies/speed.json and updates the tables of speed.md. Takes about an hour on two cores; nothing else should
+run meanwhile. Linux only: peak memory (ru_maxrss, in kB) and the number of cores (sched_getaffinity) are read the
+Linux way.
 """
 
 import functools
@@ -112,7 +113,9 @@ def race(names, teacher, epochs, rounds=ROUNDS):
 
 
 def watch(*command):
-    """Run a command: {"seconds": in all, "first_epoch_seconds": until the first epoch began, "peak_bytes": of memory}."""
+    """Run a command: {"seconds": in all, "first_epoch_seconds": until the first epoch began, "peak_bytes": of
+    memory}.
+    """
     start, first_epoch, line = time.perf_counter(), None, ""
     command = [sys.executable, "-u", *map(str, command)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
@@ -147,8 +150,9 @@ def watch_scripts(teacher):
 
 
 def side_by_side(teacher):
-    """{how: seconds} of a sweep of SWEPT students, SWEEPS times in turn with one worker, with two, and on a cluster; {"one each":
-    seconds} of a sweep of two students with two workers; {"finished", "one each finished": seconds} of both, with all students there.
+    """{how: seconds} of a sweep of SWEPT students, SWEEPS times in turn with one worker, with two, and on a cluster;
+    {"one each": seconds} of a sweep of two students with two workers; {"finished", "one each finished": seconds} of
+    both, with all students there.
     """
     import distributed
 

@@ -1,6 +1,7 @@
 """Markdown tables from the records of the studies, filled into the documents.
 
-A document holds `<!-- table: NAME -->` and `<!-- end -->`; what stands between them is replaced by the text of that name.
+A document holds `<!-- table: NAME -->` and `<!-- end -->`; what stands between them is replaced by the text of that
+name.
 """
 
 import re

@@ -3,11 +3,11 @@
     python studies/when_it_helps.py                     everything, with 5 seeds
     python studies/when_it_helps.py --seeds 1 --quick   two sizes of everything, in minutes, in artifacts/studies/quick/
 
-Trains on all 60,000 images and counts test errors. The teacher has teacher.py's default recipe, and the student's seed. A
-finished run is saved to studies/when_it_helps.json at once and never repeated, so stop it whenever you like.
+Trains on all 60,000 images and counts test errors. The teacher has teacher.py's default recipe, and the student's
+seed. A finished run is saved to studies/when_it_helps.json at once and never repeated, so stop it whenever you like.
 
-Both of a pair have the same net, views, epochs and learning rate. Activation, epochs and learning rate were chosen for the
-labels alone (`alone`), then T and alpha (`taught`), each on 5,000 images held out of training, with one seed.
+Both of a pair have the same net, views, epochs and learning rate. Activation, epochs and learning rate were chosen
+for the labels alone (`alone`), then T and alpha (`taught`), each on 5,000 images held out of training, with one seed.
 """
 
 import functools
@@ -47,28 +47,28 @@ TAUGHT_BY = (
     | {"kind": "default"}
     | pick(teacher.MNIST.settings(), TEACHER.keys() - {"net", "kind", "smoothing", "held_out"})
 )
-# fmt: off
-CHOSEN = {  # (units, views): what `alone` and `taught` chose
-    ((26, 18), "as they are"): {"activation": "silu", "epochs": 100, "learning_rate": 0.01, "temperature": 2, "alpha": 0.5},
-    ((26, 18), "shifted"): {"activation": "silu", "epochs": 1000, "learning_rate": 0.005, "temperature": 1, "alpha": 0.9},
-    ((26, 18), "distorted"): {"activation": "relu", "epochs": 300, "learning_rate": 0.005, "temperature": 2, "alpha": 0.9},
-    ((40, 34, 30), "as they are"): {"activation": "relu", "epochs": 100, "learning_rate": 0.01, "temperature": 2, "alpha": 0.5},
-    ((40, 34, 30), "shifted"): {"activation": "silu", "epochs": 100, "learning_rate": 0.01, "temperature": 4, "alpha": 0.9},
-    ((40, 34, 30), "distorted"): {"activation": "silu", "epochs": 300, "learning_rate": 0.01, "temperature": 1, "alpha": 0.9},
-    ((52, 40, 28), "as they are"): {"activation": "relu", "epochs": 100, "learning_rate": 0.01, "temperature": 8, "alpha": 0.9},
-    ((52, 40, 28), "shifted"): {"activation": "silu", "epochs": 100, "learning_rate": 0.01, "temperature": 4, "alpha": 0.5},
-    ((52, 40, 28), "distorted"): {"activation": "relu", "epochs": 300, "learning_rate": 0.01, "temperature": 1, "alpha": 0.9},
-    ((105, 72, 50), "as they are"): {"activation": "relu", "epochs": 300, "learning_rate": 0.01, "temperature": 8, "alpha": 0.5},
-    ((105, 72, 50), "shifted"): {"activation": "silu", "epochs": 300, "learning_rate": 0.005, "temperature": 2, "alpha": 0.5},
-    ((105, 72, 50), "distorted"): {"activation": "silu", "epochs": 300, "learning_rate": 0.01, "temperature": 4, "alpha": 0.5},
-    ((64, 64), "as they are"): {"activation": "silu", "epochs": 100, "learning_rate": 0.01, "temperature": 8, "alpha": 0.9},
-    ((64, 64), "shifted"): {"activation": "silu", "epochs": 100, "learning_rate": 0.005, "temperature": 1, "alpha": 0.9},
-    ((64, 64), "distorted"): {"activation": "silu", "epochs": 300, "learning_rate": 0.005, "temperature": 2, "alpha": 0.5},
-    ((800, 800), "as they are"): {"activation": "relu", "epochs": 20, "learning_rate": 0.002, "temperature": 4, "alpha": 0.9},
-    ((800, 800), "shifted"): {"activation": "relu", "epochs": 20, "learning_rate": 0.001, "temperature": 4, "alpha": 0.5},
-    ((800, 800), "distorted"): {"activation": "relu", "epochs": 20, "learning_rate": 0.001, "temperature": 4, "alpha": 0.5},
+CHOICES = ("activation", "epochs", "learning_rate", "temperature", "alpha")
+ROWS = {  # (units, views): what `alone` and `taught` chose, of CHOICES
+    ((26, 18), "as they are"): ("silu", 100, 0.01, 2, 0.5),
+    ((26, 18), "shifted"): ("silu", 1000, 0.005, 1, 0.9),
+    ((26, 18), "distorted"): ("relu", 300, 0.005, 2, 0.9),
+    ((40, 34, 30), "as they are"): ("relu", 100, 0.01, 2, 0.5),
+    ((40, 34, 30), "shifted"): ("silu", 100, 0.01, 4, 0.9),
+    ((40, 34, 30), "distorted"): ("silu", 300, 0.01, 1, 0.9),
+    ((52, 40, 28), "as they are"): ("relu", 100, 0.01, 8, 0.9),
+    ((52, 40, 28), "shifted"): ("silu", 100, 0.01, 4, 0.5),
+    ((52, 40, 28), "distorted"): ("relu", 300, 0.01, 1, 0.9),
+    ((105, 72, 50), "as they are"): ("relu", 300, 0.01, 8, 0.5),
+    ((105, 72, 50), "shifted"): ("silu", 300, 0.005, 2, 0.5),
+    ((105, 72, 50), "distorted"): ("silu", 300, 0.01, 4, 0.5),
+    ((64, 64), "as they are"): ("silu", 100, 0.01, 8, 0.9),
+    ((64, 64), "shifted"): ("silu", 100, 0.005, 1, 0.9),
+    ((64, 64), "distorted"): ("silu", 300, 0.005, 2, 0.5),
+    ((800, 800), "as they are"): ("relu", 20, 0.002, 4, 0.9),
+    ((800, 800), "shifted"): ("relu", 20, 0.001, 4, 0.5),
+    ((800, 800), "distorted"): ("relu", 20, 0.001, 4, 0.5),
 }
-# fmt: on
+CHOSEN = {key: dict(zip(CHOICES, values)) for key, values in ROWS.items()}
 PUBLISHED = [  # (net, parameters, test errors), dense nets by others
     ("BitNetPDK", 1_700, 508),
     ("BitNetPDK", 4_400, 304),
@@ -115,7 +115,7 @@ def schedule_on(hidden, views):
     return net_on(hidden, views) | pick(CHOSEN[hidden, views], ["activation", "epochs", "learning_rate"])
 
 
-# ---- the experiments: {row: settings} ----------------------------------------------------------------------------------
+# ---- the experiments: {row: settings} --------------------------------------------------------------------------------
 
 
 def alone():

@@ -23,7 +23,8 @@ _redirected = []  # the real stderr while `quiet` is active: file descriptors, t
 def quiet():
     """Discard what the block writes to stderr.
 
-    TensorFlow writes some of it from C++ before it reads any logging option, so the file descriptor itself is redirected.
+    TensorFlow writes some of it from C++ before it reads any logging option, so the file descriptor itself is
+    redirected.
     """
     sys.stderr.flush()
     _redirected.append(os.dup(2))

@@ -24,9 +24,11 @@ def distortion(strength):
 
 
 def distort(images, seed, distortion):
-    """Distort images (n, h, w) or (n, h, w, c), uint8 or float32, by amounts drawn from `seed`, two integers: the same form.
+    """Distort images (n, h, w) or (n, h, w, c), uint8 or float32, by amounts drawn from `seed`, two integers: the
+    same form.
 
-    Bilinear sampling, 0 outside the image. The affine part of Simard et al. (2003), and their elastic one on a coarse grid.
+    Bilinear sampling, 0 outside the image. The affine part of Simard et al. (2003), and their elastic one on a coarse
+    grid.
     """
     draws = tf.random.stateless_uniform((len(images), 5 + 2 * KNOTS**2), seed, -1.0, 1.0)
     amounts = tf.constant(distortion, tf.float32)

@@ -102,8 +102,8 @@ def save_arrays(path, **arrays):
 def reading(path, missing, advice):
     """Raise a UserError of one line in place of any error of the block, which reads the file at `path`.
 
-    Damaged and hostile files make NumPy, zipfile, HDF5 and Keras raise errors of many kinds. missing: what to say if there is no
-    such file; advice: what to do about a damaged one. PermissionError passes: that file may well be fine.
+    Damaged and hostile files make NumPy, zipfile, HDF5 and Keras raise errors of many kinds. missing: what to say if
+    there is no such file; advice: what to do about a damaged one. PermissionError passes: that file may well be fine.
     """
     try:
         yield
@@ -132,7 +132,9 @@ def load_arrays(path):
 
 
 def read_npz(path, names=None):
-    """{name: array} of an .npz file, of these names only or of all. Pickled objects are refused. To be called in `reading`."""
+    """{name: array} of an .npz file, of these names only or of all. Pickled objects are refused. To be called in
+    `reading`.
+    """
     with zipfile.ZipFile(path) as archive:
         check_expansion(path, unpacked_bytes(archive))
     with np.load(path, allow_pickle=False) as file:
@@ -140,7 +142,9 @@ def read_npz(path, names=None):
 
 
 def unpacked_bytes(archive):
-    """The unpacked size of a zipfile.ZipFile, according to its own list of contents; zipfile never reads more than that."""
+    """The unpacked size of a zipfile.ZipFile, according to its own list of contents; zipfile never reads more than
+    that.
+    """
     return sum(member.file_size for member in archive.infolist())
 
 

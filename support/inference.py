@@ -38,15 +38,18 @@ def to_unit(images):
 
 
 def single_shape(tensors):
-    """The shape, without the batch, of the only one of a model's `inputs` or `outputs`; None if there are several, or none."""
+    """The shape, without the batch, of the only one of a model's `inputs` or `outputs`; None if there are several, or
+    none.
+    """
     return tuple(tensors[0].shape[1:]) if tensors and len(tensors) == 1 else None
 
 
 def fitting_shape(model, example_shape):
     """The shape, without the batch, in which a Keras model takes an example of this shape; None if it cannot.
 
-    Axes of size 1 are added and removed, and an example is made flat, or a flat one is given its axes: (28, 28) fits a model that
-    takes (28, 28), (28, 28, 1), (784,) or (None, None, 1). It does not fit (14, 56): the pixels would be scrambled.
+    Axes of size 1 are added and removed, and an example is made flat, or a flat one is given its axes: (28, 28) fits
+    a model that takes (28, 28), (28, 28, 1), (784,) or (None, None, 1). It does not fit (14, 56): the pixels would be
+    scrambled.
     """
     wanted = single_shape(getattr(model, "inputs", None))
     if wanted is None:  # of several inputs, or built by a call, which leaves no trace of the shape
@@ -100,7 +103,8 @@ def takes_integers(model):
 
 
 def feeder(model, examples, pixels=1.0):
-    """Returns feed(examples (n, *shape) float32) -> what the model takes: in its axes, multiplied by `pixels`, in its dtype.
+    """Returns feed(examples (n, *shape) float32) -> what the model takes: in its axes, multiplied by `pixels`, in its
+    dtype.
 
     examples: some of them. pixels: see `pixels_for`. Raises UserError: the model does not take such examples.
     """
@@ -129,7 +133,9 @@ def feeder(model, examples, pixels=1.0):
 
 
 def last_activation(model):
-    """'softmax', 'sigmoid' or another name, of what computes a model's output; None where the model does not show it."""
+    """'softmax', 'sigmoid' or another name, of what computes a model's output; None where the model does not show
+    it.
+    """
     try:
         operation, node, place = model.outputs[0]._keras_history
         while True:
@@ -160,8 +166,8 @@ def _activation_name(operation):
 def output_kind(model, outputs):
     """'softmax', 'sigmoid' or 'logits': what a model's outputs (n, C) of real examples are.
 
-    A sigmoid, or an activation of LOGITS, as the last one decides it. Otherwise, and to confirm a softmax, the outputs do: whether
-    they sum to 1, to the precision of the model's coarsest layer.
+    A sigmoid, or an activation of LOGITS, as the last one decides it. Otherwise, and to confirm a softmax, the
+    outputs do: whether they sum to 1, to the precision of the model's coarsest layer.
 
     Raises UserError: they are from 0 to 1, but neither the probabilities of a softmax nor of sigmoids.
     """
@@ -186,13 +192,15 @@ def _eps(model):
 
 
 def adapters(model, examples, pixels=1.0):
-    """Returns feed, see `feeder`, and read(what the model returns for it) -> logits (n, C) float32, of any Keras classifier.
+    """Returns feed, see `feeder`, and read(what the model returns for it) -> logits (n, C) float32, of any Keras
+    classifier.
 
-    A softmax gives the logarithms of its probabilities p, which are logits: a softmax gives the probabilities back. A sigmoid gives
-    log p - log(1 - p) for each class. A single output x, or sigmoid of x, scores class 1 of two: its logits are (0, x). examples:
-    some real ones, on which the model is tried. pixels: see `pixels_for`.
+    A softmax gives the logarithms of its probabilities p, which are logits: a softmax gives the probabilities back. A
+    sigmoid gives log p - log(1 - p) for each class. A single output x, or sigmoid of x, scores class 1 of two: its
+    logits are (0, x). examples: some real ones, on which the model is tried. pixels: see `pixels_for`.
 
-    Raises UserError: the model does not take such examples, or does not return one row of numbers for each; see `output_kind`.
+    Raises UserError: the model does not take such examples, or does not return one row of numbers for each; see
+    `output_kind`.
     """
     examples = examples[:PROBED]
     feed = feeder(model, examples, pixels)
@@ -227,15 +235,17 @@ def caller(model, examples, pixels=1.0):
 
 
 def mean_logits(each):
-    """The logarithm of the mean probabilities of several models, from a list of their logits (n, C); a single one's are returned."""
+    """The logarithm of the mean probabilities of several models, from a list of their logits (n, C); a single one's
+    are returned.
+    """
     return tf.reduce_logsumexp(tf.nn.log_softmax(each), 0) - math.log(len(each)) if len(each) > 1 else each[0]
 
 
 def predictor(model, batch_size=1000, pixels=1.0):
     """Returns predict(examples (n, ...)) -> logits (n, C) float32, both NumPy arrays, at inference (no dropout).
 
-    model: see `adapters`; or a list of models, of whose probabilities the mean is taken. pixels: a number by which the examples
-    are multiplied, see `pixels_for`.
+    model: see `adapters`; or a list of models, of whose probabilities the mean is taken. pixels: a number by which
+    the examples are multiplied, see `pixels_for`.
     """
     compiled = None
 
@@ -261,7 +271,9 @@ def predictor(model, batch_size=1000, pixels=1.0):
 
 
 def count_errors(model, split, pixels=1.0):
-    """How many examples of a data.Split the model puts into a class other than their label. model, pixels: see `predictor`."""
+    """How many examples of a data.Split the model puts into a class other than their label. model, pixels: see
+    `predictor`.
+    """
     return int(np.sum(predictor(model, pixels=pixels)(split.images).argmax(-1) != split.labels))
 
 
@@ -275,8 +287,8 @@ def warn_of_pixels(path, model, split, pixels, option):
 def pixels_warning(model, split, pixels, option):
     """A sentence, where a model is much better with its examples multiplied by another number than `pixels`; else None.
 
-    Much better: less than half of the errors, and less than half of those of always naming the commonest class. split: some
-    labelled examples, as a data.Split. option: the one to name.
+    Much better: less than half of the errors, and less than half of those of always naming the commonest class.
+    split: some labelled examples, as a data.Split. option: the one to name.
     """
     images = to_unit(split.images)
     rescaling = [layer.scale for layer in model._flatten_layers() if isinstance(layer, keras.layers.Rescaling)]
@@ -298,7 +310,9 @@ def pixels_warning(model, split, pixels, option):
 
 
 def multiply_adds(model, example_shape):
-    """Multiply-adds of one example in a model's dense and convolutional layers; None if others (such as recurrent ones) multiply."""
+    """Multiply-adds of one example in a model's dense and convolutional layers; None if others (such as recurrent
+    ones) multiply.
+    """
     shape = fitting_shape(model, example_shape)
     call = tf.function(functools.partial(model, training=False))
     graph = call.get_concrete_function(tf.TensorSpec((1, *shape), model.inputs[0].dtype)).graph

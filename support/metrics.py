@@ -37,18 +37,21 @@ def mcnemar_exact(only_first, only_second):
 
 
 def paired_p(first, second):
-    """The two-sided p-value for two kinds of nets, several seeds of each. Null hypothesis: both err equally often on each image.
+    """The two-sided p-value for two kinds of nets, several seeds of each. Null hypothesis: both err equally often on
+    each image.
 
-    first, second: (n,) the number of seeds that are wrong on each image. The images are the sample, not the seeds: under the
-    null hypothesis the difference on an image has either sign with the same probability. Normal approximation of that
-    sign-flip test.
+    first, second: (n,) the number of seeds that are wrong on each image. The images are the sample, not the seeds:
+    under the null hypothesis the difference on an image has either sign with the same probability. Normal
+    approximation of that sign-flip test.
     """
     difference = np.subtract(first, second, dtype=float)
     return math.erfc(abs(difference.sum()) / math.sqrt(2 * max(1.0, (difference**2).sum())))
 
 
 def confusion_counts(labels, classes, num_classes):
-    """The number of images of each label (row) that a model puts into each other class (column): (C, C), 0 where right."""
+    """The number of images of each label (row) that a model puts into each other class (column): (C, C), 0 where
+    right.
+    """
     counts = np.zeros((num_classes, num_classes), int)
     np.add.at(counts, (labels, classes), 1)
     np.fill_diagonal(counts, 0)
@@ -67,7 +70,8 @@ def kl(teacher_logits, logits):
 
 
 def reliability(labels, logits):
-    """Images sorted into ECE_BINS equal-width bins of confidence: (number, mean accuracy, mean confidence), (ECE_BINS,) each.
+    """Images sorted into ECE_BINS equal-width bins of confidence: (number, mean accuracy, mean confidence),
+    (ECE_BINS,) each.
 
     The confidence is the highest probability of logits (n, C). The means of an empty bin are nan.
     """

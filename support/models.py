@@ -25,7 +25,9 @@ DIGESTS = "sha256.json"  # the SHA-256 of the other members: a zip file's own ch
 
 
 class Epoch(NamedTuple):
-    """A row of a training history. Accuracies are fractions; the training accuracy is taken while training, with dropout."""
+    """A row of a training history. Accuracies are fractions; the training accuracy is taken while training, with
+    dropout.
+    """
 
     epoch: int  # from 1
     loss: float
@@ -37,8 +39,8 @@ class Epoch(NamedTuple):
 def layer_seeds(seed):
     """Yields a seed for each layer that draws numbers; without end, None if `seed` is None.
 
-    They are those that keras.utils.set_random_seed(seed) would lead to. But that sets Python's random state for the whole process,
-    and a Dask worker's other threads draw from it.
+    They are those that keras.utils.set_random_seed(seed) would lead to. But that sets Python's random state for the
+    whole process, and a Dask worker's other threads draw from it.
     """
     source = random.Random(seed)
     while True:
@@ -46,7 +48,9 @@ def layer_seeds(seed):
 
 
 def dropout_states(model):
-    """The variables, two integers each, from which a model's dropout and other random layers draw: a seed, and how often it was used."""
+    """The variables, two integers each, from which a model's dropout and other random layers draw: a seed, and how
+    often it was used.
+    """
     weights = {id(weight) for weight in model.weights}
     return [variable for variable in model.variables if id(variable) not in weights]
 
@@ -71,8 +75,8 @@ def describe_errors(errors, num_images):
 def save(model, path, settings, history):
     """Save the model at `path` (.keras) and its history beside it (.csv), each completely or not at all.
 
-    settings: a dict of plain values, all that decided the training. They and the history are also in the .keras archive, where
-    `load_training` reads them; the .csv is for people.
+    settings: a dict of plain values, all that decided the training. They and the history are also in the .keras
+    archive, where `load_training` reads them; the .csv is for people.
     """
     with files.atomic_write(path) as scratch:
         model.save(scratch)
@@ -131,8 +135,8 @@ def differing(settings, wanted):
 def load(path, example_shape, num_classes):
     """Load a .keras file, saved by this project or by anyone, in Keras' safe mode: no Lambda layers, no pickles.
 
-    Raises UserError: it is missing, damaged, no Keras model, does not take examples of this shape (see inference.fitting_shape),
-    or does not return num_classes numbers for each, or a single one for two classes.
+    Raises UserError: it is missing, damaged, no Keras model, does not take examples of this shape (see
+    inference.fitting_shape), or does not return num_classes numbers for each, or a single one for two classes.
     """
 
     def read(archive):
@@ -161,7 +165,9 @@ def load(path, example_shape, num_classes):
 
 
 def load_training(path):
-    """(settings, history) that `save` put into a model file; ({}, []) for a model from elsewhere. Raises UserError as `load`."""
+    """(settings, history) that `save` put into a model file; ({}, []) for a model from elsewhere. Raises UserError as
+    `load`.
+    """
 
     def parse(archive):
         if TRAINING not in archive.namelist():
@@ -181,7 +187,9 @@ def pixels(settings):
 
 
 def is_made_with(path, wanted, defaults):
-    """Whether there is a sound model file at `path` that was trained with the settings `wanted`. What it lacks has its default."""
+    """Whether there is a sound model file at `path` that was trained with the settings `wanted`. What it lacks has
+    its default.
+    """
     try:
         return not differing(defaults | load_training(path)[0], wanted)
     except UserError:
@@ -196,7 +204,8 @@ def _read(path, read):
             start = file.read(64)
         if start.startswith(HDF5):
             rename = "" if Path(path).suffix in (".h5", ".hdf5") else "rename it to NAME.h5; then "
-            convert = f"{rename}python -c \"import keras; keras.saving.load_model('NAME.h5', compile=False).save('NAME.keras')\""
+            code = "import keras; keras.saving.load_model('NAME.h5', compile=False).save('NAME.keras')"
+            convert = f'{rename}python -c "{code}"'
             raise UserError(
                 f"{path} is an HDF5 file, Keras' older format: {convert} turns it into one that can be used here"
             )
@@ -237,7 +246,9 @@ def _digests(archive):
 
 
 def _declared_bytes(archive):
-    """The memory that the weights of a model will take, as its config.json declares them; Keras checks those in the file."""
+    """The memory that the weights of a model will take, as its config.json declares them; Keras checks those in the
+    file.
+    """
     # Without the optimizer, which cannot be created in a StatelessScope.
     without = lambda found: {key: value for key, value in found.items() if key != "compile_config"}
     config = _json(archive, "config.json", object_hook=without)

@@ -1,7 +1,7 @@
 """Tasks side by side: in this process, in processes on this machine, or on a Dask cluster.
 
-Every task computes on one core, so its result does not depend on how many others run beside it. A task may take the results of
-other tasks as arguments; Dask moves them between processes, so no shared disk is needed.
+Every task computes on one core, so its result does not depend on how many others run beside it. A task may take the
+results of other tasks as arguments; Dask moves them between processes, so no shared disk is needed.
 """
 
 import contextlib
@@ -43,9 +43,11 @@ def add_options(options):
 
 @contextlib.contextmanager
 def pool(workers=None, cluster=None):
-    """A context manager that gives something with `submit`, `share` and `finished`. workers, cluster: as of `add_options`.
+    """A context manager that gives something with `submit`, `share` and `finished`. workers, cluster: as of
+    `add_options`.
 
-    Raises UserError: Dask's package `distributed` is needed and missing; the cluster does not answer, or has other code.
+    Raises UserError: Dask's package `distributed` is needed and missing; the cluster does not answer, or has other
+    code.
     """
     has_dask = importlib.util.find_spec("distributed") is not None
     if not cluster and (workers == 1 or workers is None and not has_dask):
@@ -64,7 +66,8 @@ def pool(workers=None, cluster=None):
     with contextlib.ExitStack() as stack:
         if not cluster:
             progress("starting workers")
-            # Dask takes 0.5 s for a task that it does not know. Then a worker with many small tasks behind a long one counts as
+            # Dask takes 0.5 s for a task that it does not know. Then a worker with many small tasks behind a long one
+            # counts as
             # idle, and none of them go to one that really is.
             with dask.config.set({"distributed.scheduler.unknown-task-duration": "10 minutes"}):
                 made = distributed.LocalCluster(
@@ -101,14 +104,18 @@ def _versions():
 
 
 def use_one_core():
-    """Have TensorFlow compute on one core, if it has not computed anything yet: the sums of products then have one order."""
+    """Have TensorFlow compute on one core, if it has not computed anything yet: the sums of products then have one
+    order.
+    """
     with contextlib.suppress(RuntimeError):
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
 def time_left(start, done, total):
-    """', 12 min left', estimated from what was done since `start`, a value of time.perf_counter(); '' if nothing was done."""
+    """', 12 min left', estimated from what was done since `start`, a value of time.perf_counter(); '' if nothing was
+    done.
+    """
     return f", {(time.perf_counter() - start) / 60 * (total / done - 1):.0f} min left" if done else ""
 
 
@@ -124,7 +131,9 @@ class InThisProcess:
         return _Task(function, arguments, name)
 
     def finished(self, tasks, describe):
-        """Yield (task, its result) of these tasks, in the order in which they finish. describe(): what is shown meanwhile."""
+        """Yield (task, its result) of these tasks, in the order in which they finish. describe(): what is shown
+        meanwhile.
+        """
         for task in tasks:
             progress(f"{describe()}  running: {task.name}")
             yield task, task.result
@@ -148,7 +157,9 @@ class OnDask:
         self.client, self._numbers = client, itertools.count()
 
     def share(self, value):
-        """As InThisProcess.share. The value is the result of a task, so that Dask makes it again where a worker dies."""
+        """As InThisProcess.share. The value is the result of a task, so that Dask makes it again where a worker
+        dies.
+        """
         with warnings.catch_warnings(action="ignore"):  # of its size
             return self.client.submit(_same, value, key=f"shared-{time.time_ns()}", pure=False)
 
@@ -160,7 +171,9 @@ class OnDask:
         )
 
     def finished(self, tasks, describe):
-        """As InThisProcess.finished. Raises what a task raised; UserError: its worker died four times, or the cluster is lost."""
+        """As InThisProcess.finished. Raises what a task raised; UserError: its worker died four times, or the cluster
+        is lost.
+        """
         import distributed
 
         waiting, seen_workers = set(tasks), time.monotonic()
@@ -182,7 +195,9 @@ class OnDask:
 
 
 def _ask(function, *arguments, **options):
-    """function(*arguments, **options), which asks the cluster. Raises UserError: that is lost, or cannot run this code."""
+    """function(*arguments, **options), which asks the cluster. Raises UserError: that is lost, or cannot run this
+    code.
+    """
     import distributed
     from distributed.comm import CommClosedError
 

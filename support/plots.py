@@ -15,7 +15,9 @@ OTHERS = ["#CC79A7", "#56B4E9", "#D55E00", "#000000"]
 
 
 def colour(name, names=()):
-    """The colour of a model: its own for the three of COLOURS, and one of OTHERS by its place among the others in `names`."""
+    """The colour of a model: its own for the three of COLOURS, and one of OTHERS by its place among the others in
+    `names`.
+    """
     others = [other for other in names if other not in COLOURS]
     return COLOURS[name] if name in COLOURS else OTHERS[others.index(name) % len(OTHERS)]
 

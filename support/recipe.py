@@ -1,4 +1,6 @@
-"""Settings: each is declared once, with its type, default, range and help. Options, saved settings and studies derive from it."""
+"""Settings: each is declared once, with its type, default, range and help. Options, saved settings and studies derive
+from it.
+"""
 
 import argparse
 import dataclasses
@@ -41,7 +43,9 @@ def dropout_rate(text):
 
 
 def setting(default, parse, help, **options):
-    """A field of a Recipe. parse: an argparse type, or a list of choices; options: others of argparse's add_argument."""
+    """A field of a Recipe. parse: an argparse type, or a list of choices; options: others of argparse's
+    add_argument.
+    """
     kind = {"choices": parse} if isinstance(parse, list) else {"type": parse}
     return field(default=default, metadata=kind | {"help": help} | options)
 
@@ -56,7 +60,9 @@ class Recipe:
 
     @classmethod
     def of(cls, values):
-        """The recipe with these values, a dict: saved settings, or parsed options. What it lacks has its default, the rest is ignored."""
+        """The recipe with these values, a dict: saved settings, or parsed options. What it lacks has its default, the
+        rest is ignored.
+        """
         known = {each.name: values[each.name] for each in fields(cls) if each.name in values}
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
 

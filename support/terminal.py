@@ -22,7 +22,9 @@ _in_script = False  # whether `run` is active; functions that are called from el
 
 
 def run(main):
-    """Call `main()` as a script: a problem that the user can fix ends in one line and status 1, Ctrl-C in status 130."""
+    """Call `main()` as a script: a problem that the user can fix ends in one line and status 1, Ctrl-C in status
+    130.
+    """
     global _in_script
     in_notebook = hasattr(builtins, "__IPYTHON__")  # `%run student.py`: there, Ctrl-C must not end the program
     try:
@@ -58,7 +60,9 @@ def _error_line(message):
 
 
 def _stop(*_):
-    """End the program at once. An exception would be lost if it came up inside a callback of HDF5 or of Python itself."""
+    """End the program at once. An exception would be lost if it came up inside a callback of HDF5 or of Python
+    itself.
+    """
     message = f"{Path(sys.argv[0]).name}: stopped; every file is complete, either the old one or the new one\n"
     try:
         files.remove_scratch_files()
@@ -90,7 +94,7 @@ class Files(Output):
     validation: int | None = setting(
         None,
         integer(0),
-        "hold out IMAGES training images, drawn from all classes (default: 5000, or a twelfth of a smaller set; 0: none)",
+        "hold out IMAGES training images, from all classes (default: 5000, or a twelfth of a smaller set; 0: none)",
         metavar="IMAGES",
     )
 
@@ -123,7 +127,8 @@ class _Parser(argparse.ArgumentParser):
 def parser(description, *recipes, own_data=None):
     """An argparse.ArgumentParser whose options are the fields of these Recipe instances, which have the defaults.
 
-    own_data: the one to take in the place of the last recipe with --data. The parsed arguments are what Recipe.of takes.
+    own_data: the one to take in the place of the last recipe with --data. The parsed arguments are what Recipe.of
+    takes.
     """
     options = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     options.defaults = {name: value for recipe in recipes for name, value in recipe.settings().items()}
@@ -176,7 +181,9 @@ def say(text):
 
 
 def progress(text):
-    """Show `text` on a line that the next call overwrites, if a script runs in a terminal; `clear_progress` before a print."""
+    """Show `text` on a line that the next call overwrites, if a script runs in a terminal; `clear_progress` before a
+    print.
+    """
     if _in_script and sys.stdout.isatty():
         width = shutil.get_terminal_size().columns - 1  # a full line would wrap
         print(f"\r{text[:width]:<{width}}", end="", flush=True)

@@ -45,8 +45,8 @@ def train(model, batches, loss, **options):
 def train_together(nets, batches):
     """Train several Keras models on the same views, an epoch each in turn; returns their histories, lists of Epoch.
 
-    An epoch's images are shifted or distorted once, and the teacher runs on them once. Each net comes out as if it were trained
-    alone. nets: [(model, loss, options of `Run`)]. Raises UserError as Run does.
+    An epoch's images are shifted or distorted once, and the teacher runs on them once. Each net comes out as if it
+    were trained alone. nets: [(model, loss, options of `Run`)]. Raises UserError as Run does.
     """
     runs = [Run(model, batches, loss, **options) for model, loss, options in nets]
     with contextlib.ExitStack() as stack:
@@ -64,17 +64,17 @@ def train_together(nets, batches):
 class Run:
     """A Keras model in training.
 
-    batches: data.Batches. loss(labels, logits) -> (batch,), or, where the batches have a teacher's logits, loss(labels,
-    teacher_logits, logits). learning_rate, weight_decay: see `adam`; optimizer: a Keras optimizer, used in place of that. pixels:
-    see inference.feeder. validation: a data.Split, or None. checkpoint: a Checkpoint to go on from and to save each epoch in.
-    report(epoch, epochs) is called after each epoch.
+    batches: data.Batches. loss(labels, logits) -> (batch,), or, where the batches have a teacher's logits,
+    loss(labels, teacher_logits, logits). learning_rate, weight_decay: see `adam`; optimizer: a Keras optimizer, used
+    in place of that. pixels: see inference.feeder. validation: a data.Split, or None. checkpoint: a Checkpoint to go
+    on from and to save each epoch in. report(epoch, epochs) is called after each epoch.
 
-    callbacks: Keras callbacks. They hear of the beginning and the end of the training and of each epoch, with "loss", "accuracy"
-    and, with validation, "val_loss" (the cross-entropy with the labels) and "val_accuracy"; model.stop_training is obeyed. They
-    hear nothing of batches.
+    callbacks: Keras callbacks. They hear of the beginning and the end of the training and of each epoch, with "loss",
+    "accuracy" and, with validation, "val_loss" (the cross-entropy with the labels) and "val_accuracy";
+    model.stop_training is obeyed. They hear nothing of batches.
 
-    Raises UserError: the loss is no longer finite; the model has nothing to train; a callback sets the learning rate, and there is
-    no `optimizer` that lets it; or as Checkpoint.restore and inference.caller do.
+    Raises UserError: the loss is no longer finite; the model has nothing to train; a callback sets the learning rate,
+    and there is no `optimizer` that lets it; or as Checkpoint.restore and inference.caller do.
     """
 
     def __init__(
@@ -113,7 +113,9 @@ class Run:
 
     @contextlib.contextmanager
     def hooks(self):
-        """Lend the model its optimizer, which the callbacks may want; call what they have for the beginning and the end."""
+        """Lend the model its optimizer, which the callbacks may want; call what they have for the beginning and the
+        end.
+        """
         previous, self.model.optimizer = getattr(self.model, "optimizer", None), self.optimizer
         self.model.stop_training = False
         self.model._initial_epoch = len(self.history)  # BackupAndRestore sets it, as in `fit`
@@ -126,7 +128,9 @@ class Run:
             self.model.optimizer = previous  # ours would be saved with the model
 
     def train_epoch(self, number, examples):
-        """Train on the data.Examples of epoch `number`; add its row to `history`. Raises UserError: the loss is not finite."""
+        """Train on the data.Examples of epoch `number`; add its row to `history`. Raises UserError: the loss is not
+        finite.
+        """
         self.callbacks.on_epoch_begin(number - 1)  # Keras counts from 0
         start = time.perf_counter()
         loss, accuracy = self.run_epoch(examples)
@@ -151,7 +155,8 @@ class Run:
 def adam(learning_rate, num_steps, weight_decay=0.0):
     """Keras' Adam, whose learning rate warms up over a twentieth of the steps and then follows half a cosine to 0.
 
-    weight_decay: each step first subtracts this share, times the learning rate, of each weight (Loshchilov & Hutter 2019).
+    weight_decay: each step first subtracts this share, times the learning rate, of each weight (Loshchilov & Hutter
+    2019).
     """
     warmup = num_steps // 20
     start, peak = (0.0, learning_rate) if warmup else (learning_rate, None)
@@ -161,7 +166,9 @@ def adam(learning_rate, num_steps, weight_decay=0.0):
 
 
 def prepare_callbacks(callbacks, optimizer):
-    """The callbacks as a list; where the direction of an accuracy is left to Keras, it is "max". Raises UserError: see `Run`."""
+    """The callbacks as a list; where the direction of an accuracy is left to Keras, it is "max". Raises UserError:
+    see `Run`.
+    """
     scheduled = isinstance(optimizer._learning_rate, keras.optimizers.schedules.LearningRateSchedule)
     for callback in (callbacks := [*callbacks]):
         if scheduled and isinstance(callback, LEARNING_RATE_CALLBACKS):
@@ -185,8 +192,9 @@ def check_trainable(model, name="the model"):
 def compile_epoch(model, optimizer, batches, loss, pixels=1.0):
     """Compile the training of one epoch; returns run_epoch(data.Examples) -> (mean loss, training accuracy).
 
-    The loop over the steps is inside the graph; with XLA an epoch of a dense net takes half the time of the best `fit`. The model may
-    be any Keras model: its regularisation losses count, and its state (BatchNormalization, dropout's seeds) is updated.
+    The loop over the steps is inside the graph; with XLA an epoch of a dense net takes half the time of the best
+    `fit`. The model may be any Keras model: its regularisation losses count, and its state (BatchNormalization,
+    dropout's seeds) is updated.
 
     pixels: see inference.feeder. Raises UserError: the model has nothing to train.
     """
@@ -209,7 +217,8 @@ def compile_epoch(model, optimizer, batches, loss, pixels=1.0):
         num_labelled = tf.reduce_sum(tf.cast(labels >= 0, tf.float32))
         return tf.stack([mean_loss, num_hits, num_labelled])
 
-    # On a processor, XLA makes Keras' dropout take longer than the matrix products, and convolutions thirty times as long.
+    # On a processor, XLA makes Keras' dropout take longer than the matrix products, and convolutions thirty times as
+    # long.
     convolves = any(len(weight.shape) > 2 for weight in model.weights)
 
     def run_steps(examples, first, stop):
@@ -243,8 +252,8 @@ def compile_epoch(model, optimizer, batches, loss, pixels=1.0):
 class Checkpoint(NamedTuple):
     """Where a training run saves its state after each epoch, so that a run that was stopped can go on, bit for bit.
 
-    The order of the images depends on the seed and the epoch's number alone, so weights, dropout's seeds, optimizer and history
-    are the whole state.
+    The order of the images depends on the seed and the epoch's number alone, so weights, dropout's seeds, optimizer
+    and history are the whole state.
     """
 
     path: Path  # .npz
@@ -252,7 +261,8 @@ class Checkpoint(NamedTuple):
     resume: bool  # whether to go on from the file, if there is one
 
     def restore(self, state):
-        """Assign the saved values to `state`, a list of variables; returns the saved history, or [] to start from the beginning.
+        """Assign the saved values to `state`, a list of variables; returns the saved history, or [] to start from the
+        beginning.
 
         Raises UserError: the file is damaged, or of a run with other settings.
         """

@@ -40,7 +40,9 @@ def browser():
 
 
 def make_arrays(num_train=240, num_test=60, shape=(12, 10), num_classes=3, seed=0):
-    """The four arrays of a data file: class c is a bright stripe in row 2 * c + 2, under noise that makes some ambiguous."""
+    """The four arrays of a data file: class c is a bright stripe in row 2 * c + 2, under noise that makes some
+    ambiguous.
+    """
     random = np.random.default_rng(seed)
     arrays = {}
     for part, number in (("train", num_train), ("test", num_test)):
@@ -103,7 +105,9 @@ def ended(monkeypatch, capsys):
 
 @pytest.fixture
 def refusal(ended):
-    """refusal(main, *options) -> (status, the line on stderr) of a script that ends in an error, run in this process."""
+    """refusal(main, *options) -> (status, the line on stderr) of a script that ends in an error, run in this
+    process.
+    """
 
     def run(main, *options):
         status, stderr = ended(main, *options)

@@ -1,4 +1,6 @@
-"""Runs a script that is killed as it calls a function of `os` for the nth time: launch.py FUNCTION N DATA SCRIPT OPTIONS."""
+"""Runs a script that is killed as it calls a function of `os` for the nth time: launch.py FUNCTION N DATA SCRIPT
+OPTIONS.
+"""
 
 import os
 import runpy

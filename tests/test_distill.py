@@ -300,7 +300,7 @@ def test_what_the_user_can_mend_ends_with_status_1_and_a_line(refusal, tiny, tmp
     assert (status, "no such data file" in line) == (1, True)
 
 
-# ---- which teacher -----------------------------------------------------------------------------------------------------
+# ---- which teacher ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,8 @@ def test_docstrings_claim_what_was_measured(script):
     runs = json.loads((lab.FOLDER / "headline.json").read_text())["runs"]
     name = {"distill": "distilled"}.get(script, script)
     errors = [run["metrics"]["models"][name]["test_errors"] for run in runs]
-    claim = f"{sum(errors) / len(errors):.0f} test errors in 10,000 (mean of {len(errors)} seeds; {min(errors)} to {max(errors)})"
+    spread = f"mean of {len(errors)} seeds; {min(errors)} to {max(errors)}"
+    claim = f"{sum(errors) / len(errors):.0f} test errors in 10,000 ({spread})"
     assert claim in " ".join((ROOT / f"{script}.py").read_text().split())
 
 

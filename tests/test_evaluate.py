@@ -50,7 +50,9 @@ def test_measure_counts_errors_per_class_and_agreement():
 
 
 def test_temperature_is_fitted_on_validation_and_tried_on_test():
-    """Validation: 3 of 4 right at a gap of 4, so T = 4 / ln 3; on the test images, all right, that leaves a gap of ln 3."""
+    """Validation: 3 of 4 right at a gap of 4, so T = 4 / ln 3; on the test images, all right, that leaves a gap of ln
+    3.
+    """
     labels, gaps = np.array([0, 0, 0, 1], np.int32), np.array([[4.0, 0.0]] * 4, np.float32)
     images = np.zeros((4, 2, 2), np.uint8)
     digits = data.Dataset(None, data.Split(images, labels), data.Split(images, 0 * labels), 2)

@@ -1,4 +1,5 @@
-"""Faults: damaged and hostile files, odd data and options, diverging runs, two runs in one folder, runs killed at any moment.
+"""Faults: damaged and hostile files, odd data and options, diverging runs, two runs in one folder, runs killed at any
+moment.
 
 The last of these take minutes and run with `pytest -m kills` alone.
 """
@@ -46,7 +47,9 @@ def digits(tiny):
 
 @pytest.fixture(scope="module")
 def whole(digits, tmp_path_factory):
-    """A folder with a saved model, its history, a data file, cached logits and a checkpoint, to be damaged in copies."""
+    """A folder with a saved model, its history, a data file, cached logits and a checkpoint, to be damaged in
+    copies.
+    """
     folder = tmp_path_factory.mktemp("whole")
     net, history = student.train_student(digits, SMALL)
     models.save(net, folder / "net.keras", SMALL.settings(), history)
@@ -104,7 +107,9 @@ def with_other_members(content, random):
 
 
 def outcomes(path, read, expected, rezipped=True):
-    """How often a mutated file at `path` was refused, and how often it gave what the whole one gives; nothing else may be."""
+    """How often a mutated file at `path` was refused, and how often it gave what the whole one gives; nothing else
+    may be.
+    """
     content, counts = path.read_bytes(), {"refused": 0, "alike": 0}
     unlike = []
     for number in range(MUTATIONS):

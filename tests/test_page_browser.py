@@ -21,7 +21,8 @@ from tools import page
 
 pytestmark = pytest.mark.browser
 NAMES = ["teacher", "student", "distilled"]
-FLAGS = "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update"
+FLAGS = "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking"
+FLAGS += " disable-component-update"
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,9 @@ def chromium(browser):
 
 @pytest.fixture
 def opened(chromium, path):
-    """The browser, just after it has opened the page in a window of 1400x1000 pixels, light; the test must log no error."""
+    """The browser, just after it has opened the page in a window of 1400x1000 pixels, light; the test must log no
+    error.
+    """
     show(chromium, 1400, "light")
     chromium.get(path.as_uri())
     WebDriverWait(chromium, 20).until(lambda driver: driver.execute_script("return !!window.page"))
@@ -85,7 +88,8 @@ def show(driver, width, scheme):
 
 def table(driver):
     """{heading of a row: the texts of its cells}."""
-    rows = "return [...document.querySelectorAll('tbody tr')].map((row) => [...row.children].map((cell) => cell.textContent))"
+    cells = "[...row.children].map((cell) => cell.textContent)"
+    rows = f"return [...document.querySelectorAll('tbody tr')].map((row) => {cells})"
     return {heading: cells for heading, *cells in driver.execute_script(rows)}
 
 
@@ -229,12 +233,14 @@ def test_the_layout_holds(opened, width, scheme):
     draw(opened, (-60, -70), (50, -70), (-20, 90))
     assert opened.execute_script("return document.documentElement.scrollWidth") == width
     shifts = "new PerformanceObserver((list) => done(list.getEntries().map((entry) => entry.value)))"
-    script = f"const done = arguments[0]; {shifts}.observe({{type: 'layout-shift', buffered: true}}); setTimeout(done, 300, [])"
+    observe = f"{shifts}.observe({{type: 'layout-shift', buffered: true}})"
+    script = f"const done = arguments[0]; {observe}; setTimeout(done, 300, [])"
     assert sum(opened.execute_async_script(script)) == 0
     assert {
         *opened.execute_script("return [...document.querySelectorAll('.classes tr')].map((row) => row.offsetHeight)")
     } == {24}
-    cut_off = "return [...document.querySelectorAll('th, td, p, button')].filter((e) => e.scrollWidth > e.clientWidth + 1).length"
+    texts = "[...document.querySelectorAll('th, td, p, button')]"
+    cut_off = f"return {texts}.filter((e) => e.scrollWidth > e.clientWidth + 1).length"
     assert opened.execute_script(cut_off) == 1  # the status line, for screen readers
     colours = "const body = getComputedStyle(document.body), soft = getComputedStyle(document.querySelector('.soft'));"
     found = opened.execute_script(f"{colours} return [body.backgroundColor, body.color, soft.color]")

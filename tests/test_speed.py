@@ -1,4 +1,6 @@
-"""studies/speed.py: its quick version, and what it computes from measured times. The contenders themselves are not run."""
+"""studies/speed.py: its quick version, and what it computes from measured times. The contenders themselves are not
+run.
+"""
 
 import subprocess
 import sys

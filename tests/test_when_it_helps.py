@@ -36,7 +36,9 @@ def test_both_of_a_pair_differ_in_the_teacher_only(monkeypatch):
 
 
 def best(store, experiment, hidden, views):
-    """The settings of the run of `alone` or `taught` with the fewest errors on held-out images; None if runs are missing."""
+    """The settings of the run of `alone` or `taught` with the fewest errors on held-out images; None if runs are
+    missing.
+    """
     start = f"{when_it_helps.parameters(hidden):,} {views}: "
     rows = [settings for row, settings in store.rows(experiment).items() if row.startswith(start)]
     found = [record for settings in rows if (record := store.find(settings, 0))]

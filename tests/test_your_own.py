@@ -1,4 +1,6 @@
-"""Teachers, students and data of one's own: any Keras classifier, any arrays, labels that are missing, and `distill.distill`."""
+"""Teachers, students and data of one's own: any Keras classifier, any arrays, labels that are missing, and
+`distill.distill`.
+"""
 
 import re
 from dataclasses import replace
@@ -19,7 +21,9 @@ layers = keras.layers
 
 
 def convolutional(shape=(12, 10, 1), num_classes=3, white=1.0, last=None):
-    """A net with all that the issue names: Rescaling, convolutions, BatchNormalization, dropout, two branches, a penalty."""
+    """A net with all that the issue names: Rescaling, convolutions, BatchNormalization, dropout, two branches, a
+    penalty.
+    """
     keras.utils.set_random_seed(3)
     inputs = keras.Input(shape)
     maps = layers.Rescaling(1 / white)(inputs)
@@ -105,7 +109,8 @@ def test_the_scripts_distil_any_classifier_into_any_other(tiny, tmp_path, monkey
     keras.Sequential([keras.Input((12, 10)), *trained.layers, layers.Softmax()]).save(good)
     start = convolutional(last="softmax")
     start.save(own)
-    options = f"--data {tiny} --out {tmp_path} --batch-size 20 --epochs 2 --teacher {good} {good} --student {own} --translate 1"
+    nets = f"--teacher {good} {good} --student {own}"
+    options = f"--data {tiny} --out {tmp_path} --batch-size 20 --epochs 2 {nets} --translate 1"
     monkeypatch.setattr("sys.argv", ["distill.py", *options.split()])
     terminal.run(distill.main)
     for name in ("student", "distilled"):
@@ -331,7 +336,7 @@ def test_the_loss_with_no_report_prints_nothing(digits, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-# ---- arguments of distill.distill --------------------------------------------------------------------------------------
+# ---- arguments of distill.distill ------------------------------------------------------------------------------------
 
 
 IMAGES, LABELS = make_arrays()["x_train"], make_arrays()["y_train"].astype(int)
@@ -400,7 +405,7 @@ def test_a_frozen_student_is_refused(digits, refusal, tiny, tmp_path):
     assert (status, f"{tmp_path / 'frozen.keras'} has nothing to train" in line) == (1, True)
 
 
-# ---- callbacks and optimizers ------------------------------------------------------------------------------------------
+# ---- callbacks and optimizers ----------------------------------------------------------------------------------------
 
 
 def test_early_stopping_needs_neither_monitor_nor_mode(digits):
@@ -461,7 +466,7 @@ def test_an_optimizer_is_used_as_it_is(digits):
         np.testing.assert_allclose(one, other, atol=1e-4)
 
 
-# ---- students that XLA, or one dtype, cannot do ------------------------------------------------------------------------
+# ---- students that XLA, or one dtype, cannot do ----------------------------------------------------------------------
 
 
 def test_a_student_that_xla_cannot_compile_is_trained_without_it(digits):

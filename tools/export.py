@@ -3,8 +3,8 @@
     python tools/export.py                (artifacts/distilled.keras; after python distill.py)
     python tools/export.py MODEL.keras
 
-Every test image goes through LiteRT's interpreter, one at a time. Takes some seconds. Writes NAME.tflite, NAME_int8.tflite
-and export.json to artifacts/. The int8 file takes and returns int8 and needs no floating-point unit.
+Every test image goes through LiteRT's interpreter, one at a time. Takes some seconds. Writes NAME.tflite,
+NAME_int8.tflite and export.json to artifacts/. The int8 file takes and returns int8 and needs no floating-point unit.
 """
 
 import contextlib
@@ -31,7 +31,8 @@ CALIBRATION_IMAGES = 20_000  # training images on which the converter measures t
 def convert(model, path, examples, batch_size=None, **options):
     """Write the model to `path` (.tflite), for batches of this size, or of any.
 
-    examples: some that the model takes, (n, ...). options: of tf.lite.TFLiteConverter. Raises UserError: the converter cannot.
+    examples: some that the model takes, (n, ...). options: of tf.lite.TFLiteConverter. Raises UserError: the
+    converter cannot.
     """
     signature = [tf.TensorSpec((batch_size, *examples.shape[1:]), examples.dtype)]
     try:
@@ -167,7 +168,9 @@ def main():
 
 
 def print_report(rows, labels):
-    """Print what export.json holds as a table. rows: {file: metrics}, the .keras file first. labels: of the test images."""
+    """Print what export.json holds as a table. rows: {file: metrics}, the .keras file first. labels: of the test
+    images.
+    """
     lines = []
     for name, row in rows.items():
         compared = [str(row.get(key, "")) for key in ("classes_unlike_keras", "microseconds_for_one_image")]

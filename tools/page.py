@@ -1,11 +1,12 @@
 """Write a page on which you draw a digit and see what teacher, student and distilled student say, at any temperature.
 
     python tools/page.py                        (teacher.keras, student.keras, distilled.keras; after python distill.py)
-    python tools/page.py TEACHER.keras A.keras  (any chains of dense, convolutional and pooling layers, the teacher first)
+    python tools/page.py TEACHER.keras A.keras  (chains of dense, convolutional and pooling layers, the teacher first)
 
-Writes artifacts/page.html: one file, which opens from disk and needs no network. The nets are in it and run in the browser. Their
-kernels are stored as float16 (7 MB for the default nets), or with --int8 as int8 (4 MB). Takes some seconds. If mini-racer, a
-JavaScript engine, is installed, the page's JavaScript is compared with Keras on 1,000 test images.
+Writes artifacts/page.html: one file, which opens from disk and needs no network. The nets are in it and run in the
+browser. Their kernels are stored as float16 (7 MB for the default nets), or with --int8 as int8 (4 MB). Takes some
+seconds. If mini-racer, a JavaScript engine, is installed, the page's JavaScript is compared with Keras on 1,000 test
+images.
 """
 
 import base64
@@ -81,7 +82,8 @@ def chain(model, path):
 
 
 def check_chain(model, examples, pixels, path):
-    """Raises UserError: the model's layers, one after the other, do not give what it gives for examples (n, ...) of its data.
+    """Raises UserError: the model's layers, one after the other, do not give what it gives for examples (n, ...) of
+    its data.
 
     The page computes layer by layer, so what it would leave out shows here, without a JavaScript engine.
     """
@@ -96,7 +98,9 @@ def check_chain(model, examples, pixels, path):
 
 
 def window(layer, size, before, after):
-    """How the window of a pooling or convolution layer moves. size: of the window; before, after: shapes with the batch."""
+    """How the window of a pooling or convolution layer moves. size: of the window; before, after: shapes with the
+    batch.
+    """
     dilation = getattr(layer, "dilation_rate", (1, 1))
     reach = [
         (n - 1) * step + (k - 1) * apart + 1 for n, step, k, apart in zip(after[1:], layer.strides, size, dilation)
@@ -164,9 +168,11 @@ def operations(layer, before, after):
 
 
 def page_layers(model, example_shape, path, kind, pixels=1.0):
-    """A model's layers as the page computes them, a list of dicts of plain values. The model's kernels become those of the page.
+    """A model's layers as the page computes them, a list of dicts of plain values. The model's kernels become those
+    of the page.
 
-    The results are the logits of inference.caller, which has the same `pixels`. kind: "float16" or "int8", of the kernels.
+    The results are the logits of inference.caller, which has the same `pixels`. kind: "float16" or "int8", of the
+    kernels.
 
     Raises UserError: the page cannot compute this model.
     """
@@ -183,7 +189,8 @@ def page_layers(model, example_shape, path, kind, pixels=1.0):
                 f"{key}={layer.get_config()[key]}" for key in ("activation", "groups") if hasattr(layer, key)
             )
             raise UserError(
-                f"{path}: the page cannot compute the layer {layer.name}, {type(layer).__name__}({said}): use another model"
+                f"{path}: the page cannot compute the layer {layer.name}, {type(layer).__name__}({said}):"
+                " use another model"
             ) from None
     if inference.last_activation(model) == "softmax":
         found.append({"kind": "log", "shape": shape[1:]})
@@ -241,7 +248,9 @@ def page_text(page):
 
 
 def javascript(text):
-    """A JavaScript engine that has run the page's arithmetic, whose data are the constant `page`; None: there is no engine."""
+    """A JavaScript engine that has run the page's arithmetic, whose data are the constant `page`; None: there is no
+    engine.
+    """
     try:
         from py_mini_racer import MiniRacer
     except ModuleNotFoundError:
@@ -267,7 +276,8 @@ def javascript_logits(engine, number, images):
 
 
 def check(engine, number, images, expected, path):
-    """The largest error of a logit of the page's model of this number, as a share of the range of those expected (n, C).
+    """The largest error of a logit of the page's model of this number, as a share of the range of those expected (n,
+    C).
 
     Raises UserError: it is larger than TOLERANCE.
     """
@@ -278,7 +288,8 @@ def check(engine, number, images, expected, path):
 
 
 def page_model(path, name, test, num_classes, kind, pixels):
-    """What the page holds of a model, a dict of plain values; its logits (n, C) on the split `test`, and those of the page's net.
+    """What the page holds of a model, a dict of plain values; its logits (n, C) on the split `test`, and those of the
+    page's net.
 
     pixels: see inference.feeder; None: as its file says, or 1. Raises UserError: as models.load and `page_layers`.
     """

@@ -2,9 +2,10 @@
 
     python tools/sweep.py        (after python teacher.py)
 
-4 temperatures x 2 alphas x 3 seeds of the default student, each trained as by distill.py, on one core. This takes about 7
-minutes, or 5 on two cores after `pip install distributed` (Dask): then each core trains a student, and --cluster takes any Dask
-cluster. Keeps each student in artifacts/sweep/ and goes on where it was stopped. Writes sweep.json and plots/sweep.png to artifacts/.
+4 temperatures x 2 alphas x 3 seeds of the default student, each trained as by distill.py, on one core. This takes
+about 7 minutes, or 5 on two cores after `pip install distributed` (Dask): then each core trains a student, and
+--cluster takes any Dask cluster. Keeps each student in artifacts/sweep/ and goes on where it was stopped. Writes
+sweep.json and plots/sweep.png to artifacts/.
 """
 
 import itertools
@@ -58,8 +59,8 @@ def plan(arguments, dataset, teacher, folder):
 
 
 def train(dataset, settings, teacher, logits, own):
-    """(errors on the validation images, .keras file as bytes) of a student. logits: see distill.teacher_logits; or None, and
-    teacher: its files as bytes, and what they take for white. own: the file of --student as bytes, or None.
+    """(errors on the validation images, .keras file as bytes) of a student. logits: see distill.teacher_logits; or
+    None, and teacher: its files as bytes, and what they take for white. own: the file of --student as bytes, or None.
     """
     shape, recipe = (dataset.image_shape, dataset.num_classes), distill.DistillRecipe.of(settings)
     if logits is None:
