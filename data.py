@@ -26,8 +26,7 @@ KERAS_DATASETS = {"fashion_mnist": FASHION, "cifar10": CIFAR10, "cifar100": []} 
 
 
 class Split(NamedTuple):
-    """Examples: images (n, height, width) or (n, height, width, channels) uint8, or float32 (n, ...); labels (n,)
-    int32.
+    """Examples: images (n, height, width[, channels]) uint8, or float32 (n, ...); labels (n,) int32.
 
     Labels are 0...C-1, or -1 for an example whose label is not known.
     """
@@ -40,9 +39,7 @@ class Split(NamedTuple):
         return Split(self.images[chosen], self.labels[chosen])
 
     def labelled(self):
-        """The examples whose labels are known, repeated so that there are as many examples as before: an epoch has as
-        many steps.
-        """
+        """Labelled examples, cycled to the original length, so that epochs keep their number of steps."""
         if (self.labels >= 0).all():
             return self
         known = np.resize(np.flatnonzero(self.labels >= 0), len(self.labels))
@@ -174,15 +171,12 @@ def hold_out(split, number):
 
 
 def sample(split, number=1000):
-    """At most `number` labelled examples of a split, drawn at random and from each class in proportion, as by
-    `hold_out`.
-    """
+    """At most `number` labelled examples, drawn at random and from each class in proportion, as by `hold_out`."""
     return split.take(np.sort(_stratified_order(split.labels)[:number]))
 
 
 def _stratified_order(labels):
-    """The indices of the labelled examples in random order, such that each beginning has the classes' shares of the
-    whole.
+    """The labelled examples' indices in random order; each beginning has the classes' shares of the whole.
 
     The last example of each class stands at the end.
     """
@@ -257,24 +251,18 @@ def checked_split(images, labels, name="images", labels_name="labels", where="")
 
 
 def num_shifts(pixels):
-    """How many ways there are to shift an image by up to `pixels` pixels down or up, and right or left; no shift is
-    one.
-    """
+    """How many shifts of up to `pixels` pixels down or up, and right or left, there are; no shift is one."""
     return (2 * pixels + 1) ** 2
 
 
 def padded(images, pixels):
-    """Images with a border of `pixels` zeros. Shift number s is the crop at row s // (2 * pixels + 1), column s % of
-    that.
-    """
+    """Images with `pixels` zeros around. For n = 2 * pixels + 1, shift s is the crop at row s // n, column s % n."""
     border = (pixels, pixels)
     return np.pad(images, [(0, 0), border, border] + [(0, 0)] * (images.ndim - 3)) if pixels else images
 
 
 def check_batches(examples, batch_size, translate=0, distort=0.0):
-    """Raises UserError: there are fewer than batch_size examples (n, ...), or they cannot be shifted or distorted
-    so.
-    """
+    """Raises UserError: there are fewer than batch_size examples (n, ...), or they cannot be shifted or distorted."""
     number, *shape = examples.shape
     if batch_size > number:
         raise UserError(f"--batch-size {batch_size} is larger than the {number} training examples: lower it")

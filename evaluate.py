@@ -100,9 +100,7 @@ def run_model(path, dataset, pixels, option):
 
 
 def mean_of(several):
-    """The Evaluated of a teacher that consists of one or more models: its logits are those of their mean
-    probabilities.
-    """
+    """The Evaluated of a teacher of one or more models: ensemble logits, the log of the mean probability."""
     if len(several) == 1:
         return several[0]
     logits = [inference.mean_logits([its[place] for its in several]).numpy() for place in (-2, -1)]

@@ -17,16 +17,8 @@ EPS = {"float16": 2**-10, "bfloat16": 2**-7}  # the steps between 1 and 2 of the
 EPS_FLOAT32 = 2**-23
 PIXELS = (1 / 255, 1.0, 255.0)  # what a model may want its examples multiplied by
 TRANSPARENT = ("Flatten", "Reshape", "Identity", "Dropout", "Squeeze", "ExpandDims")  # they leave each number as it is
-LOGITS = (
-    "linear",
-    "log_softmax",
-    "relu",
-    "leaky_relu",
-    "elu",
-    "gelu",
-    "silu",
-    "tanh",
-)  # what ends in these is no probability
+# What ends in one of these is no probability.
+LOGITS = ("linear", "log_softmax", "relu", "leaky_relu", "elu", "gelu", "silu", "tanh")
 
 
 def to_unit(images):
@@ -38,9 +30,7 @@ def to_unit(images):
 
 
 def single_shape(tensors):
-    """The shape, without the batch, of the only one of a model's `inputs` or `outputs`; None if there are several, or
-    none.
-    """
+    """The shape, without the batch, of a model's only input or output; None if it has several, or none."""
     return tuple(tensors[0].shape[1:]) if tensors and len(tensors) == 1 else None
 
 
@@ -65,11 +55,9 @@ def fitting_advice(model, example_shape):
     """What to do where `fitting_shape` is None."""
     wanted = single_shape(model.inputs) or ()
     sizes = [Counter(size for size in shape if size != 1) for shape in (wanted, example_shape)]
-    return (
-        "transpose them: the axes are in another order"
-        if sizes[0] == sizes[1]
-        else "choose another model, or other data"
-    )
+    if sizes[0] == sizes[1]:
+        return "transpose them: the axes are in another order"
+    return "choose another model, or other data"
 
 
 def build(model, example_shape):
@@ -103,8 +91,7 @@ def takes_integers(model):
 
 
 def feeder(model, examples, pixels=1.0):
-    """Returns feed(examples (n, *shape) float32) -> what the model takes: in its axes, multiplied by `pixels`, in its
-    dtype.
+    """Returns feed(examples (n, *shape) float32) -> what the model takes, in its axes, pixels and dtype.
 
     examples: some of them. pixels: see `pixels_for`. Raises UserError: the model does not take such examples.
     """
@@ -133,9 +120,7 @@ def feeder(model, examples, pixels=1.0):
 
 
 def last_activation(model):
-    """'softmax', 'sigmoid' or another name, of what computes a model's output; None where the model does not show
-    it.
-    """
+    """'softmax', 'sigmoid' or another name of what a model ends in; None where the model does not show it."""
     try:
         operation, node, place = model.outputs[0]._keras_history
         while True:
@@ -192,8 +177,7 @@ def _eps(model):
 
 
 def adapters(model, examples, pixels=1.0):
-    """Returns feed, see `feeder`, and read(what the model returns for it) -> logits (n, C) float32, of any Keras
-    classifier.
+    """Returns feed, see `feeder`, and read(what the model returns) -> logits (n, C) float32, of any classifier.
 
     A softmax gives the logarithms of its probabilities p, which are logits: a softmax gives the probabilities back. A
     sigmoid gives log p - log(1 - p) for each class. A single output x, or sigmoid of x, scores class 1 of two: its
@@ -235,9 +219,7 @@ def caller(model, examples, pixels=1.0):
 
 
 def mean_logits(each):
-    """The logarithm of the mean probabilities of several models, from a list of their logits (n, C); a single one's
-    are returned.
-    """
+    """Ensemble logits: the log of the mean probability. each: a list of logits (n, C); a single one is returned."""
     return tf.reduce_logsumexp(tf.nn.log_softmax(each), 0) - math.log(len(each)) if len(each) > 1 else each[0]
 
 
@@ -271,9 +253,7 @@ def predictor(model, batch_size=1000, pixels=1.0):
 
 
 def count_errors(model, split, pixels=1.0):
-    """How many examples of a data.Split the model puts into a class other than their label. model, pixels: see
-    `predictor`.
-    """
+    """How many examples of a data.Split the model puts into another class. model, pixels: see `predictor`."""
     return int(np.sum(predictor(model, pixels=pixels)(split.images).argmax(-1) != split.labels))
 
 

@@ -54,10 +54,13 @@ def train_together(nets, batches):
             stack.enter_context(run.hooks())
         for number in range(min(run.first for run in runs), max(run.epochs for run in runs) + 1):
             active = [run for run in runs if run.first <= number <= run.epochs and not run.model.stop_training]
-            if active:
-                examples = batches.collect(number)
+            if not active:
+                break
+            start = time.perf_counter()  # the first one's seconds hold what all share
+            examples = batches.collect(number)
             for run in active:
-                run.train_epoch(number, examples)
+                run.train_epoch(number, examples, start)
+                start = time.perf_counter()
     return [run.history for run in runs]
 
 
@@ -113,9 +116,7 @@ class Run:
 
     @contextlib.contextmanager
     def hooks(self):
-        """Lend the model its optimizer, which the callbacks may want; call what they have for the beginning and the
-        end.
-        """
+        """Lend the model its optimizer, which callbacks may want, and tell them of the beginning and the end."""
         previous, self.model.optimizer = getattr(self.model, "optimizer", None), self.optimizer
         self.model.stop_training = False
         self.model._initial_epoch = len(self.history)  # BackupAndRestore sets it, as in `fit`
@@ -127,12 +128,12 @@ class Run:
         finally:
             self.model.optimizer = previous  # ours would be saved with the model
 
-    def train_epoch(self, number, examples):
-        """Train on the data.Examples of epoch `number`; add its row to `history`. Raises UserError: the loss is not
-        finite.
+    def train_epoch(self, number, examples, start):
+        """Train on the data.Examples of epoch `number`, which began at `start`, a value of time.perf_counter().
+
+        Adds a row to `history`. Raises UserError: the loss is not finite.
         """
         self.callbacks.on_epoch_begin(number - 1)  # Keras counts from 0
-        start = time.perf_counter()
         loss, accuracy = self.run_epoch(examples)
         seconds = time.perf_counter() - start
         if not math.isfinite(loss):
