@@ -52,6 +52,7 @@ REMEDIES = {  # for a net that is no better than the baseline
     "teacher": "more --epochs for teacher.py, or less --dropout, --weight-decay and --distort",
     "distilled": "a lower --temperature or --alpha, or a larger student (--hidden)",
 }
+LOGITS_VERSION = 2  # of cached logits: raised where a model's outputs come to be read in another way
 IMAGES_AT_ONCE = 2000  # in one call of the teacher
 TEACHER_CHECK_EXAMPLES = 2000  # training examples on which a teacher has to be better than chance
 
@@ -102,23 +103,22 @@ def teacher_logits(teacher, images, translate=0, distort=0.0, cache=None, pixels
         _check_finite(predict(images[:IMAGES_AT_ONCE]))
         return predict
     nets = teacher if isinstance(teacher, list) else [teacher]
-    about = np.frombuffer(f"{translate} {pixels} {[net.to_json() for net in nets]}".encode(), np.uint8)
+    about = np.frombuffer(f"{LOGITS_VERSION} {translate} {pixels} {[net.to_json() for net in nets]}".encode(), np.uint8)
     key = files.fingerprint(images, about) + models.fingerprint(*nets)
     path = cache and cache / f"teacher_logits_{translate}px.npz"
     with contextlib.suppress(UserError):  # the file is missing or damaged: the logits are computed again
         if path and (saved := files.load_arrays(path))["key"] == key:
             return saved["logits"]
-    num_classes = predict(images[:IMAGES_AT_ONCE]).shape[-1]
-    logits = _compute(predict, images, translate, num_classes)
+    logits = _compute(predict, images, translate)
     if path:
         files.save_arrays(path, key=key, logits=logits)
     return logits
 
 
-def _compute(predict, images, translate, num_classes):
+def _compute(predict, images, translate):
     num_shifts, span = data.num_shifts(translate), 2 * translate + 1
     padded = data.padded(images, translate)
-    logits = np.empty((len(images), num_shifts, num_classes), np.float32)
+    logits = None
     for shift in range(num_shifts):
         top, left = divmod(shift, span)
         for start in range(0, len(images), IMAGES_AT_ONCE):
@@ -126,13 +126,16 @@ def _compute(predict, images, translate, num_classes):
             view = padded[part]
             if translate:
                 view = view[:, top : top + images.shape[1], left : left + images.shape[2]]
-            logits[part, shift] = predict(view)
+            found = predict(view)
+            if logits is None:
+                logits = np.empty((len(images), num_shifts, found.shape[-1]), np.float32)
+            logits[part, shift] = found
             done = (shift + (start + IMAGES_AT_ONCE) / len(images)) / num_shifts
             terminal.progress(f"the teacher's logits, {num_shifts} shifts of each image  {min(done, 1):4.0%}")
         if shift == 0:
             _check_finite(logits[:, 0])
     terminal.clear_progress()
-    terminal.say(f"computed the teacher's logits of {logits.size // num_classes:,} images")
+    terminal.say(f"computed the teacher's logits of {len(images) * num_shifts:,} images")
     return logits
 
 
@@ -149,9 +152,8 @@ def load_teacher(arguments, dataset, out):
     examples; the models of --teacher together are no better than chance.
     """
     settings = student.StudentRecipe.of(vars(arguments))
-    data.check_batches(
-        dataset.train.images, settings.batch_size, settings.translate, settings.distort
-    )  # before anyone waits
+    views = settings.only("batch_size", "translate", "distort")
+    data.check_batches(dataset.train.images, **views)  # before anyone waits
     paths = arguments.teacher or [out / "teacher.keras"]
     teacher = [models.load(path, dataset.image_shape, dataset.num_classes) for path in paths]
     fingerprint = files.fingerprint(*dataset.train)
@@ -165,23 +167,24 @@ def load_teacher(arguments, dataset, out):
         if trained_on not in (None, fingerprint):
             print(f"warning: {path} was trained on other examples than these, perhaps on validation or test examples")
     split = dataset.validation if len(dataset.validation.labels) else dataset.train.labelled()
-    num_errors = inference.count_errors(teacher, split, arguments.teacher_pixels)
-    print(f"teacher: accuracy {1 - num_errors / len(split.labels):.2%} on {len(split.labels):,} examples", flush=True)
+    predict = inference.predictor(teacher, pixels=arguments.teacher_pixels)
+    accuracy = np.mean(predict(split.images).argmax(-1) == split.labels)
+    print(f"teacher: accuracy {accuracy:.2%} on {len(split.labels):,} examples", flush=True)
     if arguments.teacher:
+        sample = data.sample(dataset.train)
         for path, net in zip(paths, teacher):
-            named = arguments.teacher_pixels, "--teacher-pixels"
-            inference.warn_of_pixels(path, net, data.sample(dataset.train), *named)
-        check_teacher(teacher, dataset, arguments.teacher_pixels)
+            inference.warn_of_pixels(path, net, sample, arguments.teacher_pixels, "--teacher-pixels")
+        check_teacher(predict, dataset)
     return teacher
 
 
-def check_teacher(teacher, dataset, pixels):
-    """Warn where naming the commonest class is right more often than a teacher.
+def check_teacher(predict, dataset):
+    """Warn where naming the commonest class is right more often than a teacher. predict: see inference.predictor.
 
     Raises UserError: the share of each class that the teacher gets right is, in the mean, no better than chance.
     """
     split = data.sample(dataset.train, TEACHER_CHECK_EXAMPLES)
-    hits = inference.predictor(teacher, pixels=pixels)(split.images).argmax(-1) == split.labels
+    hits = predict(split.images).argmax(-1) == split.labels
     of_class = [hits[split.labels == label] for label in np.unique(split.labels)]
     recall, chance = np.mean([part.mean() for part in of_class]), 1 / len(of_class)
     if recall <= chance + 2 * np.sqrt(chance * (1 - chance) / len(hits)):  # within two standard errors
@@ -301,12 +304,10 @@ def check_classes(student, teacher, split, validation):
         raise UserError(
             f"student and teacher have different numbers of classes: {', '.join(map(str, widths.values()))}"
         )
-    for name, labels in (
-        ("labels", split.labels),
-        ("validation[1]", validation.labels if validation else split.labels),
-    ):
-        if labels.max() >= num_classes:
-            raise UserError(f"{name} has a label {labels.max()}, but the nets have classes 0...{num_classes - 1} only")
+    for name, part in {"labels": split, "validation[1]": validation}.items():
+        if part and part.labels.max() >= num_classes:
+            problem = f"{name} has a label {part.labels.max()}"
+            raise UserError(f"{problem}, but the nets have classes 0...{num_classes - 1} only")
     if validation and validation.labels.min() < 0:
         raise UserError("validation[1] has labels below 0: every validation example needs its label")
 

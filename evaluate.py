@@ -83,7 +83,7 @@ def run_model(path, dataset, pixels, option):
     """
     model = models.load(path, dataset.image_shape, dataset.num_classes)
     settings, history = models.load_training(path)
-    pixels = models.pixels(settings) if pixels is None else pixels
+    pixels = models.pixels(settings, pixels)
     inference.warn_of_pixels(path, model, data.sample(dataset.train), pixels, option)
     predict = inference.predictor(model, pixels=pixels)
     outputs = predict(np.concatenate([dataset.test.images, dataset.validation.images]))
@@ -197,7 +197,7 @@ def draw(dataset, evaluated, rows, students, teacher, folder, suffix):
     evaluated, rows: {model's name: Evaluated, metrics}. students: the names of all but the teacher. teacher:
     Evaluated or None.
     """
-    for name, kind in itertools.product(FIGURES, ("png", "svg", "pdf")):
+    for name, kind in itertools.product(FIGURES, terminal.FORMATS):
         (folder / f"{name}.{kind}").unlink(missing_ok=True)
     are_drawable = [*map(plots.drawable, dataset.names)]
     if not all(are_drawable):

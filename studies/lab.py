@@ -185,9 +185,8 @@ def split_for(dataset, settings):
     """(the training split, the split on which errors are counted) of a run."""
     if not settings["held_out"]:
         return dataset.train, dataset.test
-    cut = (
-        len(dataset.train.labels) - settings["held_out"]
-    )  # the last ones, not those of data.hold_out: so are the records
+    # The last ones, not those of data.hold_out: so are the records.
+    cut = len(dataset.train.labels) - settings["held_out"]
     return dataset.train.take(slice(cut)), dataset.train.take(slice(cut, None))
 
 

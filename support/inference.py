@@ -196,10 +196,8 @@ def adapters(model, examples, pixels=1.0):
     if len(outputs) != 1 or len(outputs[0].shape) != 2:
         shapes = ", ".join(str(tuple(one.shape)) for one in outputs)
         raise UserError(f"a classifier returns one row of numbers for an example, this model {shapes}: use another one")
-    kind, least = (
-        output_kind(model, np.asarray(outputs[0], np.float32)),
-        _eps(model) / 2,
-    )  # 1 - p is 0, or at least this
+    kind = output_kind(model, np.asarray(outputs[0], np.float32))
+    least = _eps(model) / 2  # 1 - p is 0, or at least this
 
     def read(outputs):
         (outputs,) = tf.nest.flatten(outputs)  # it may return its only output in a list or a dict

@@ -181,9 +181,9 @@ def load_training(path):
     return _read(path, parse)
 
 
-def pixels(settings):
-    """What a model's examples are multiplied by, according to the settings in its file: see inference.feeder."""
-    return settings.get("student_pixels", 1.0)
+def pixels(settings, given=None):
+    """What a model's examples are multiplied by: `given`, or else what the settings in its file say, or 1."""
+    return settings.get("student_pixels", 1.0) if given is None else given
 
 
 def is_made_with(path, wanted, defaults):

@@ -15,6 +15,7 @@ from support.recipe import Recipe, integer, setting
 
 import tensorflow as tf
 
+FORMATS = ["png", "svg", "pdf"]  # of figures
 STOPPED = 130  # the exit status of a program that Ctrl-C ended, as shells have it
 
 
@@ -103,7 +104,7 @@ class Files(Output):
 class Figures(Recipe):
     """The option of scripts that draw."""
 
-    format: str = setting("png", ["png", "svg", "pdf"], "file format of the figures")
+    format: str = setting("png", FORMATS, "file format of the figures")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -74,7 +74,7 @@ def test_logits_are_computed_once_and_again_when_teacher_or_data_change(digits, 
     def times_computed(net, images, translate):
         before = len(computed)
         logits = distill.teacher_logits(net, images, translate, cache=tmp_path)
-        fresh = real(inference.predictor(net, distill.IMAGES_AT_ONCE), images, translate, 3)
+        fresh = real(inference.predictor(net, distill.IMAGES_AT_ONCE), images, translate)
         np.testing.assert_array_equal(logits, fresh)
         return len(computed) - before
 
@@ -91,6 +91,8 @@ def test_logits_are_computed_once_and_again_when_teacher_or_data_change(digits, 
     path.write_bytes(path.read_bytes()[:-100])
     assert times_computed(net, other_images, 0) == 1
     assert times_computed(net, other_images, 0) == 0
+    monkeypatch.setattr(distill, "LOGITS_VERSION", distill.LOGITS_VERSION + 1)
+    assert times_computed(net, other_images, 0) == 1
 
 
 def test_a_teacher_that_ends_in_a_softmax_gives_the_same_soft_targets(digits, net):

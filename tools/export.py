@@ -128,7 +128,7 @@ def main():
     print(f"data: {dataset}", flush=True)
     source = arguments.model or out / "distilled.keras"
     model = models.load(source, dataset.image_shape, dataset.num_classes)
-    pixels = arguments.student_pixels or models.pixels(models.load_training(source)[0])
+    pixels = models.pixels(models.load_training(source)[0], arguments.student_pixels)
     sample = data.sample(dataset.train)
     inference.warn_of_pixels(source, model, sample, pixels, "--student-pixels")
     feed, read = inference.adapters(model, inference.to_unit(sample.images), pixels)

@@ -91,7 +91,7 @@ def check_chain(model, examples, pixels, path):
     (values,) = tf.nest.flatten(feed(examples))
     (expected,) = (output.numpy() for output in tf.nest.flatten(model(values, training=False)))
     for layer in chain(model, path):
-        values = layer(values, training=False) if layer._call_has_training_arg else layer(values)
+        values = layer(values)
     error = np.abs(values - expected).max() / max(np.ptp(expected), 1e-9)
     if not error <= TOLERANCE:
         raise UserError(f"{path}: the page would leave out a part of this model, whose layers alone give other logits")
@@ -242,9 +242,8 @@ def page_text(page):
         text = json.dumps(page, allow_nan=False)
     except ValueError as error:  # a browser could not read it
         raise UserError("a model has a setting that is not a finite number, such as nan: train it again") from error
-    return TEMPLATE.read_text(encoding="utf-8").replace(
-        MARK, text.replace("<", "\\u003c")
-    )  # no </script> in a class name
+    text = text.replace("<", "\\u003c")  # no </script> in a class name
+    return TEMPLATE.read_text(encoding="utf-8").replace(MARK, text)
 
 
 def javascript(text):
@@ -295,7 +294,7 @@ def page_model(path, name, test, num_classes, kind, pixels):
     """
     model = models.load(path, test.images.shape[1:], num_classes)
     settings = models.load_training(path)[0]
-    pixels = models.pixels(settings) if pixels is None else pixels
+    pixels = models.pixels(settings, pixels)
     predict = inference.predictor(model, pixels=pixels)
     original = predict(test.images)
     about = {"name": name, "parameters": model.count_params()}
