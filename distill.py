@@ -14,7 +14,7 @@ import functools
 from dataclasses import dataclass
 from pathlib import Path
 
-from support import UserError, files, inference, models, plots, terminal, training
+from support import UserError, files, inference, model_files, plots, terminal, training
 from support.recipe import Recipe, any_temperature, fraction, setting
 
 import numpy as np
@@ -104,7 +104,7 @@ def teacher_logits(teacher, images, translate=0, distort=0.0, cache=None, pixels
         return predict
     nets = teacher if isinstance(teacher, list) else [teacher]
     about = np.frombuffer(f"{LOGITS_VERSION} {translate} {pixels} {[net.to_json() for net in nets]}".encode(), np.uint8)
-    key = files.fingerprint(images, about) + models.fingerprint(*nets)
+    key = files.fingerprint(images, about) + model_files.fingerprint(*nets)
     path = cache and cache / f"teacher_logits_{translate}px.npz"
     with contextlib.suppress(UserError):  # the file is missing or damaged: the logits are computed again
         if path and (saved := files.load_arrays(path))["key"] == key:
@@ -148,17 +148,17 @@ def load_teacher(arguments, dataset, out):
     """The models of --teacher, or teacher.keras in the folder `out`: a list. Prints their accuracy on the validation
     examples.
 
-    Raises UserError: as models.load and data.check_batches do; teacher.keras was not trained on these training
+    Raises UserError: as model_files.load and data.check_batches do; teacher.keras was not trained on these training
     examples; the models of --teacher together are no better than chance.
     """
     settings = student.StudentRecipe.of(vars(arguments))
     views = settings.only("batch_size", "translate", "distort")
     data.check_batches(dataset.train.images, **views)  # before anyone waits
     paths = arguments.teacher or [out / "teacher.keras"]
-    teacher = [models.load(path, dataset.image_shape, dataset.num_classes) for path in paths]
+    teacher = [model_files.load(path, dataset.image_shape, dataset.num_classes) for path in paths]
     fingerprint = files.fingerprint(*dataset.train)
     for path in paths:
-        trained_on = models.load_training(path)[0].get("data")
+        trained_on = model_files.load_training(path)[0].get("data")
         if trained_on != fingerprint and not arguments.teacher:
             problem = f"{path} was not trained on these training examples, but with other --data or --validation"
             raise UserError(
@@ -214,7 +214,7 @@ def describe_gain(errors):
 
 def describe_result(errors, num_images):
     """The last lines that the script prints. errors: {"teacher", "baseline", "distilled": test errors}."""
-    lines = [f"{name + ':':<10} {models.describe_errors(number, num_images)}" for name, number in errors.items()]
+    lines = [f"{name + ':':<10} {inference.describe_errors(number, num_images)}" for name, number in errors.items()]
     return "\n".join([*lines, describe_gain(errors)])
 
 
@@ -318,7 +318,7 @@ def loss_of(settings):
 
 
 def main():
-    nets = OwnTeacher(), models.TeacherPixels(), student.OwnStudent()
+    nets = OwnTeacher(), inference.TeacherPixels(), student.OwnStudent()
     options = terminal.parser(__doc__, terminal.Files(), *nets, MNIST, own_data=OWN_DATA)
     arguments = options.parse_args()
     terminal.print_settings(arguments)
@@ -331,10 +331,10 @@ def main():
     logits = teacher_logits(teacher, dataset.train.images, **views, cache=out, pixels=arguments.teacher_pixels)
 
     baseline_path = out / "student.keras"
-    if models.is_made_with(baseline_path, about, student.MNIST.settings()):
+    if model_files.is_made_with(baseline_path, about, student.MNIST.settings()):
         print(f"baseline: {baseline_path} was trained with these settings")
-        baseline = models.load(baseline_path, dataset.image_shape, dataset.num_classes)
-        _, baseline_history = models.load_training(baseline_path)
+        baseline = model_files.load(baseline_path, dataset.image_shape, dataset.num_classes)
+        _, baseline_history = model_files.load_training(baseline_path)
     else:
         print("baseline: the student on the labels alone", flush=True)
         baseline, baseline_history = student.train_baseline(dataset, settings, about, out, arguments.student)
@@ -342,8 +342,8 @@ def main():
     temperature, alpha = settings.temperature, settings.alpha
     print(f"distilled: the same student, T = {temperature:g}, alpha = {alpha:g} (the weight of the teacher's part)")
     distilled, history = student.train_student(dataset, settings, loss_of(settings), logits, arguments.student)
-    about |= {"temperature": temperature, "alpha": alpha, "teacher": models.fingerprint(*teacher)}
-    models.save(distilled, out / "distilled.keras", about, history)
+    about |= {"temperature": temperature, "alpha": alpha, "teacher": model_files.fingerprint(*teacher)}
+    model_files.save(distilled, out / "distilled.keras", about, history)
     histories = {"student": baseline_history, "distilled": history}
     plots.learning_curves(histories, out / "plots" / "learning_curves_distilled.png")
     print(f"saved {out / 'distilled.keras'}\n")

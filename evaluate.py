@@ -13,7 +13,7 @@ import timeit
 from pathlib import Path
 from typing import NamedTuple
 
-from support import UserError, files, inference, metrics, models, plots, terminal
+from support import UserError, files, inference, metrics, model_files, plots, terminal
 from support.recipe import fraction
 
 import numpy as np
@@ -49,8 +49,8 @@ class Evaluated(NamedTuple):
     """What one model file holds, and its logits (n, C) float32 of two splits."""
 
     cost: dict  # of plain values
-    settings: dict  # see models.save
-    history: list  # of models.Epoch
+    settings: dict  # see model_files.save
+    history: list  # of model_files.Epoch
     weights: str  # their fingerprint
     test: np.ndarray
     validation: np.ndarray
@@ -79,11 +79,11 @@ def run_model(path, dataset, pixels, option):
     """Load the model file at `path` and run it on the test and validation images; returns an Evaluated.
 
     pixels: see inference.feeder; None: as its file says, or 1. option: the one that sets them. Prints a warning where
-    others are much better. Raises UserError: as models.load does; the model's outputs are not finite.
+    others are much better. Raises UserError: as model_files.load does; the model's outputs are not finite.
     """
-    model = models.load(path, dataset.image_shape, dataset.num_classes)
-    settings, history = models.load_training(path)
-    pixels = models.pixels(settings, pixels)
+    model = model_files.load(path, dataset.image_shape, dataset.num_classes)
+    settings, history = model_files.load_training(path)
+    pixels = model_files.pixels(settings, pixels)
     inference.warn_of_pixels(path, model, data.sample(dataset.train), pixels, option)
     predict = inference.predictor(model, pixels=pixels)
     outputs = predict(np.concatenate([dataset.test.images, dataset.validation.images]))
@@ -96,7 +96,7 @@ def run_model(path, dataset, pixels, option):
         **measure_speed(predict, dataset.test.images[:10_000]),
     }
     logits = np.split(outputs, [len(dataset.test.labels)])
-    return Evaluated(cost, settings, history, models.fingerprint(model), *logits)
+    return Evaluated(cost, settings, history, model_files.fingerprint(model), *logits)
 
 
 def mean_of(several):
@@ -279,7 +279,7 @@ def print_gain(rows, evaluated):
     if not {"student", "distilled"} <= rows.keys():
         return
     baseline, distilled = (evaluated[name].settings for name in ("student", "distilled"))
-    different = models.differing(distilled, baseline)
+    different = model_files.differing(distilled, baseline)
     if not (baseline and {"temperature", "alpha", "teacher"} <= distilled.keys()):
         print("what distillation did is not known: the files do not say how student and distilled were trained")
     elif different:
@@ -307,7 +307,7 @@ def find_teacher(named, out, train):
     if named or not path.exists():
         return named or []
     try:
-        trained_on = models.load_training(path)[0].get("data")
+        trained_on = model_files.load_training(path)[0].get("data")
     except UserError as error:
         trained_on = error
     if trained_on == files.fingerprint(*train):
@@ -319,7 +319,7 @@ def find_teacher(named, out, train):
 
 
 def main():
-    nets = distill.OwnTeacher(), models.TeacherPixels(None), models.StudentPixels()
+    nets = distill.OwnTeacher(), inference.TeacherPixels(None), inference.StudentPixels()
     options = terminal.parser(__doc__, terminal.Files(), *nets, terminal.Figures())
     help_text = "models, named before --teacher (default: every .keras in --out)"
     options.add_argument("models", nargs="*", type=Path, metavar="PATH", help=help_text)

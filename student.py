@@ -11,7 +11,7 @@ Writes student.keras, its history student.csv and plots/learning_curves_student.
 from dataclasses import dataclass
 from pathlib import Path
 
-from support import UserError, files, inference, models, plots, terminal, training
+from support import UserError, building, files, inference, model_files, plots, terminal, training
 from support.recipe import Recipe, Training, factor, integer, setting
 
 import keras
@@ -52,17 +52,17 @@ def build_student(image_shape, num_classes, recipe=MNIST, seed=None):
     are in its first layer: 28x28 pixels, cropped by 3, are 22x22, and pooled by 2 then 11x11, less than a sixth.
     seed: decides the first weights; None: Keras' own random state does.
     """
-    seeds = models.layer_seeds(seed)
+    seeds = building.layer_seeds(seed)
     layers = []
     if (recipe.crop or recipe.pool > 1) and len(image_shape) == 2:
         layers.append(keras.layers.Reshape((*image_shape, 1), dtype="float32"))
     if recipe.crop:
-        layers.append(keras.layers.Cropping2D(recipe.crop, **models.FIXED))
+        layers.append(keras.layers.Cropping2D(recipe.crop, **building.FIXED))
     if recipe.pool > 1:
-        layers.append(keras.layers.AveragePooling2D(recipe.pool, padding="same", **models.FIXED))
-    layers.append(keras.layers.Flatten(**models.FIXED))
-    layers += [models.dense(units, recipe.activation, next(seeds)) for units in recipe.hidden]
-    inputs, outputs = keras.Input(image_shape, dtype="float32"), models.dense(num_classes, None, next(seeds))
+        layers.append(keras.layers.AveragePooling2D(recipe.pool, padding="same", **building.FIXED))
+    layers.append(keras.layers.Flatten(**building.FIXED))
+    layers += [building.dense(units, recipe.activation, next(seeds)) for units in recipe.hidden]
+    inputs, outputs = keras.Input(image_shape, dtype="float32"), building.dense(num_classes, None, next(seeds))
     return keras.Sequential([inputs, *layers, outputs], name="student")
 
 
@@ -76,11 +76,11 @@ def settings_from(recipe, own_path, dataset):
     shape = dataset.image_shape
     if (recipe.crop or recipe.pool > 1) and (len(shape) not in (2, 3) or 2 * recipe.crop >= min(shape[:2])):
         raise UserError(f"--crop and --pool leave nothing of examples of shape {shape}: lower them, or leave them out")
-    own = own_path and models.load(own_path, shape, dataset.num_classes)
+    own = own_path and model_files.load(own_path, shape, dataset.num_classes)
     if own:
         training.check_trainable(own, own_path)
         inference.warn_of_pixels(own_path, own, data.sample(dataset.train), recipe.student_pixels, "--student-pixels")
-    about = {"data": files.fingerprint(*dataset.train), "student": own and own.to_json() + models.fingerprint(own)}
+    about = {"data": files.fingerprint(*dataset.train), "student": own and own.to_json() + model_files.fingerprint(own)}
     return StudentRecipe.of(recipe.settings()).settings() | about
 
 
@@ -92,7 +92,7 @@ def train_student(dataset, recipe, loss=training.cross_entropy, teacher_logits=N
     without a label are left out. path: of a .keras file, a student of your own, whose weights are the first ones.
     training.Run takes the options.
 
-    Raises UserError as models.load, data.Batches and training.Run do.
+    Raises UserError as model_files.load, data.Batches and training.Run do.
     """
     student = first_student(dataset, recipe, path)
     split = dataset.train.labelled() if teacher_logits is None else dataset.train
@@ -107,8 +107,8 @@ def first_student(dataset, recipe, path=None):
     shape = dataset.image_shape, dataset.num_classes
     if not path:
         return build_student(*shape, recipe, recipe.seed)
-    loaded = models.load(path, *shape)
-    for state, seed in zip(models.dropout_states(loaded), models.layer_seeds(recipe.seed)):
+    loaded = model_files.load(path, *shape)
+    for state, seed in zip(building.dropout_states(loaded), building.layer_seeds(recipe.seed)):
         state.assign([seed, 0])  # Keras does not save them, and draws others whenever it loads a model
     return loaded
 
@@ -119,7 +119,7 @@ def train_baseline(dataset, recipe, settings, out, path=None):
     settings: see `settings_from`; the rest: see `train_student`.
     """
     student, history = train_student(dataset, recipe, path=path)
-    models.save(student, out / "student.keras", settings, history)
+    model_files.save(student, out / "student.keras", settings, history)
     plots.learning_curves({"student": history}, out / "plots" / "learning_curves_student.png")
     print(f"saved {out / 'student.keras'}, {student.count_params():,} parameters", flush=True)
     return student, history
@@ -135,7 +135,7 @@ def main():
     settings = settings_from(recipe, arguments.student, dataset)
     student, _ = train_baseline(dataset, recipe, settings, out, arguments.student)
     errors = inference.count_errors(student, dataset.test, recipe.student_pixels)
-    print(f"student, labels alone: {models.describe_errors(errors, len(dataset.test.labels))}")
+    print(f"student, labels alone: {inference.describe_errors(errors, len(dataset.test.labels))}")
 
 
 if __name__ == "__main__":

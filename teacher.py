@@ -12,7 +12,7 @@ after each epoch to teacher_checkpoint.npz, from which --resume goes on.
 
 from dataclasses import dataclass
 
-from support import files, inference, models, plots, terminal, training
+from support import building, files, inference, model_files, plots, terminal, training
 from support.recipe import Training, changed, dropout_rate, number, setting
 
 import keras
@@ -48,15 +48,15 @@ def build_teacher(image_shape, num_classes, recipe=MNIST, seed=None):
     recipe: a TeacherRecipe, of which this takes hidden, dropout and input_dropout. seed: decides the first weights
     and what is dropped; None: Keras' own random state does.
     """
-    seeds = models.layer_seeds(seed)
-    layers = [keras.layers.Flatten(**models.FIXED)]
+    seeds = building.layer_seeds(seed)
+    layers = [keras.layers.Flatten(**building.FIXED)]
     if recipe.input_dropout:
         layers.append(keras.layers.Dropout(recipe.input_dropout, seed=next(seeds), dtype="float32"))
     for units in recipe.hidden:
-        layers.append(models.dense(units, "relu", next(seeds)))
+        layers.append(building.dense(units, "relu", next(seeds)))
         if recipe.dropout:
             layers.append(keras.layers.Dropout(recipe.dropout, seed=next(seeds), dtype="float32"))
-    inputs, outputs = keras.Input(image_shape, dtype="float32"), models.dense(num_classes, None, next(seeds))
+    inputs, outputs = keras.Input(image_shape, dtype="float32"), building.dense(num_classes, None, next(seeds))
     return keras.Sequential([inputs, *layers, outputs], name="teacher")
 
 
@@ -87,12 +87,12 @@ def main():
     versions = {name: files.versions()[name] for name in ("tensorflow", "keras")}
     checkpoint = training.Checkpoint(out / "teacher_checkpoint.npz", settings | versions, arguments.resume)
     teacher, history = train_teacher(dataset, recipe, checkpoint=checkpoint)
-    models.save(teacher, out / "teacher.keras", settings, history)
+    model_files.save(teacher, out / "teacher.keras", settings, history)
     plots.learning_curves({"teacher": history}, out / "plots" / "learning_curves_teacher.png")
     checkpoint.path.unlink(missing_ok=True)
     print(f"saved {out / 'teacher.keras'}, {teacher.count_params():,} parameters")
     errors = inference.count_errors(teacher, dataset.test)
-    print(f"teacher: {models.describe_errors(errors, len(dataset.test.labels))}")
+    print(f"teacher: {inference.describe_errors(errors, len(dataset.test.labels))}")
 
 
 if __name__ == "__main__":

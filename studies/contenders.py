@@ -24,7 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import inference, models, training
+from support import inference, model_files, training
 
 import keras
 import numpy as np
@@ -44,7 +44,7 @@ DROPOUT = {"input_dropout": 0.1, "dropout": 0.4}  # of the teacher
 digits = functools.cache(functools.partial(data.load, validation=0))
 build_student = functools.partial(student.build_student, (28, 28), 10)
 build_teacher = functools.partial(teacher.build_teacher, (28, 28), 10, teacher.TeacherRecipe(**DROPOUT))
-load_teacher = functools.partial(models.load, example_shape=(28, 28), num_classes=10)
+load_teacher = functools.partial(model_files.load, example_shape=(28, 28), num_classes=10)
 
 
 def cached_logits(path, translate=0):

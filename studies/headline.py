@@ -21,7 +21,7 @@ from statistics import mean
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import UserError, files, inference, models, terminal
+from support import UserError, files, inference, model_files, terminal
 from support.recipe import integer
 
 import numpy as np
@@ -79,7 +79,7 @@ def run_seed(seed, out, quick):
     run_script(out / "distilled.keras", "distill.py", "--seed", seed, quick=quick)
     run_script(out / "metrics.json", "evaluate.py", quick=quick)
     run_script(out / "export.json", "tools/export.py", quick=quick)
-    settings = {name: models.load_training(out / f"{name}.keras")[0] for name in NETS}
+    settings = {name: model_files.load_training(out / f"{name}.keras")[0] for name in NETS}
     reports = {name: json.loads((out / f"{name}.json").read_text(encoding="utf-8")) for name in ("metrics", "export")}
     return {"seed": seed, "settings": settings} | reports
 
@@ -97,7 +97,7 @@ def run_ladder(out, test, quick):
             its = ["--seed", seed, "--teacher", teacher, *options.split()]
             run_script(folder / "distilled.keras", "distill.py", *its, quick=quick)
             for net in ("student", "distilled"):
-                model = models.load(folder / f"{net}.keras", test.images.shape[1:], 10)
+                model = model_files.load(folder / f"{net}.keras", test.images.shape[1:], 10)
                 score = lab.score(inference.predictor(model)(test.images), test.labels)
                 records.append({"step": step, "net": net, "seed": seed, "images": len(test.labels)} | score)
     return records

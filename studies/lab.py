@@ -12,7 +12,7 @@ import statistics
 import time
 from pathlib import Path
 
-from support import UserError, files, inference, metrics, models, parallel, pick, terminal, training
+from support import UserError, files, inference, metrics, model_files, parallel, pick, terminal, training
 from support.recipe import integer
 
 import numpy as np
@@ -108,7 +108,7 @@ class RunStore:
     def find(self, settings, seed):
         """The record of a finished run; None if there is none."""
         wanted = {"settings": settings, "seed": seed, "dataset": self.dataset_sha256}
-        return next((run for run in self.runs if not models.differing(run, wanted)), None)
+        return next((run for run in self.runs if not model_files.differing(run, wanted)), None)
 
     def rows(self, experiment):
         """{row: settings} of an experiment, a function, as they are run here."""
@@ -131,7 +131,7 @@ class RunStore:
         """
         path = self.teacher_path(settings, seed)
         wanted = settings | {"seed": seed, "data": files.fingerprint(*split_for(self.dataset, settings)[0])}
-        return path.read_bytes() if models.is_made_with(path, wanted, {}) else None
+        return path.read_bytes() if model_files.is_made_with(path, wanted, {}) else None
 
     def fills_documents(self):
         """Whether the documents' tables and figures come from here: from the committed records, with all five seeds."""
@@ -208,19 +208,19 @@ def train_teacher(dataset, settings, seed, saved, more):
     start = time.perf_counter()
     train = split_for(dataset, settings)[0]
     if saved:
-        model, history = models.from_bytes(saved, dataset.image_shape, dataset.num_classes)
+        model, history = model_files.from_bytes(saved, dataset.image_shape, dataset.num_classes)
     else:
         wanted = settings | {"seed": seed, "data": files.fingerprint(*train)}
         loss = functools.partial(smoothed_cross_entropy, share=settings["smoothing"])
         recipe, options = teacher.TeacherRecipe.of(wanted), {"report": training.show_epoch}
         model, history = teacher.train_teacher(dataset._replace(train=train), recipe, loss, **options)
-        saved = models.to_bytes(model, wanted, history)
+        saved = model_files.to_bytes(model, wanted, history)
     return [record_of(dataset, settings, seed, model, history, start, more)], saved
 
 
 def teacher_logits(dataset, settings, taught):
     """distill.teacher_logits of a student's images. taught: what train_teacher returns."""
-    model, _ = models.from_bytes(taught[1], dataset.image_shape, dataset.num_classes)
+    model, _ = model_files.from_bytes(taught[1], dataset.image_shape, dataset.num_classes)
     images = split_for(dataset, settings)[0].images
     return distill.teacher_logits(model, images, settings["translate"], settings["distort"])
 

@@ -4,8 +4,10 @@ import contextlib
 import functools
 import math
 from collections import Counter
+from dataclasses import dataclass
 
 from support import UserError, files, terminal
+from support.recipe import Recipe, factor, setting
 
 import keras
 import numpy as np
@@ -24,6 +26,27 @@ LOGITS = ("linear", "log_softmax", "relu", "leaky_relu", "elu", "gelu", "silu", 
 def to_unit(images):
     """What the nets see, float32: images of uint8 as numbers in [0, 1]; examples of floats as they are."""
     return tf.cast(images, tf.float32) / (255.0 if images.dtype == tf.uint8 else 1.0)
+
+
+@dataclass(frozen=True)
+class TeacherPixels(Recipe):
+    """An option of the scripts that load a teacher."""
+
+    teacher_pixels: float | None = setting(
+        1.0, factor, "multiply the teacher's inputs by this: 255 for nets trained on 0...255", metavar="FACTOR"
+    )
+
+
+@dataclass(frozen=True)
+class StudentPixels(Recipe):
+    """An option of the scripts that load nets, but for training, where it is one of the StudentRecipe's settings."""
+
+    student_pixels: float | None = setting(
+        None,
+        factor,
+        "multiply the inputs of each model but the teacher by this (default: as its file says, or 1)",
+        metavar="FACTOR",
+    )
 
 
 # ---- what a model takes ----------------------------------------------------------------------------------------------
@@ -253,6 +276,11 @@ def predictor(model, batch_size=1000, pixels=1.0):
 def count_errors(model, split, pixels=1.0):
     """How many examples of a data.Split the model puts into another class. model, pixels: see `predictor`."""
     return int(np.sum(predictor(model, pixels=pixels)(split.images).argmax(-1) != split.labels))
+
+
+def describe_errors(errors, num_images):
+    """A sentence: the test errors, and the accuracy."""
+    return f"{errors:,} test errors in {num_images:,} images, accuracy {1 - errors / num_images:.2%}"
 
 
 def warn_of_pixels(path, model, split, pixels, option):

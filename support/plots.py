@@ -55,7 +55,7 @@ def save(figure, path, *with_legend):
 
 
 def learning_curves(histories, path):
-    """Loss and error rates against epochs. histories: {model's name: list of models.Epoch}."""
+    """Loss and error rates against epochs. histories: {model's name: list of model_files.Epoch}."""
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     for name, history in histories.items():

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from support import UserError, files
+from support.building import dropout_states
 from support.inference import caller, predictor
-from support.models import Epoch, differing, dropout_states
+from support.model_files import Epoch, differing
 from support.terminal import clear_progress, progress, say
 
 import keras

@@ -4,7 +4,7 @@ import json
 import re
 from dataclasses import replace
 
-from support import UserError, files, inference, models, terminal, training
+from support import UserError, files, inference, model_files, terminal, training
 
 import keras
 import numpy as np
@@ -167,8 +167,8 @@ def test_the_script_teaches_what_the_teacher_knows_and_alpha_weighs_the_teachers
         run = f"distill.py {options} --hidden 32 --epochs 40 --learning-rate 0.01 --alpha {alpha}"
         monkeypatch.setattr("sys.argv", run.split())
         terminal.run(distill.main)
-        assert models.load_training(tmp_path / "distilled.keras")[0]["alpha"] == alpha
-        model = models.load(tmp_path / "distilled.keras", digits.image_shape, digits.num_classes)
+        assert model_files.load_training(tmp_path / "distilled.keras")[0]["alpha"] == alpha
+        model = model_files.load(tmp_path / "distilled.keras", digits.image_shape, digits.num_classes)
         return 1 - inference.count_errors(model, digits.test) / len(digits.test.labels)
 
     assert 1 - inference.count_errors(knows, digits.test) / len(digits.test.labels) > 0.8
@@ -322,10 +322,10 @@ def run_distill(monkeypatch, capsys, *options):
 
 @pytest.mark.quick
 def test_a_teacher_that_is_found_must_be_of_these_data(refusal, tiny, tmp_path, knowing, digits, monkeypatch, capsys):
-    net = models.load(knowing, digits.image_shape, digits.num_classes)
+    net = model_files.load(knowing, digits.image_shape, digits.num_classes)
     whole = data.load(tiny, 0).train  # as with teacher.py --validation 0: the validation images are among them
     for settings in ({}, {"data": files.fingerprint(*whole)}):
-        models.save(net, tmp_path / "teacher.keras", settings, [])
+        model_files.save(net, tmp_path / "teacher.keras", settings, [])
         for main in (distill.main, sweep.main):
             status, line = refusal(main, "--data", tiny, "--out", tmp_path, "--batch-size", "20")
             assert status == 1
@@ -335,7 +335,7 @@ def test_a_teacher_that_is_found_must_be_of_these_data(refusal, tiny, tmp_path, 
             monkeypatch, capsys, "--data", tiny, "--out", tmp_path, "--teacher", tmp_path / "teacher.keras"
         )
         assert ("was trained on other examples than these" in said) == bool(settings)
-    models.save(net, tmp_path / "teacher.keras", {"data": files.fingerprint(*digits.train)}, [])
+    model_files.save(net, tmp_path / "teacher.keras", {"data": files.fingerprint(*digits.train)}, [])
     assert "warning" not in run_distill(monkeypatch, capsys, "--data", tiny, "--out", tmp_path)
 
 
@@ -379,7 +379,7 @@ def test_a_perfect_teacher_is_taken_with_one_validation_example(tiny, tmp_path, 
 def test_pixels_of_teacher_and_student_can_be_named_and_are_kept_with_the_student(
     tiny, tmp_path, knowing, digits, monkeypatch, capsys
 ):
-    net = models.load(knowing, digits.image_shape, digits.num_classes)
+    net = model_files.load(knowing, digits.image_shape, digits.num_classes)
     of_255 = keras.Sequential([keras.Input((12, 10)), keras.layers.Rescaling(1 / 255), *net.layers])
     of_255.save(tmp_path / "of_255.keras")
     options = ["--data", tiny, "--out", tmp_path, "--teacher", knowing, "--student", tmp_path / "of_255.keras"]
@@ -389,7 +389,7 @@ def test_pixels_of_teacher_and_student_can_be_named_and_are_kept_with_the_studen
     said = run_distill(monkeypatch, capsys, "--data", tiny, "--out", tmp_path, *nets)
     assert "warning" not in said
     for name in ("student", "distilled"):  # the pixels are those of the training too
-        assert models.load_training(tmp_path / f"{name}.keras")[1][0].training_accuracy > 0.95
+        assert model_files.load_training(tmp_path / f"{name}.keras")[1][0].training_accuracy > 0.95
     errors = inference.count_errors(net, digits.test)
     for name in ("teacher", "baseline", "distilled"):
         assert re.search(rf"{name}: +{errors} test errors", said)

@@ -2,7 +2,7 @@
 
 import json
 
-from support import UserError, inference, models, terminal
+from support import UserError, inference, model_files, terminal
 
 import keras
 import numpy as np
@@ -224,9 +224,9 @@ def test_teachers_in_another_order_are_the_same_teacher(tiny, tmp_path, digits, 
     nets = {name: student.build_student((12, 10), 3) for name in ("a", "b", "c")}
     for name, net in nets.items():
         net.save(tmp_path / f"{name}.keras")
-    settings = {"teacher": models.fingerprint(nets["a"], nets["b"])}
-    assert settings["teacher"] == models.fingerprint(nets["b"], nets["a"])
-    models.save(nets["c"], tmp_path / "taught.keras", settings, [])
+    settings = {"teacher": model_files.fingerprint(nets["a"], nets["b"])}
+    assert settings["teacher"] == model_files.fingerprint(nets["b"], nets["a"])
+    model_files.save(nets["c"], tmp_path / "taught.keras", settings, [])
     for teachers, same in (("ab", True), ("ba", True), ("ac", False)):
         named = ["--teacher", *(tmp_path / f"{name}.keras" for name in teachers)]
         said = run_evaluate(monkeypatch, capsys, "--data", tiny, "--out", tmp_path, tmp_path / "taught.keras", *named)

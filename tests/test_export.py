@@ -6,7 +6,7 @@ import os
 import sys
 from dataclasses import replace
 
-from support import UserError, inference, models, terminal
+from support import UserError, inference, model_files, terminal
 
 import conftest
 import keras
@@ -25,7 +25,7 @@ def real(tmp_path_factory):
     recipe = replace(conftest.SMALL, hidden=(64, 64), epochs=1, batch_size=250, learning_rate=5e-3)
     net, history = student.train_student(digits, recipe)
     folder = tmp_path_factory.mktemp("export")
-    models.save(net, folder / "distilled.keras", recipe.settings(), history)
+    model_files.save(net, folder / "distilled.keras", recipe.settings(), history)
     return digits, net, folder
 
 

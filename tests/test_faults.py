@@ -20,7 +20,7 @@ import time
 import zipfile
 from pathlib import Path
 
-from support import UserError, files, models, terminal, training
+from support import UserError, files, model_files, terminal, training
 
 import keras
 import numpy as np
@@ -52,7 +52,7 @@ def whole(digits, tmp_path_factory):
     """
     folder = tmp_path_factory.mktemp("whole")
     net, history = student.train_student(digits, SMALL)
-    models.save(net, folder / "net.keras", SMALL.settings(), history)
+    model_files.save(net, folder / "net.keras", SMALL.settings(), history)
     distill.teacher_logits(net, digits.train.images, cache=folder)
     np.savez_compressed(folder / "data.npz", **make_arrays())
     training.Checkpoint(folder / "checkpoint.npz", SMALL.settings(), True).save(net.variables, history)
@@ -134,12 +134,12 @@ def outcomes(path, read, expected, rezipped=True):
 def test_a_damaged_model_file_is_refused_or_harmless(whole, digits, tmp_path):
     path = tmp_path / "net.keras"
     shutil.copy(whole / "net.keras", path)
-    made = models.load_training(path)[0]
+    made = model_files.load_training(path)[0]
 
     def read():
-        model = models.load(path, digits.image_shape, digits.num_classes)
-        assert models.load_training(path)[0] == made
-        return *model.get_weights(), np.array(models.load_training(path)[1])
+        model = model_files.load(path, digits.image_shape, digits.num_classes)
+        assert model_files.load_training(path)[0] == made
+        return *model.get_weights(), np.array(model_files.load_training(path)[1])
 
     assert outcomes(path, read, read())["refused"] > MUTATIONS / 2
 
@@ -200,7 +200,7 @@ def test_whole_files_in_each_other_s_place_are_refused(whole, digits, tmp_path):
     with pytest.raises(UserError, match="its contents have changed"):
         files.load_arrays(tmp_path / "swapped.npz")
 
-    net = models.load(whole / "net.keras", digits.image_shape, digits.num_classes)
+    net = model_files.load(whole / "net.keras", digits.image_shape, digits.num_classes)
     distill.teacher_logits(net, digits.train.images, 1, cache=tmp_path)
     (tmp_path / "teacher_logits_1px.npz").rename(tmp_path / "teacher_logits_0px.npz")
     assert distill.teacher_logits(net, digits.train.images, 0, cache=tmp_path).shape == (len(digits.train.images), 1, 3)
@@ -211,11 +211,11 @@ def test_whole_files_in_each_other_s_place_are_refused(whole, digits, tmp_path):
 
     shutil.copy(whole / "net.keras", tmp_path / "net.h5")  # Keras would look for another format in it
     with pytest.raises(UserError, match="does not end in .keras"):
-        models.load(tmp_path / "net.h5", digits.image_shape, digits.num_classes)
+        model_files.load(tmp_path / "net.h5", digits.image_shape, digits.num_classes)
 
 
 def test_damaged_logits_are_computed_again(whole, digits, tmp_path):
-    net = models.load(whole / "net.keras", digits.image_shape, digits.num_classes)
+    net = model_files.load(whole / "net.keras", digits.image_shape, digits.num_classes)
     path = tmp_path / "teacher_logits_0px.npz"
     expected = distill.teacher_logits(net, digits.train.images, cache=tmp_path)
     content = path.read_bytes()
@@ -230,7 +230,7 @@ def test_a_checkpoint_of_another_version_is_refused(tiny, tmp_path, monkeypatch,
 
     options = ["--data", tiny, "--out", tmp_path, "--epochs", 2, "--batch-size", 20, "--hidden", 8, "--resume"]
     with monkeypatch.context() as patch:
-        patch.setattr(models, "save", full)
+        patch.setattr(model_files, "save", full)
         assert ended(teacher.main, *options)[0] == 1  # with all epochs done, so that its checkpoint stays
     other = files.versions() | {"keras": "2.0.0"}
     with monkeypatch.context() as patch:
@@ -242,7 +242,7 @@ def test_a_checkpoint_of_another_version_is_refused(tiny, tmp_path, monkeypatch,
 
 @pytest.mark.parametrize(
     ("read", "name"),
-    [(data.load, "data.npz"), (files.load_arrays, "checkpoint.npz"), (models.load_training, "net.keras")],
+    [(data.load, "data.npz"), (files.load_arrays, "checkpoint.npz"), (model_files.load_training, "net.keras")],
 )
 def test_a_file_that_may_not_be_read_is_not_called_damaged(whole, monkeypatch, read, name):
     def locked(path):
@@ -330,7 +330,7 @@ def large_net(path):
 
 
 def settings_that_are_none(path):
-    rewritten(path, {models.TRAINING: b"[]"})
+    rewritten(path, {model_files.TRAINING: b"[]"})
 
 
 def bomb(path):
@@ -359,7 +359,7 @@ def test_a_hostile_model_runs_nothing_and_stays_small(whole, tiny, tmp_path, att
     keras.Sequential([keras.Input((12, 10)), keras.layers.Flatten(), keras.layers.Dense(3)]).save(path)
     attack(path)
     with growing_by_at_most(500_000), pytest.raises(UserError, match="net.keras cannot be read") as refused:
-        models.load(path, digits.image_shape, digits.num_classes)
+        model_files.load(path, digits.image_shape, digits.num_classes)
     assert "\n" not in str(refused.value)
     assert sorted(os.listdir(tmp_path)) == ["net.keras"]
     assert not os.path.exists("/tmp/owned_by_a_test")
@@ -374,7 +374,7 @@ def test_settings_that_are_none_are_refused(tmp_path):
     keras.Sequential([keras.Input((12, 10)), keras.layers.Flatten()]).save(tmp_path / "net.keras")
     settings_that_are_none(tmp_path / "net.keras")
     with pytest.raises(UserError, match="cannot be read"):
-        models.load_training(tmp_path / "net.keras")[0]
+        model_files.load_training(tmp_path / "net.keras")[0]
 
 
 def head_of(shape):
@@ -408,7 +408,7 @@ def test_what_unpacks_to_far_more_than_its_size_is_refused_and_large_files_are_n
     assert len(files.load_arrays(tmp_path / "logits.npz")["logits"]) == 10_000
     net = student.build_student((12, 10), 3)
     net.save(tmp_path / "net.keras")
-    assert models.load(tmp_path / "net.keras", (12, 10), 3).count_params() * 4 > 10_000
+    assert model_files.load(tmp_path / "net.keras", (12, 10), 3).count_params() * 4 > 10_000
 
 
 @pytest.mark.parametrize("attack", [pickled, huge_shape, data_bomb], ids=lambda attack: attack.__name__)
@@ -692,8 +692,8 @@ def look(out, digits):
     found = [path for path in out.rglob("*") if path.is_file() and not path.name.startswith(".")]
     for path in found:
         if path.suffix == ".keras":
-            models.load(path, digits.image_shape, digits.num_classes)
-            assert models.load_training(path)[1]
+            model_files.load(path, digits.image_shape, digits.num_classes)
+            assert model_files.load_training(path)[1]
         elif path.suffix == ".npz":
             assert files.load_arrays(path)
         elif path.suffix == ".json":
@@ -823,6 +823,6 @@ def test_a_teacher_that_is_killed_again_and_again_ends_with_the_same_bits(tiny, 
         process.communicate()
     last = run_script("teacher.py", *options, "--out", tmp_path / "killed", "--resume")
     assert last.returncode == 0 and "going on after epoch" in last.stdout
-    one, other = (models.load(tmp_path / name / "teacher.keras", (12, 10), 3) for name in ("whole", "killed"))
+    one, other = (model_files.load(tmp_path / name / "teacher.keras", (12, 10), 3) for name in ("whole", "killed"))
     for weight, again in zip(one.get_weights(), other.get_weights(), strict=True):
         assert np.array_equal(weight, again)

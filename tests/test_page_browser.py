@@ -4,7 +4,7 @@ import itertools
 import json
 from dataclasses import replace
 
-from support import inference, models
+from support import inference, model_files
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def path(nets, digits, tmp_path_factory):
     """The page of these nets; afterwards their kernels are those of the page."""
     folder = tmp_path_factory.mktemp("page")
     for name, net in nets.items():
-        models.save(net, folder / f"{name}.keras", {"temperature": 4.0} if name == "distilled" else {}, [])
+        model_files.save(net, folder / f"{name}.keras", {"temperature": 4.0} if name == "distilled" else {}, [])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["page.py", "--out", str(folder)])
         page.terminal.run(page.main)

@@ -3,7 +3,7 @@
 import json
 import sys
 
-from support import UserError, files, inference, metrics, models, terminal
+from support import UserError, files, inference, metrics, model_files, terminal
 
 import numpy as np
 import pytest
@@ -98,8 +98,8 @@ def test_a_run_keeps_what_it_is_and_which_images_it_has_wrong(run, digits, tmp_p
             np.bincount(digits.test.labels[record["wrong"]], minlength=10), record["errors_per_class"]
         )
     path = tmp_path / "kept" / "out" / "studies" / "translated_seed0" / "teacher.keras"
-    assert inference.count_errors(models.load(path, (22, 10), 10), digits.test) == teacher["errors"]
-    assert models.load_training(path)[0]["data"] == files.fingerprint(*digits.train)  # as teacher.py has it
+    assert inference.count_errors(model_files.load(path, (22, 10), 10), digits.test) == teacher["errors"]
+    assert model_files.load_training(path)[0]["data"] == files.fingerprint(*digits.train)  # as teacher.py has it
 
 
 def test_other_data_are_another_run(digits, tmp_path):

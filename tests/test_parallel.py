@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 
-from support import UserError, files, models, parallel
+from support import UserError, files, model_files, parallel
 
 import numpy as np
 import pytest
@@ -124,7 +124,7 @@ def test_a_student_does_not_depend_on_the_number_of_workers_nor_on_a_kill(tiny, 
         out = tmp_path / name
         out.mkdir()
         parallel.tf.keras.utils.set_random_seed(3)
-        models.save(
+        model_files.save(
             teacher.build_teacher((12, 10), 3, teacher.TeacherRecipe(hidden=(16,))), out / "teacher.keras", made, []
         )
         if workers == "2":
@@ -139,7 +139,7 @@ def test_a_student_does_not_depend_on_the_number_of_workers_nor_on_a_kill(tiny, 
         nets[name] = {path.name: path for path in (out / "sweep").glob("*.keras")}
     assert nets["one"].keys() == nets["two"].keys() and len(nets["one"]) == 4
     for name, path in nets["one"].items():
-        one, other = (models.load(its, (12, 10), 3).get_weights() for its in (path, nets["two"][name]))
+        one, other = (model_files.load(its, (12, 10), 3).get_weights() for its in (path, nets["two"][name]))
         for first, second in zip(one, other):
             np.testing.assert_array_equal(first, second)
 

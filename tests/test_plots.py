@@ -1,7 +1,7 @@
 """Each figure opens, has the size it is meant to have, and shows something."""
 
 from support import plots
-from support.models import Epoch
+from support.model_files import Epoch
 
 import matplotlib.figure
 import matplotlib.image

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 
-from support import inference, models, terminal
+from support import inference, model_files, terminal
 
 import numpy as np
 import pytest
@@ -118,15 +118,16 @@ def test_distilling_again_reuses_logits_and_baseline_but_not_another_baseline(fo
 def test_a_student_of_another_teacher_or_of_other_images_is_pointed_out(folder, tiny, tmp_path, monkeypatch, capsys):
     out = tmp_path / "artifacts"
     shutil.copytree(folder[0], out)
-    taught, made = models.load(out / "teacher.keras", (12, 10), 3), models.load_training(out / "teacher.keras")[0]
+    taught = model_files.load(out / "teacher.keras", (12, 10), 3)
+    made, _ = model_files.load_training(out / "teacher.keras")
     taught.layers[-1].bias.assign_add([0.1, 0.0, 0.0])
     monkeypatch.setattr(sys, "argv", ["evaluate.py", "--data", str(tiny), "--out", str(out)])
-    models.save(taught, out / "teacher.keras", made, [])
+    model_files.save(taught, out / "teacher.keras", made, [])
     terminal.run(evaluate.main)
     printed = capsys.readouterr().out
     assert f"{out / 'distilled.keras'} had another teacher than the one it is compared with" in printed
     assert f"{out / 'student.keras'} had" not in printed
-    models.save(taught, out / "teacher.keras", made | {"data": "others"}, [])
+    model_files.save(taught, out / "teacher.keras", made | {"data": "others"}, [])
     terminal.run(evaluate.main)
     printed = capsys.readouterr().out
     assert f"{out / 'teacher.keras'} was trained on other images than these" in printed
@@ -140,8 +141,8 @@ def test_a_pair_that_differs_in_more_than_a_teacher_is_not_said_to_have_gained(
 ):
     out = tmp_path / "artifacts"
     shutil.copytree(folder[0], out)
-    made = models.load_training(out / "student.keras")[0] | {"seed": 5}
-    models.save(models.load(out / "student.keras", (12, 10), 3), out / "student.keras", made, [])
+    made = model_files.load_training(out / "student.keras")[0] | {"seed": 5}
+    model_files.save(model_files.load(out / "student.keras", (12, 10), 3), out / "student.keras", made, [])
     monkeypatch.setattr(sys, "argv", ["evaluate.py", "--data", str(tiny), "--out", str(out)])
     terminal.run(evaluate.main)
     printed = capsys.readouterr().out
@@ -156,7 +157,7 @@ def test_min_accuracy_is_a_lower_bound_and_nothing_else(folder, tiny, tmp_path, 
     status, line = refusal(evaluate.main, *shared, "--min-accuracy", "0.999")
     assert (status, "student: accuracy below --min-accuracy 0.999" in line) == (1, True)
     digits = data.load(tiny)
-    model = models.load(out / "student.keras", digits.image_shape, digits.num_classes)
+    model = model_files.load(out / "student.keras", digits.image_shape, digits.num_classes)
     right = inference.predictor(model)(digits.train.images).argmax(-1) == digits.train.labels
     with np.load(tiny) as file:
         arrays = dict(file) | {"x_test": digits.train.images[right], "y_test": digits.train.labels[right]}

@@ -4,7 +4,7 @@ import functools
 import json
 import sys
 
-from support import files, inference, models, terminal
+from support import files, inference, model_files, terminal
 
 import keras
 import numpy as np
@@ -26,9 +26,11 @@ def folder(tiny, tmp_path):
     keras.utils.set_random_seed(3)
     net = teacher.build_teacher((12, 10), 3, teacher.TeacherRecipe(hidden=(16,)))
 
+    settings = {"data": files.fingerprint(*data.load(tiny).train)}
+
     def make(name):
         (tmp_path / name).mkdir()
-        models.save(net, tmp_path / name / "teacher.keras", {"data": files.fingerprint(*data.load(tiny).train)}, [])
+        model_files.save(net, tmp_path / name / "teacher.keras", settings, [])
         return tmp_path / name
 
     return make
@@ -91,7 +93,7 @@ def test_it_chooses_on_validation_images_and_opens_the_test_set_for_the_chosen(r
         key = settings["temperature"], settings["alpha"]
         means.setdefault(key, []).append(settings["validation_errors"])
         name = f"T{key[0]}_alpha{key[1]}_seed{settings['seed']}.keras"
-        net = models.load(out / "sweep" / name, (12, 10), 3)
+        net = model_files.load(out / "sweep" / name, (12, 10), 3)
         assert inference.count_errors(net, data.load(tiny).validation) == settings["validation_errors"]
     assert min(means, key=lambda key: np.mean(means[key])) == (chosen["temperature"], chosen["alpha"])
     assert len(chosen["test_errors"]) == 2
@@ -104,10 +106,10 @@ def test_its_students_are_those_of_distill(run, folder, tiny, temperature, alpha
     out, digits = folder("out"), data.load(tiny)
     run(out)
     path = out / "sweep" / f"T{temperature}_alpha{alpha}_seed{seed}.keras"
-    logits = distill.teacher_logits(models.load(out / "teacher.keras", (12, 10), 3), digits.train.images)
+    logits = distill.teacher_logits(model_files.load(out / "teacher.keras", (12, 10), 3), digits.train.images)
     loss = functools.partial(distill.distillation_loss, temperature=temperature, alpha=alpha)
-    alike, _ = student.train_student(digits, student.StudentRecipe.of(models.load_training(path)[0]), loss, logits)
-    for one, other in zip(models.load(path, (12, 10), 3).get_weights(), alike.get_weights()):
+    alike, _ = student.train_student(digits, student.StudentRecipe.of(model_files.load_training(path)[0]), loss, logits)
+    for one, other in zip(model_files.load(path, (12, 10), 3).get_weights(), alike.get_weights()):
         np.testing.assert_array_equal(one, other)
 
 

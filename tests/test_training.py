@@ -4,7 +4,7 @@ import os
 import zipfile
 from dataclasses import replace
 
-from support import UserError, files, inference, models, training
+from support import UserError, files, inference, model_files, training
 
 import conftest
 import keras
@@ -198,18 +198,18 @@ def test_a_run_that_diverges_is_stopped_and_said(digits):
 @pytest.fixture
 def saved(digits, tmp_path):
     net, history = student.train_student(digits, replace(RECIPE, epochs=1))
-    models.save(net, tmp_path / "net.keras", RECIPE.settings(), history)
+    model_files.save(net, tmp_path / "net.keras", RECIPE.settings(), history)
     return net, history, tmp_path / "net.keras"
 
 
 @pytest.mark.quick
 def test_a_saved_model_gives_the_same_logits_settings_and_history(digits, saved):
     net, history, path = saved
-    loaded = models.load(path, digits.image_shape, digits.num_classes)
+    loaded = model_files.load(path, digits.image_shape, digits.num_classes)
     logits = inference.predictor(net)(digits.test.images)
     np.testing.assert_array_equal(inference.predictor(loaded)(digits.test.images), logits)
-    assert models.load_training(path)[0] == RECIPE.settings()
-    assert models.load_training(path)[1] == history
+    assert model_files.load_training(path)[0] == RECIPE.settings()
+    assert model_files.load_training(path)[1] == history
     assert sorted(os.listdir(path.parent)) == ["net.csv", "net.keras"]
 
 
@@ -228,7 +228,7 @@ def test_an_interrupted_save_leaves_the_last_file_whole(saved, digits, monkeypat
 
     monkeypatch.setattr(net, "save", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        models.save(net, path, {}, [])
+        model_files.save(net, path, {}, [])
     assert path.read_bytes() == before
     assert sorted(os.listdir(path.parent)) == ["net.csv", "net.keras"]
 
@@ -237,10 +237,10 @@ def test_the_history_comes_with_the_model_whatever_became_of_the_table(saved):
     net, history, path = saved
     assert path.with_suffix(".csv").read_text().count("\n") == len(history) + 1
     path.with_suffix(".csv").write_text("epoch,loss\nx")
-    assert models.load_training(path)[1] == history
+    assert model_files.load_training(path)[1] == history
     net.save(path)  # by Keras alone
-    assert models.load_training(path)[1] == []
-    assert models.load_training(path)[0] == {}
+    assert model_files.load_training(path)[1] == []
+    assert model_files.load_training(path)[0] == {}
 
 
 def truncate(path):
@@ -328,7 +328,7 @@ def test_a_bad_model_file_is_refused_in_words(saved, digits, damage, message):
     path = saved[2]
     damage(path)
     with pytest.raises(UserError, match=message) as refused:
-        models.load(path, digits.image_shape, digits.num_classes)
+        model_files.load(path, digits.image_shape, digits.num_classes)
     assert str(path) in str(refused.value)
 
 
@@ -342,7 +342,7 @@ def test_a_compiled_model_from_elsewhere_loads(tmp_path, optimizer, nested):
     net.fit(images, np.zeros(20), verbose=0)
     whole = keras.Sequential([keras.Input((12, 10)), net]) if nested else net
     whole.save(tmp_path / "net.keras")
-    found = models.load(tmp_path / "net.keras", (12, 10), 3)
+    found = model_files.load(tmp_path / "net.keras", (12, 10), 3)
     assert np.array_equal(found(images), whole(images))
 
 
@@ -397,4 +397,4 @@ def test_the_training_accuracy_is_that_of_the_labelled_examples(digits):
 def test_a_history_of_another_form_is_refused(saved, edit, message):
     edit(saved[-1])
     with pytest.raises(UserError, match=message):
-        models.load_training(saved[-1])
+        model_files.load_training(saved[-1])

@@ -6,7 +6,7 @@ And that a study's students are distill.py's own, also when several are trained 
 import json
 import sys
 
-from support import inference, models, terminal
+from support import inference, model_files, terminal
 
 import numpy as np
 import pytest
@@ -130,7 +130,7 @@ def test_its_students_are_those_of_distill_py_also_when_trained_together(tiny, t
         options += f" --{name} {value}"
     monkeypatch.setattr("sys.argv", ["distill.py", *options.split()])
     terminal.run(distill.main)
-    script = models.load(tmp_path / "distilled.keras", (12, 10), 3)
+    script = model_files.load(tmp_path / "distilled.keras", (12, 10), 3)
     np.testing.assert_array_equal(
         records[len(records) // 2]["logits"], inference.predictor(script)(dataset.test.images)
     )

@@ -5,7 +5,7 @@
 import re
 from dataclasses import replace
 
-from support import UserError, inference, metrics, models, terminal, training
+from support import UserError, inference, metrics, model_files, terminal, training
 
 import keras
 import numpy as np
@@ -117,8 +117,8 @@ def test_the_scripts_distil_any_classifier_into_any_other(tiny, tmp_path, monkey
         saved = keras.models.load_model(tmp_path / f"{name}.keras")
         assert [type(layer) for layer in saved.layers] == [type(layer) for layer in start.layers]
         assert not np.array_equal(saved.get_weights()[0], start.get_weights()[0])
-        settings = models.load_training(tmp_path / f"{name}.keras")[0]
-        assert settings["student"].endswith(models.fingerprint(start))
+        settings = model_files.load_training(tmp_path / f"{name}.keras")[0]
+        assert settings["student"].endswith(model_files.fingerprint(start))
     again, _ = student.train_student(digits, student.StudentRecipe.of(settings), path=own)
     baseline = keras.models.load_model(tmp_path / "student.keras")
     assert all(map(np.array_equal, again.get_weights(), baseline.get_weights()))

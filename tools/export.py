@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import UserError, files, inference, models, quiet, terminal
+from support import UserError, files, inference, model_files, quiet, terminal
 
 import numpy as np
 import tensorflow as tf
@@ -117,7 +117,7 @@ def run_file(path, inputs):
 
 
 def main():
-    options = terminal.parser(__doc__, terminal.Files(), models.StudentPixels())
+    options = terminal.parser(__doc__, terminal.Files(), inference.StudentPixels())
     help_text = "a .keras file (default: distilled.keras in --out)"
     options.add_argument("model", nargs="?", type=Path, metavar="PATH", help=help_text)
     arguments = options.parse_args()
@@ -127,8 +127,8 @@ def main():
     dataset = data.load(arguments.data, arguments.validation)
     print(f"data: {dataset}", flush=True)
     source = arguments.model or out / "distilled.keras"
-    model = models.load(source, dataset.image_shape, dataset.num_classes)
-    pixels = models.pixels(models.load_training(source)[0], arguments.student_pixels)
+    model = model_files.load(source, dataset.image_shape, dataset.num_classes)
+    pixels = model_files.pixels(model_files.load_training(source)[0], arguments.student_pixels)
     sample = data.sample(dataset.train)
     inference.warn_of_pixels(source, model, sample, pixels, "--student-pixels")
     feed, read = inference.adapters(model, inference.to_unit(sample.images), pixels)

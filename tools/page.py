@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import UserError, files, inference, models, plots, terminal
+from support import UserError, files, inference, model_files, plots, terminal
 
 import keras
 import numpy as np
@@ -290,11 +290,11 @@ def page_model(path, name, test, num_classes, kind, pixels):
     """What the page holds of a model, a dict of plain values; its logits (n, C) on the split `test`, and those of the
     page's net.
 
-    pixels: see inference.feeder; None: as its file says, or 1. Raises UserError: as models.load and `page_layers`.
+    pixels: see inference.feeder; None: as its file says, or 1. Raises UserError: as model_files.load and `page_layers`.
     """
-    model = models.load(path, test.images.shape[1:], num_classes)
-    settings = models.load_training(path)[0]
-    pixels = models.pixels(settings, pixels)
+    model = model_files.load(path, test.images.shape[1:], num_classes)
+    settings = model_files.load_training(path)[0]
+    pixels = model_files.pixels(settings, pixels)
     predict = inference.predictor(model, pixels=pixels)
     original = predict(test.images)
     about = {"name": name, "parameters": model.count_params()}
@@ -307,7 +307,7 @@ def page_model(path, name, test, num_classes, kind, pixels):
 
 
 def main():
-    options = terminal.parser(__doc__, terminal.Files(), models.TeacherPixels(None), models.StudentPixels())
+    options = terminal.parser(__doc__, terminal.Files(), inference.TeacherPixels(None), inference.StudentPixels())
     options.add_argument("--int8", action="store_true", help="kernels as int8: a file of half the size")
     help_text = "models, the teacher first (default: teacher.keras, student.keras and distilled.keras in --out)"
     options.add_argument("models", nargs="*", type=Path, metavar="PATH", help=help_text)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import UserError, files, inference, models, parallel, terminal, training
+from support import UserError, files, inference, model_files, parallel, terminal, training
 from support.recipe import MAX_SEED, any_temperature, fraction, integer
 
 import numpy as np
@@ -31,7 +31,7 @@ TEMPERATURES, ALPHAS = [1.0, 2.0, 4.0, 8.0], [0.5, 0.9]
 
 
 def parse_arguments():
-    nets = distill.OwnTeacher(), models.TeacherPixels(), student.OwnStudent()
+    nets = distill.OwnTeacher(), inference.TeacherPixels(), student.OwnStudent()
     recipes = terminal.Files(), *nets, terminal.Figures(), student.MNIST
     options = terminal.parser(__doc__, *recipes, own_data=student.OWN_DATA)
     options.add_argument("--temperatures", type=any_temperature, nargs="+", default=TEMPERATURES, metavar="T")
@@ -49,7 +49,7 @@ def plan(arguments, dataset, teacher, folder):
     """{path of a student: its settings} of the whole grid, seed by seed."""
     shared = student.settings_from(student.StudentRecipe.of(vars(arguments)), arguments.student, dataset)
     shared |= {"validation": files.fingerprint(*dataset.validation)}
-    shared |= {"teacher": models.fingerprint(*teacher), "teacher_pixels": arguments.teacher_pixels}
+    shared |= {"teacher": model_files.fingerprint(*teacher), "teacher_pixels": arguments.teacher_pixels}
     wanted = {}
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
     for seed, t, alpha in itertools.product(seeds, arguments.temperatures, arguments.alphas):
@@ -64,7 +64,7 @@ def train(dataset, settings, teacher, logits, own):
     """
     shape, recipe = (dataset.image_shape, dataset.num_classes), distill.DistillRecipe.of(settings)
     if logits is None:
-        nets = [models.from_bytes(saved, *shape)[0] for saved in teacher[0]]
+        nets = [model_files.from_bytes(saved, *shape)[0] for saved in teacher[0]]
         logits = distill.teacher_logits(nets, dataset.train.images, distort=recipe.distort, pixels=teacher[1])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "student.keras"
@@ -72,7 +72,7 @@ def train(dataset, settings, teacher, logits, own):
         loss, options = distill.loss_of(recipe), {"report": training.show_epoch}
         net, history = student.train_student(dataset, recipe, loss, logits, own and path, **options)
     errors = inference.count_errors(net, dataset.validation, recipe.student_pixels)
-    return errors, models.to_bytes(net, settings | {"validation_errors": errors}, history)
+    return errors, model_files.to_bytes(net, settings | {"validation_errors": errors}, history)
 
 
 def run_grid(arguments, dataset, logits, wanted, out):
@@ -80,9 +80,8 @@ def run_grid(arguments, dataset, logits, wanted, out):
 
     logits: what distill.teacher_logits returns. out: where the teacher is, unless --teacher says otherwise.
     """
-    missing = [
-        path for path, settings in wanted.items() if not models.is_made_with(path, settings, student.MNIST.settings())
-    ]
+    defaults = student.MNIST.settings()
+    missing = [path for path, settings in wanted.items() if not model_files.is_made_with(path, settings, defaults)]
     if len(missing) < len(wanted):
         print(f"{len(wanted) - len(missing)} of {len(wanted)} students are there already")
     start, finished = time.perf_counter(), 0
@@ -102,7 +101,7 @@ def run_grid(arguments, dataset, logits, wanted, out):
             finished += 1
             terminal.clear_progress()
             print(f"{tasks[task].stem:<24} {errors:4} validation images wrong  {describe()}", flush=True)
-    return {path: models.load_training(path)[0]["validation_errors"] for path in wanted}
+    return {path: model_files.load_training(path)[0]["validation_errors"] for path in wanted}
 
 
 def main():
@@ -147,8 +146,8 @@ def main():
     # Only now is the test set used, and for the chosen students alone.
     test_errors = []
     for path, settings in wanted.items():
-        if not models.differing(settings, best):
-            net = models.load(path, dataset.image_shape, dataset.num_classes)
+        if not model_files.differing(settings, best):
+            net = model_files.load(path, dataset.image_shape, dataset.num_classes)
             test_errors.append(inference.count_errors(net, dataset.test, arguments.student_pixels))
     runs = [settings | {"validation_errors": errors[path]} for path, settings in wanted.items()]
     found = {"chosen": best | {"test_errors": test_errors}, "header": header, "rows": rows, "runs": runs}

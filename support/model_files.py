@@ -1,26 +1,22 @@
-"""Models: built from seeds, saved with how they were made, loaded safely."""
+"""Model files: a .keras file with the settings and the history of its training, loaded without trusting it."""
 
 import csv
 import hashlib
 import json
 import math
-import random
 import tempfile
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from support import UserError, files
 from support.inference import fitting_advice, fitting_shape, single_shape
-from support.recipe import Recipe, factor, setting
 
 import keras
 
 TRAINING = "training.json"  # the member of a .keras archive that holds the settings and the history of its training
 MAX_JSON_BYTES = 2**24  # of a member that is parsed: Python takes ten times as much memory for it
 HDF5, LFS_POINTER = b"\x89HDF\r\n\x1a\n", b"version https://git-lfs"  # how such files begin
-FIXED = {"data_format": "channels_last", "dtype": "float32"}  # of our layers, whatever ~/.keras/keras.json says
 DIGESTS = "sha256.json"  # the SHA-256 of the other members: a zip file's own checksums have 32 bits only
 
 
@@ -36,40 +32,9 @@ class Epoch(NamedTuple):
     seconds: float  # of the training, without the validation
 
 
-def layer_seeds(seed):
-    """Yields a seed for each layer that draws numbers; without end, None if `seed` is None.
-
-    They are those that keras.utils.set_random_seed(seed) would lead to. But that sets Python's random state for the
-    whole process, and a Dask worker's other threads draw from it.
-    """
-    source = random.Random(seed)
-    while True:
-        yield None if seed is None else source.randint(1, 10**9)
-
-
-def dropout_states(model):
-    """The variables, two integers each, from which a model's dropout and other random layers draw: a seed, and how
-    often it was used.
-    """
-    weights = {id(weight) for weight in model.weights}
-    return [variable for variable in model.variables if id(variable) not in weights]
-
-
-def dense(units, activation, seed):
-    """A dense layer whose first weights this seed decides: Keras' default distribution."""
-    return keras.layers.Dense(
-        units, activation, kernel_initializer=keras.initializers.GlorotUniform(seed), dtype="float32"
-    )
-
-
 def fingerprint(*models):
     """The SHA-256 of each model's weights, in one string that does not depend on the order of the models."""
     return "+".join(sorted(files.fingerprint(*model.get_weights()) for model in models))
-
-
-def describe_errors(errors, num_images):
-    """A sentence: the test errors, and the accuracy."""
-    return f"{errors:,} test errors in {num_images:,} images, accuracy {1 - errors / num_images:.2%}"
 
 
 def save(model, path, settings, history):
@@ -104,27 +69,6 @@ def from_bytes(saved, example_shape, num_classes):
         path = Path(folder) / "model.keras"
         path.write_bytes(saved)
         return load(path, example_shape, num_classes), load_training(path)[1]
-
-
-@dataclass(frozen=True)
-class TeacherPixels(Recipe):
-    """An option of the scripts that load a teacher."""
-
-    teacher_pixels: float | None = setting(
-        1.0, factor, "multiply the teacher's inputs by this: 255 for nets trained on 0...255", metavar="FACTOR"
-    )
-
-
-@dataclass(frozen=True)
-class StudentPixels(Recipe):
-    """An option of the scripts that load nets, but for training, where it is one of the StudentRecipe's settings."""
-
-    student_pixels: float | None = setting(
-        None,
-        factor,
-        "multiply the inputs of each model but the teacher by this (default: as its file says, or 1)",
-        metavar="FACTOR",
-    )
 
 
 def differing(settings, wanted):
