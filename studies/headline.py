@@ -29,7 +29,7 @@ import numpy as np
 import data
 import distill
 import evaluate
-from studies import figures, lab, tables
+from studies import figures, runs, tables
 
 NETS = {
     "teacher": "teacher, 784-1200-1200-10",
@@ -85,7 +85,7 @@ def run_seed(seed, out, quick):
 
 
 def run_ladder(out, test, quick):
-    """Train what STEPS lists, in the folder `out`; returns a record, see lab.score, for each step, seed and kind of
+    """Train what STEPS lists, in the folder `out`; returns a record, see runs.score, for each step, seed and kind of
     net.
     """
     records = []
@@ -94,11 +94,11 @@ def run_ladder(out, test, quick):
             teacher = out / str(seed) / ("shifted" if teacher_options else "") / "teacher.keras"
             run_script(teacher, "teacher.py", "--seed", seed, *teacher_options.split(), quick=quick)
             folder = out / str(seed) / f"step_{number}" if teacher_options or options else teacher.parent
-            its = ["--seed", seed, "--teacher", teacher, *options.split()]
-            run_script(folder / "distilled.keras", "distill.py", *its, quick=quick)
+            options_of_seed = ["--seed", seed, "--teacher", teacher, *options.split()]
+            run_script(folder / "distilled.keras", "distill.py", *options_of_seed, quick=quick)
             for net in ("student", "distilled"):
                 model = model_files.load(folder / f"{net}.keras", test.images.shape[1:], 10)
-                score = lab.score(inference.predictor(model)(test.images), test.labels)
+                score = runs.score(inference.predictor(model)(test.images), test.labels)
                 records.append({"step": step, "net": net, "seed": seed, "images": len(test.labels)} | score)
     return records
 
@@ -108,27 +108,27 @@ def run_ladder(out, test, quick):
 
 def texts(found):
     """{name: Markdown} of the tables and sentences for README.md and headline.md. found: what headline.json holds."""
-    runs, sweep, chosen = [run["metrics"] for run in found["runs"]], found["sweep"], found["sweep"]["chosen"]
-    rows = {name: [run["models"][name] for run in runs] for name in NETS}
-    errors = {name: [row["test_errors"] for row in its] for name, its in rows.items()}
+    metrics, sweep, chosen = [run["metrics"] for run in found["runs"]], found["sweep"], found["sweep"]["chosen"]
+    rows = {name: [each["models"][name] for each in metrics] for name in NETS}
+    errors = {name: [row["test_errors"] for row in of_net] for name, of_net in rows.items()}
     saved = 1 - mean(errors["distilled"]) / mean(errors["student"])
-    highest = max(run["comparisons"]["student -> distilled"]["mcnemar_p"] for run in runs)
+    highest = max(run["comparisons"]["student -> distilled"]["mcnemar_p"] for run in metrics)
     first = {"teacher": errors["teacher"][0], "baseline": errors["student"][0], "distilled": errors["distilled"][0]}
     result = []
-    for name, its in rows.items():
+    for name, of_net in rows.items():
         counts = f"**{tables.spread(errors[name])}** ({tables.each(errors[name])})"
-        result.append([NETS[name], f"{its[0]['parameters']:,}", counts, *means(its, ["accuracy", "nll"])])
+        result.append([NETS[name], f"{of_net[0]['parameters']:,}", counts, *means(of_net, ["accuracy", "nll"])])
     header = ["net", "parameters", "test errors in 10,000 (each seed)", "accuracy", "negative log-likelihood (nats)"]
     trust = ["nll", "ece", "best_temperature", "nll_at_best", "ece_at_best", "kl_to_teacher", "agreement"]
     return {
         "quick_start": "\n".join(f"    {line}" for line in distill.describe_result(first, 10_000).splitlines()),
         "result": tables.markdown(header, result),
-        "gain": f"Distillation saves {saved:.0%} of the student's test errors (mean of {len(runs)} seeds)."
+        "gain": f"Distillation saves {saved:.0%} of the student's test errors (mean of {len(metrics)} seeds)."
         " For every seed the\n"
         f"exact McNemar test, which pairs the students image by image, gives a p-value of at most {highest:.2g}.",
         "calibration": tables.markdown(
             ["model", *(name.replace("_", " ") for name in trust)],
-            [[name, *means(its, trust)] for name, its in rows.items()],
+            [[name, *means(of_net, trust)] for name, of_net in rows.items()],
         ),
         "sweep": tables.markdown(sweep["header"], sweep["rows"]),
         "sweep_choice": f"The lowest mean is that of `--temperature {chosen['temperature']:g}"
@@ -161,12 +161,12 @@ def ladder_table(records):
             for net in ("student", "distilled")
         }
         cells = []
-        for net, its in pair.items():
-            above = {run["seed"]: run for run in before.get(net, [])}
-            both = [run for run in its if run["seed"] in above]
-            cells += [tables.spread_and_each([run["errors"] for run in its])]
-            cells += [lab.against([above[run["seed"]] for run in both], both) if both else ""]
-        lines.append([step, *cells, lab.against(pair["student"], pair["distilled"])])
+        for net, nets in pair.items():
+            above = {record["seed"]: record for record in before.get(net, [])}
+            both = [record for record in nets if record["seed"] in above]
+            cells.append(tables.spread_and_each([record["errors"] for record in nets]))
+            cells.append(runs.difference(both, [above[record["seed"]] for record in both]) if both else "")
+        lines.append([step, *cells, runs.difference(pair["distilled"], pair["student"])])
         before = pair
     to_above = "to the row above"
     return tables.markdown(["", "labels alone", to_above, "distilled", to_above, "distilled less labels alone"], lines)

@@ -7,12 +7,12 @@
 Trains on all 60,000 images, as the paper did, and counts test errors. A finished run is saved to studies/paper.json
 at once and never repeated, so stop it whenever you like. Teachers and their logits are kept in artifacts/studies/.
 
-What the paper does not state is in TEACHER and STUDENT of lab.py, and in WIDTHS below; besides, Adam, warm-up and
-half a cosine. Dropout, weight decay and 2x800's learning rate were chosen on the last 5,000 training images; alpha
-0.9 was not tuned.
+What the paper does not state is in TEACHER, STUDENT and WIDTHS below; besides, Adam, warm-up and half a cosine.
+Dropout, weight decay and 2x800's learning rate were chosen on the last 5,000 training images; alpha 0.9 was not tuned.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -21,10 +21,13 @@ from support import inference, metrics, terminal
 
 import numpy as np
 
-from studies import figures, lab, tables
-from studies.lab import DISTORTED, STUDENT, TEACHER, distilled
+from studies import figures, runs, study, tables
+from studies.runs import StudentRun, TeacherRun
 
-LONGER = TEACHER | {"kind": "translated_longer", "epochs": 240}
+TEACHER = TeacherRun(kind="translated", dropout=0.3, input_dropout=0.05, translate=2, distort=0.0, epochs=80)
+LONGER = replace(TEACHER, kind="translated_longer", epochs=240)
+DISTORTED = TeacherRun(kind="distorted", dropout=0.05, distort=1.3, epochs=100)
+STUDENT = StudentRun(hidden=(800, 800), translate=0, epochs=40, learning_rate=2e-3)
 WIDTHS = {30: 5e-3, 100: 5e-3, 300: 2e-3, 800: 2e-3}  # units in each of a student's two hidden layers: learning rate
 TEMPERATURES = (1, 2.5, 4, 8, 20, 40)
 SHARES = (0.01, 0.03, 0.1, 0.3)  # of the training images that keep their label
@@ -38,12 +41,17 @@ WAYS = (
 )
 
 
-# ---- the experiments: {row: settings} --------------------------------------------------------------------------------
+# ---- the experiments: {row: run} -------------------------------------------------------------------------------------
+
+
+def distilled(taught_by, temperature, alpha=0.9, **changes):
+    """STUDENT, distilled from the teacher of a TeacherRun, with these changes."""
+    return replace(STUDENT, teacher=taught_by, temperature=temperature, alpha=alpha, **changes)
 
 
 def choices():
     """The temperature of 2x800, on images held out of training. One seed only. 15 minutes."""
-    held_out = TEACHER | {"held_out": HELD_OUT}
+    held_out = replace(TEACHER, held_out=HELD_OUT)
     rows = {f"T {t:g}": distilled(held_out, t, held_out=HELD_OUT) for t in TEMPERATURES}
     return {"teacher": held_out} | rows
 
@@ -61,11 +69,11 @@ def students():
     """2x800 on labels, and distilled on the 60,000 images as they are; then on translated images. 17 minutes a seed."""
     rows = {"2x800, labels alone": STUDENT}
     kinds = {"translated teacher": TEACHER, "translated teacher of 240 epochs": LONGER, "distorted teacher": DISTORTED}
-    for name, settings in kinds.items():
+    for name, taught_by in kinds.items():
         for temperature in (20, CHOSEN_TEMPERATURE):
-            rows[f"2x800, T {temperature}, {name}"] = distilled(settings, temperature)
-    translated = {"translate": 2, "epochs": TEACHER["epochs"]}
-    rows["2x800, labels alone, translated images"] = STUDENT | translated
+            rows[f"2x800, T {temperature}, {name}"] = distilled(taught_by, temperature)
+    translated = {"translate": 2, "epochs": TEACHER.epochs}
+    rows["2x800, labels alone, translated images"] = replace(STUDENT, **translated)
     taught = distilled(DISTORTED, CHOSEN_TEMPERATURE, **translated)
     rows[f"2x800, T {CHOSEN_TEMPERATURE}, distorted teacher, translated images"] = taught
     return rows
@@ -74,7 +82,7 @@ def students():
 def temperatures():
     """Errors against temperature for students of four widths. 17 minutes a seed."""
     return {
-        f"2x{width}, T {t:g}": distilled(TEACHER, t, hidden=[width, width], learning_rate=rate)
+        f"2x{width}, T {t:g}": distilled(TEACHER, t, hidden=(width, width), learning_rate=rate)
         for width, rate in WIDTHS.items()
         for t in TEMPERATURES
     }
@@ -82,17 +90,17 @@ def temperatures():
 
 def omissions():
     """Transfer sets without 3s, and of 7s and 8s only; and what a bias, moved afterwards, repairs. 5 minutes a seed."""
-    without_3 = [label for label in range(10) if label != 3]
+    without_3 = tuple(label for label in range(10) if label != 3)
     rows = {}
     for alpha, how in ((0.9, "with labels"), (1.0, "soft targets alone")):
         rows[f"2x800, no 3s, {how}"] = distilled(TEACHER, 20, classes=without_3, alpha=alpha)
-        rows[f"2x800, 7s and 8s only, {how}"] = distilled(TEACHER, 20, classes=[7, 8], alpha=alpha)
+        rows[f"2x800, 7s and 8s only, {how}"] = distilled(TEACHER, 20, classes=(7, 8), alpha=alpha)
     return rows
 
 
 def smoothing():
     """Labels of the teacher smoothed by 0.1 (Mueller et al. 2019): the teacher and its student. 12 minutes a seed."""
-    smoothed = TEACHER | {"kind": "smoothed", "smoothing": 0.1}
+    smoothed = replace(TEACHER, kind="smoothed", smoothing=0.1)
     rows = {"teacher 2x1200, smoothed labels": smoothed}
     for temperature in (CHOSEN_TEMPERATURE, 20):
         rows[f"2x800, T {temperature}, teacher with smoothed labels"] = distilled(smoothed, temperature)
@@ -105,17 +113,18 @@ def labels():
     """
     rows = {}
     for share in SHARES:
-        few = {"hidden": [300, 300], "labelled": share}
-        longer = few | {"epochs": round(STUDENT["epochs"] / share)}  # as many steps as with all images
-        taught = distilled(TEACHER, CHOSEN_TEMPERATURE)
-        rows[f"2x300, {share:.0%}, labels alone"] = STUDENT | longer
-        rows[f"2x300, {share:.0%}, soft targets on these"] = taught | longer
-        rows[f"2x300, {share:.0%}, soft targets on all"] = taught | few | {"keep_unlabelled": True}
+        alone = replace(STUDENT, hidden=(300, 300), labelled=share)
+        longer = round(STUDENT.epochs / share)  # as many steps as with all images
+        taught = {"teacher": TEACHER, "temperature": CHOSEN_TEMPERATURE, "alpha": 0.9}
+        rows[f"2x300, {share:.0%}, labels alone"] = replace(alone, epochs=longer)
+        rows[f"2x300, {share:.0%}, soft targets on these"] = replace(alone, epochs=longer, **taught)
+        rows[f"2x300, {share:.0%}, soft targets on all"] = replace(alone, keep_unlabelled=True, **taught)
     return rows
 
 
-# To add an experiment, write a function like these, which returns {row: settings}, and list it here.
-EXPERIMENTS = {run.__name__: run for run in (choices, teachers, students, temperatures, omissions, smoothing, labels)}
+# To add an experiment, write a function like these, which returns {row: run}, and list it here.
+_FUNCTIONS = (choices, teachers, students, temperatures, omissions, smoothing, labels)
+EXPERIMENTS = {function.__name__: function for function in _FUNCTIONS}
 PUBLISHED = {  # the paper's test errors
     "teacher 2x1200, translated images": "67",
     "teacher 2x1200, translated images, 240 epochs": "67",
@@ -132,14 +141,14 @@ PUBLISHED = {  # the paper's test errors
 # ---- classes that a transfer set lacks -------------------------------------------------------------------------------
 
 
-def corrected(settings, model, train, logits, labels):
+def corrected(run, model, train, logits, labels):
     """What the record of a student that saw some classes only has besides: its scores with each of the
     `corrections`.
     """
-    if not settings.get("classes"):
+    if run.net == "teacher" or not run.classes:
         return {}
-    ways = corrections(inference.predictor(model)(train.images), train.labels, logits, labels, settings["classes"])
-    scores = {way: lab.score(logits + biases, labels) | {"biases": biases.round(3).tolist()} for way, biases in ways}
+    ways = corrections(inference.predictor(model)(train.images), train.labels, logits, labels, run.classes)
+    scores = {way: runs.score(logits + biases, labels) | {"biases": biases.round(3).tolist()} for way, biases in ways}
     return {"corrected": scores}
 
 
@@ -177,43 +186,47 @@ def balancing_biases(logits, shares):
 
 def texts(store):
     """{name: Markdown} of the tables for paper.md: the rows whose runs are complete."""
-    runs = {}
+    complete = {}  # {experiment: {row: records}}
     for name, experiment in EXPERIMENTS.items():
-        runs[name] = {row: its for row, settings in store.rows(experiment).items() if (its := store.records(settings))}
-    widths = {f"784-{width}-{width}-10": width for width in WIDTHS}
-    shares = {f"{share:.0%}": share for share in SHARES}
-    found = {
-        "choices": pivot(runs["choices"], "", {"errors of 5,000": ""}, {row: row for row in choices()}, "{1}"),
-        "temperatures": pivot(runs["temperatures"], "T", {f"{t:g}": t for t in TEMPERATURES}, widths, "2x{1}, T {0:g}"),
-        "labels": pivot(runs["labels"], "labels", shares, {kind: kind for kind in KINDS}, "2x300, {0:.0%}, {1}"),
-        "omissions": tables.markdown(
-            ["transfer set", "the paper", "as trained", *WAYS], omission_lines(runs["omissions"])
-        ),
-    }
-    lines = []
-    for row, records in (runs["teachers"] | runs["students"] | runs["smoothing"]).items():
+        recorded = {row: store.of_row(run) for row, run in store.rows(experiment).items()}
+        complete[name] = {row: records for row, records in recorded.items() if records}
+    by_temperature = {f"{t:g}": t for t in TEMPERATURES}
+    by_width = {f"784-{width}-{width}-10": width for width in WIDTHS}
+    by_share, by_kind = {f"{share:.0%}": share for share in SHARES}, {kind: kind for kind in KINDS}
+    rows = {row: row for row in choices()}
+    nets = []
+    for row, records in (complete["teachers"] | complete["students"] | complete["smoothing"]).items():
         errors = [record["errors"] for record in records]
-        lines.append([row, PUBLISHED.get(row, ""), tables.spread(errors), tables.each(errors)])
-    found["nets"] = tables.markdown(["net", "the paper", "here", "each seed"], lines)
-    header = ["net", "best T", "how many more errors the other temperatures make (p-value)"]
-    found["best_temperatures"] = tables.markdown(header, best_temperature_lines(store))
-    return {f"paper_{name}": text for name, text in found.items()}
+        nets.append([row, PUBLISHED.get(row, ""), tables.spread(errors), tables.each(errors)])
+    best_header = ["net", "best T", "how many more errors the other temperatures make (p-value)"]
+    omissions_header = ["transfer set", "the paper", "as trained", *WAYS]
+    return {
+        "paper_choices": pivot(complete["choices"], "", {"errors of 5,000": ""}, rows, "{1}"),
+        "paper_temperatures": pivot(complete["temperatures"], "T", by_temperature, by_width, "2x{1}, T {0:g}"),
+        "paper_labels": pivot(complete["labels"], "labels", by_share, by_kind, "2x300, {0:.0%}, {1}"),
+        "paper_omissions": tables.markdown(omissions_header, omission_lines(complete["omissions"])),
+        "paper_nets": tables.markdown(["net", "the paper", "here", "each seed"], nets),
+        "paper_best_temperatures": tables.markdown(best_header, best_temperature_lines(store)),
+    }
 
 
-def pivot(runs, corner, lines, columns, row):
-    """A table of errors. lines, columns: {heading: value}; `row` formats the two values into the name of a row in
-    `runs`.
+def pivot(records, corner, lines, columns, row):
+    """A table of errors of {row: records}. lines, columns: {heading: value}; `row` formats two values into a row's
+    name.
     """
     table = []
     for heading, line in lines.items():
-        cells = [runs.get(row.format(line, column)) for column in columns.values()]
-        table.append([heading, *(tables.spread([run["errors"] for run in its]) if its else "" for its in cells)])
+        cells = []
+        for column in columns.values():
+            errors = [record["errors"] for record in records.get(row.format(line, column), ())]
+            cells.append(tables.spread(errors) if errors else "")
+        table.append([heading, *cells])
     return tables.markdown([corner, *columns], table)
 
 
 def omission_lines(complete):
-    """The lines on transfer sets that lack classes: the errors, and in brackets those on these classes, for each
-    way.
+    """The lines of {row: records} on transfer sets that lack classes: the errors, and in brackets those on these
+    classes, for each way.
     """
     for row, records in complete.items():
         cells, seen = [], records[0]["settings"]["classes"]
@@ -225,52 +238,51 @@ def omission_lines(complete):
 
 def best_temperature_lines(store):
     """A line for each width whose runs are complete: each temperature against the best, paired image by image."""
-    table = store.rows(temperatures)
+    rows = store.rows(temperatures)
     for width in WIDTHS:
-        records = {t: store.records(table[f"2x{width}, T {t:g}"]) for t in TEMPERATURES}
+        records = {t: store.of_row(rows[f"2x{width}, T {t:g}"]) for t in TEMPERATURES}
         if not all(records.values()):
             continue
-        wrong = {t: lab.wrong_counts(runs) for t, runs in records.items()}
+        wrong = {t: runs.wrong_counts(records[t]) for t in TEMPERATURES}
         best = min(wrong, key=lambda t: wrong[t].sum())
-        more = {t: (counts.sum() - wrong[best].sum()) / store.seeds for t, counts in wrong.items() if t != best}
-        cells = [
-            f"T {t:g} +{number:.1f} (p {metrics.paired_p(wrong[t], wrong[best]):.2g})" for t, number in more.items()
-        ]
+        cells = []
+        for t, counts in wrong.items():
+            if t != best:
+                more = (counts.sum() - wrong[best].sum()) / store.num_seeds
+                cells.append(f"T {t:g} +{more:.1f} (p {metrics.paired_p(counts, wrong[best]):.2g})")
         yield [f"784-{width}-{width}-10", f"{best:g}", ", ".join(cells)]
 
 
 def draw(store):
     """Draw the figures of `temperatures` and `labels`, if their runs are complete."""
-    few = {kind: [f"2x300, {share:.0%}, {kind}" for share in SHARES] for kind in KINDS}
-    many = {f"784-{width}-{width}-10": [f"2x{width}, T {t:g}" for t in TEMPERATURES] for width in WIDTHS}
-    wanted = (
-        (temperatures, TEMPERATURES, many, "temperature", "Distilled students of four widths"),
-        (labels, SHARES, few, "share of the training images that have a label", "784-300-300-10 with few labels"),
+    lines = {f"784-{width}-{width}-10": [f"2x{width}, T {t:g}" for t in TEMPERATURES] for width in WIDTHS}
+    draw_lines(store, temperatures, TEMPERATURES, lines, "temperature", "Distilled students of four widths")
+    lines = {kind: [f"2x300, {share:.0%}, {kind}" for share in SHARES] for kind in KINDS}
+    xlabel = "share of the training images that have a label"
+    draw_lines(store, labels, SHARES, lines, xlabel, "784-300-300-10 with few labels")
+
+
+def draw_lines(store, experiment, places, lines, xlabel, title):
+    """Draw the errors of {line: rows of an experiment, one for each place on the x-axis}, if all runs are complete."""
+    rows, errors = store.rows(experiment), {}
+    for name, line in lines.items():
+        records = [store.of_row(rows[row]) for row in line]
+        if not all(records):
+            return
+        errors[name] = np.array([[record["errors"] for record in of_row] for of_row in records])
+    figures.error_lines(
+        places,
+        errors,
+        store.figure(f"_{experiment.__name__}"),
+        log=True,
+        xlabel=xlabel,
+        ylabel=f"errors in {len(store.dataset.test.labels):,} test images",
+        title=f"{title}: mean and range of {store.num_seeds} seeds",
     )
-    for experiment, places, lines, xlabel, title in wanted:
-        table = store.rows(experiment)
-        records = {name: [store.records(table[row]) for row in line] for name, line in lines.items()}
-        if all(all(line) for line in records.values()):
-            figures.error_lines(
-                places,
-                {name: np.array([[run["errors"] for run in runs] for runs in line]) for name, line in records.items()},
-                store.figure(f"_{experiment.__name__}"),
-                log=True,
-                xlabel=xlabel,
-                ylabel=f"errors in {len(store.dataset.test.labels):,} test images",
-                title=f"{title}: mean and range of {store.seeds} seeds",
-            )
 
 
 def main():
-    arguments = lab.parse_arguments(__doc__, EXPERIMENTS)
-    store = lab.open_store(arguments, "paper")
-    if arguments.check:
-        return lab.check(store, arguments, corrected)
-    runs = lab.plan(store, {name: store.rows(EXPERIMENTS[name]) for name in arguments.experiments})
-    lab.run_all(store, runs, arguments, corrected)
-    draw(store)
-    lab.report(store, texts(store))
+    study.run_study(__doc__, "paper", EXPERIMENTS, texts, draw, corrected)
 
 
 if __name__ == "__main__":

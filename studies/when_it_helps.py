@@ -13,17 +13,17 @@ for the labels alone (`alone`), then T and alpha (`taught`), each on 5,000 image
 import functools
 import itertools
 import sys
+from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import pick, terminal
+from support import terminal
 
 import student
-import teacher
-from studies import figures, lab, tables
-from studies.lab import STUDENT, TEACHER, distilled
+from studies import figures, runs, study, tables
+from studies.runs import StudentRun, TeacherRun
 
 SIZES = {  # units of the hidden layers: how much of the image's edges is cut off, and which squares are averaged
     (26, 18): {"crop": 4, "pool": 3},
@@ -42,13 +42,8 @@ LARGE_EPOCHS, LARGE_RATES = (20,), (1e-3, 2e-3)  # and for LARGE, with ReLU
 TEMPERATURES, ALPHAS = (1, 2, 4, 8), (0.5, 0.9)  # to choose from, for the distilled
 HELD_OUT = 5000  # training images to choose on
 LIMITS = (0.02, 1)  # per cent of the training images wrong, on labels alone: of the rule of thumb in when_it_helps.md
-TAUGHT_BY = (
-    TEACHER
-    | {"kind": "default"}
-    | pick(teacher.MNIST.settings(), TEACHER.keys() - {"net", "kind", "smoothing", "held_out"})
-)
-CHOICES = ("activation", "epochs", "learning_rate", "temperature", "alpha")
-ROWS = {  # (units, views): what `alone` and `taught` chose, of CHOICES
+TEACHER = TeacherRun()
+CHOSEN = {  # (units, views): activation, epochs and learning rate, by `alone`; temperature and alpha, by `taught`
     ((26, 18), "as they are"): ("silu", 100, 0.01, 2, 0.5),
     ((26, 18), "shifted"): ("silu", 1000, 0.005, 1, 0.9),
     ((26, 18), "distorted"): ("relu", 300, 0.005, 2, 0.9),
@@ -68,7 +63,6 @@ ROWS = {  # (units, views): what `alone` and `taught` chose, of CHOICES
     ((800, 800), "shifted"): ("relu", 20, 0.001, 4, 0.5),
     ((800, 800), "distorted"): ("relu", 20, 0.001, 4, 0.5),
 }
-CHOSEN = {key: dict(zip(CHOICES, values)) for key, values in ROWS.items()}
 PUBLISHED = [  # (net, parameters, test errors), dense nets by others
     ("BitNetPDK", 1_700, 508),
     ("BitNetPDK", 4_400, 304),
@@ -105,17 +99,14 @@ def shape_of(hidden):
     return "-".join(map(str, [784 if side == 28 else f"{side}x{side}", *hidden, 10]))
 
 
-def net_on(hidden, views):
-    """What a student of this size on these views is trained with, whatever else is chosen for it."""
-    return {"hidden": list(hidden)} | SIZES[hidden] | VIEWS[views]
+def student_on(hidden, views, activation, epochs, learning_rate, held_out=0):
+    """The student of this size on labels alone, on these views."""
+    views = {"translate": 0} | VIEWS[views]
+    schedule = {"activation": activation, "epochs": epochs, "learning_rate": learning_rate}
+    return StudentRun(hidden, **SIZES[hidden], **views, **schedule, held_out=held_out)
 
 
-def schedule_on(hidden, views):
-    """Its net, and what was chosen for the labels alone."""
-    return net_on(hidden, views) | pick(CHOSEN[hidden, views], ["activation", "epochs", "learning_rate"])
-
-
-# ---- the experiments: {row: settings} --------------------------------------------------------------------------------
+# ---- the experiments: {row: run} -------------------------------------------------------------------------------------
 
 
 def alone():
@@ -125,21 +116,19 @@ def alone():
         lengths = EPOCHS + MORE_EPOCHS.get((hidden, views), ())
         grid = (("relu",), LARGE_EPOCHS, LARGE_RATES) if hidden == LARGE else (ACTIVATIONS, lengths, RATES)
         for activation, epochs, rate in itertools.product(*grid):
-            schedule = {"activation": activation, "epochs": epochs, "learning_rate": rate, "held_out": HELD_OUT}
             name = f"{parameters(hidden):,} {views}: {activation}, {epochs} epochs, {rate:g}"
-            rows[name] = STUDENT | net_on(hidden, views) | schedule
+            rows[name] = student_on(hidden, views, activation, epochs, rate, HELD_OUT)
     return rows
 
 
 def taught():
     """T and alpha of the distilled students, on images held out of training. One seed only."""
-    rows = {}
-    for hidden, views in CHOSEN:
-        schedule = schedule_on(hidden, views)
+    rows, taught_by = {}, replace(TEACHER, held_out=HELD_OUT)
+    for (hidden, views), chosen in CHOSEN.items():
+        alone = student_on(hidden, views, *chosen[:3], HELD_OUT)
         for t, alpha in itertools.product(TEMPERATURES, ALPHAS):
-            its_teacher = TAUGHT_BY | {"held_out": HELD_OUT}
-            settings = distilled(its_teacher, t, alpha, **schedule, held_out=HELD_OUT)
-            rows[f"{parameters(hidden):,} {views}: T {t}, alpha {alpha}"] = settings
+            name = f"{parameters(hidden):,} {views}: T {t}, alpha {alpha}"
+            rows[name] = replace(alone, teacher=taught_by, temperature=t, alpha=alpha)
     return rows
 
 
@@ -147,18 +136,22 @@ def pairs():
     """Each size on each kind of views, distilled and on labels alone, on all 60,000 images."""
     rows = {}
     for hidden, views in CHOSEN:
-        rows |= {f"{parameters(hidden):,} {views}: {kind}": its for kind, its in pair(hidden, views).items()}
+        for kind, run in pair(hidden, views).items():
+            rows[f"{parameters(hidden):,} {views}: {kind}"] = run
     return rows
 
 
 def pair(hidden, views):
-    """{kind: settings} of the two students of a size on these views."""
-    chosen, schedule = CHOSEN[hidden, views], schedule_on(hidden, views)
-    taught = distilled(TAUGHT_BY, chosen["temperature"], chosen["alpha"], **schedule)
-    return {"labels alone": STUDENT | schedule, "distilled": taught}
+    """{kind: run} of the two students of a size on these views."""
+    *schedule, temperature, alpha = CHOSEN[hidden, views]
+    alone = student_on(hidden, views, *schedule)
+    return {
+        "labels alone": alone,
+        "distilled": replace(alone, teacher=TEACHER, temperature=temperature, alpha=alpha),
+    }
 
 
-EXPERIMENTS = {run.__name__: run for run in (alone, taught, pairs)}
+EXPERIMENTS = {function.__name__: function for function in (alone, taught, pairs)}
 
 
 # ---- tables and figures ----------------------------------------------------------------------------------------------
@@ -166,13 +159,13 @@ EXPERIMENTS = {run.__name__: run for run in (alone, taught, pairs)}
 
 def complete_pairs(store):
     """{(units, views): (records on labels alone, records distilled)}, of those whose runs are all there."""
-    found = {}
+    complete = {}
     for hidden, views in CHOSEN:
         rows = store.rows(functools.partial(pair, hidden, views))
-        records = [store.records(its) for its in rows.values()]
+        records = [store.of_row(run) for run in rows.values()]
         if all(records):
-            found[hidden, views] = records
-    return found
+            complete[hidden, views] = records
+    return complete
 
 
 def training_error(store, records):
@@ -182,64 +175,60 @@ def training_error(store, records):
 
 def texts(store):
     """{name: Markdown} of the tables for when_it_helps.md: the pairs whose runs are complete."""
-    lines, chosen_lines, of_size = [], [], {}
-    for (hidden, views), (without, taught) in complete_pairs(store).items():
-        errors = [[record["errors"] for record in records] for records in (without, taught)]
-        cells = [tables.spread_and_each(counts) for counts in errors]
+    pair_lines, chosen_lines, of_size = [], [], {}
+    for (hidden, views), (alone, distilled) in complete_pairs(store).items():
+        alone_errors, distilled_errors = ([record["errors"] for record in records] for records in (alone, distilled))
         name = f"{parameters(hidden):,}"
-        share = f"{100 * (1 - sum(errors[1]) / sum(errors[0])):+.0f}%"
-        saved = [lab.against(taught, without), share]
-        lines.append([name, views, *cells, *saved, f"{training_error(store, without):.2f}%"])
-        chosen = CHOSEN[hidden, views]
-        names = ["activation", "epochs", "learning_rate", "temperature", "alpha"]
-        chosen_lines.append([shape_of(hidden), name, views, *(str(chosen[key]) for key in names)])
-        of_size.setdefault(hidden, []).extend(zip(map(mean, errors), ("labels alone", "distilled"), [views] * 2))
-    best_lines = []
-    for hidden, found in of_size.items():
-        errors, kind, views = min(found)
-        best_lines.append(
-            [shape_of(hidden), f"{parameters(hidden):,}", f"{errors:.1f}", f"{kind}, {views}", BEST_PUBLISHED[hidden]]
+        pair_lines.append(
+            [
+                name,
+                views,
+                tables.spread_and_each(alone_errors),
+                tables.spread_and_each(distilled_errors),
+                runs.difference(alone, distilled),
+                f"{100 * (1 - sum(distilled_errors) / sum(alone_errors)):+.0f}%",
+                f"{training_error(store, alone):.2f}%",
+            ]
         )
-    header = [
-        "parameters",
-        "images",
-        "labels alone",
-        "distilled",
-        "errors saved by the teacher (p)",
-        "saved",
-        "training error, labels alone",
-    ]
-    names = ["net", "parameters", "images", "activation", "epochs", "learning rate", "T", "alpha"]
+        chosen_lines.append([shape_of(hidden), name, views, *map(str, CHOSEN[hidden, views])])
+        results = of_size.setdefault(hidden, [])
+        results.append((mean(alone_errors), f"labels alone, {views}"))
+        results.append((mean(distilled_errors), f"distilled, {views}"))
+    best_lines = []
+    for hidden, results in of_size.items():
+        errors, how = min(results)
+        cells = [shape_of(hidden), f"{parameters(hidden):,}", f"{errors:.1f}", how, BEST_PUBLISHED[hidden]]
+        best_lines.append(cells)
+    pair_header = ["parameters", "images", "labels alone", "distilled", "errors saved by the teacher (p)", "saved"]
+    pair_header += ["training error, labels alone"]
+    best_header = ["net", "parameters", "errors", "by", "best published dense net (parameters)"]
+    chosen_header = ["net", "parameters", "images", "activation", "epochs", "learning rate", "T", "alpha"]
     return {
-        "when_it_helps_pairs": tables.markdown(header, lines),
-        "when_it_helps_best": tables.markdown(
-            ["net", "parameters", "errors", "by", "best published dense net (parameters)"], best_lines
-        ),
-        "when_it_helps_chosen": tables.markdown(names, chosen_lines),
+        "when_it_helps_pairs": tables.markdown(pair_header, pair_lines),
+        "when_it_helps_best": tables.markdown(best_header, best_lines),
+        "when_it_helps_chosen": tables.markdown(chosen_header, chosen_lines),
     }
 
 
 def draw(store):
-    """Draw both figures, of the pairs whose runs are complete."""
-    found = complete_pairs(store)
-    sizes = [hidden for hidden in SIZES if all((hidden, views) in found for views in VIEWS)]
+    """Draw both figures, of the sizes whose runs are complete."""
+    complete = complete_pairs(store)
+    sizes = [hidden for hidden in SIZES if all((hidden, views) in complete for views in VIEWS)]
     if not sizes:
         return
-    panels, groups = {}, {}
+    panels, points = {}, {}
     for views in VIEWS:
         lines = {"student on labels alone": [], "distilled": []}
         for hidden in sizes:
-            without, taught = found[hidden, views]
-            for line, records in zip(lines.values(), (without, taught)):
+            alone, distilled = complete[hidden, views]
+            for line, records in zip(lines.values(), (alone, distilled)):
                 line.append([record["errors"] for record in records])
-            saved = [one["errors"] - other["errors"] for one, other in zip(without, taught)]
+            saved = [before["errors"] - after["errors"] for before, after in zip(alone, distilled)]
             deviation = stdev(saved) / len(saved) ** 0.5 if len(saved) > 1 else 0
-            of_all = 100 / mean(record["errors"] for record in without)
-            groups.setdefault(f"images {views}", []).append(
-                (parameters(hidden), training_error(store, without), of_all * mean(saved), of_all * deviation)
-            )
+            to_percent = 100 / mean(record["errors"] for record in alone)
+            point = parameters(hidden), training_error(store, alone), to_percent * mean(saved), to_percent * deviation
+            points.setdefault(f"images {views}", []).append(point)
         panels[f"images {views}"] = lines
-    wrong = f"errors in {len(store.dataset.test.labels):,} test images: mean, range of seeds"
     figures.error_panels(
         [*map(parameters, sizes)],
         panels,
@@ -247,10 +236,10 @@ def draw(store):
         log=True,
         points=[(size, errors) for _, size, errors in PUBLISHED if size < 2 * parameters(sizes[-1])],
         xlabel="parameters",
-        ylabel=wrong,
+        ylabel=f"errors in {len(store.dataset.test.labels):,} test images: mean, range of seeds",
     )
     figures.saved_errors(
-        groups,
+        points,
         LIMITS,
         store.figure("_saved"),
         xlabel="training error of the net on labels alone (%; logarithmic from 0.01 on). Dashed: the rule's limits",
@@ -260,16 +249,9 @@ def draw(store):
 
 
 def main():
-    arguments = lab.parse_arguments(__doc__, EXPERIMENTS)
-    store = lab.open_store(arguments, "when_it_helps")
-    if arguments.check:
-        return lab.check(store, arguments)
-    runs = lab.plan(store, {name: store.rows(EXPERIMENTS[name]) for name in arguments.experiments})
-    if arguments.quick:  # two sizes are enough to see everything run
-        runs = [run for run in runs if run[0]["net"] == "teacher" or tuple(run[0]["hidden"]) in QUICK_SIZES]
-    lab.run_all(store, runs, arguments)
-    draw(store)
-    lab.report(store, texts(store))
+    # Two sizes are enough to see everything run.
+    in_quick = lambda run: run.hidden in QUICK_SIZES
+    study.run_study(__doc__, "when_it_helps", EXPERIMENTS, texts, draw, in_quick=in_quick)
 
 
 if __name__ == "__main__":

@@ -11,11 +11,6 @@ class UserError(Exception):
     """A problem that the user can fix. Its message is one line: what is wrong, and what to do."""
 
 
-def pick(values, names):
-    """The items of the dict `values` that have these names, as a dict."""
-    return {name: values[name] for name in names}
-
-
 _redirected = []  # the real stderr while `quiet` is active: file descriptors, the innermost last
 
 

@@ -15,7 +15,7 @@ import time
 import warnings
 from concurrent.futures import CancelledError
 
-from support import UserError, files, pick
+from support import UserError, files
 from support.recipe import integer
 from support.terminal import clear_progress, num_cores, progress
 
@@ -28,7 +28,6 @@ HOW_TO_START = (
 )
 GO_ON = "start it again, and this command too; what is finished is kept"
 PATIENCE = 60  # seconds without any worker; one that died is started again within some
-SAME = ["tensorflow", "keras", "numpy", "commit"]  # of files.versions: what all workers must have in common
 
 
 def add_options(options):
@@ -88,19 +87,21 @@ def pool(workers=None, cluster=None):
 def _check_workers(client):
     """Raises UserError: a cluster has no workers, or they cannot run this code, or run another version of it."""
     try:
-        found = client.run(_versions)
+        of_workers = client.run(_versions)
     except Exception as error:
         raise UserError(f"the cluster's workers cannot run this code ({error}): {HOW_TO_START}") from error
-    if not found:
+    if not of_workers:
         raise UserError(f"the cluster has no workers: {HOW_TO_START}")
-    here = pick(files.versions(), SAME)
-    for address, versions in found.items():
-        if pick(versions, SAME) != here:
-            raise UserError(f"worker {address} has {pick(versions, SAME)}, but here is {here}: {HOW_TO_START}")
+    here = _versions()
+    for address, versions in of_workers.items():
+        if versions != here:
+            raise UserError(f"worker {address} has {versions}, but here is {here}: {HOW_TO_START}")
 
 
 def _versions():
-    return files.versions()
+    """What all workers must have in common."""
+    versions = files.versions()
+    return {name: versions[name] for name in ("tensorflow", "keras", "numpy", "commit")}
 
 
 def use_one_core():

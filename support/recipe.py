@@ -4,6 +4,7 @@ from it.
 
 import argparse
 import dataclasses
+import json
 from dataclasses import dataclass, field, fields
 
 MAX_SEED = 2**32 - 1
@@ -55,8 +56,8 @@ class Recipe:
     """Settings that belong together. An instance is a set of values; `dataclasses.replace` gives another one."""
 
     def settings(self):
-        """The values as a dict that JSON can hold."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+        """The values as JSON gives them back: a dict, with lists for tuples."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
     def of(cls, values):

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import importlib
 import json
 import re
 
@@ -9,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 import data
-from studies import headline, lab, paper, speed, tables, when_it_helps
+from studies import runs, tables
 
 DOCUMENTS = [*tables.DOCUMENTS, ROOT / "tests" / "faults.md", ROOT / "CONTRIBUTING.md"]
 
@@ -17,14 +18,12 @@ DOCUMENTS = [*tables.DOCUMENTS, ROOT / "tests" / "faults.md", ROOT / "CONTRIBUTI
 @functools.cache
 def texts():
     """{name: Markdown} of every table that a document can have."""
-    dataset = data.load(validation=0)
-    found = {}
-    for study in (paper, when_it_helps):
-        name = study.__name__.split(".")[1]
-        found |= study.texts(lab.RunStore(dataset, None, lab.FOLDER / f"{name}.json"))
-    for study in (headline, speed):
-        found |= study.texts(json.loads((lab.FOLDER / f"{study.__name__.split('.')[1]}.json").read_text()))
-    return found
+    dataset, filled_in = data.load(validation=0), {}
+    for path in runs.FOLDER.glob("*.json"):  # each study has one
+        study = importlib.import_module(f"studies.{path.stem}")
+        has_runs = hasattr(study, "EXPERIMENTS")
+        filled_in |= study.texts(runs.RunStore(dataset, None, path) if has_runs else json.loads(path.read_text()))
+    return filled_in
 
 
 @pytest.mark.parametrize("path", tables.DOCUMENTS, ids=lambda path: path.name)
@@ -63,9 +62,9 @@ def test_documents_are_short():
 
 @pytest.mark.parametrize("script", ["teacher", "student", "distill"])
 def test_docstrings_claim_what_was_measured(script):
-    runs = json.loads((lab.FOLDER / "headline.json").read_text())["runs"]
+    by_seed = json.loads((runs.FOLDER / "headline.json").read_text())["runs"]
     name = {"distill": "distilled"}.get(script, script)
-    errors = [run["metrics"]["models"][name]["test_errors"] for run in runs]
+    errors = [run["metrics"]["models"][name]["test_errors"] for run in by_seed]
     spread = f"mean of {len(errors)} seeds; {min(errors)} to {max(errors)}"
     claim = f"{sum(errors) / len(errors):.0f} test errors in 10,000 ({spread})"
     assert claim in " ".join((ROOT / f"{script}.py").read_text().split())

@@ -4,7 +4,7 @@ import json
 import subprocess
 from dataclasses import replace
 
-from support import UserError, pick, terminal
+from support import UserError, terminal
 
 import pytest
 from conftest import ROOT
@@ -29,10 +29,11 @@ def test_the_committed_runs_are_of_the_defaults(found):
 
 def test_the_default_is_as_good_as_what_the_sweep_chose(found):
     def errors(temperature, alpha):
-        wanted = {"temperature": temperature, "alpha": alpha}
-        return [run["validation_errors"] for run in found["sweep"]["runs"] if pick(run, wanted) == wanted]
+        swept = found["sweep"]["runs"]
+        return [run["validation_errors"] for run in swept if (run["temperature"], run["alpha"]) == (temperature, alpha)]
 
-    chosen, default = errors(*pick(found["sweep"]["chosen"], ["temperature", "alpha"]).values()), errors(2.0, 0.5)
+    best = found["sweep"]["chosen"]
+    chosen, default = errors(best["temperature"], best["alpha"]), errors(2.0, 0.5)
     assert len(chosen) == len(default) == 3
     assert min(default) <= max(chosen)  # their ranges overlap
 

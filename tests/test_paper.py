@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 
 from support import UserError, files, inference, metrics, model_files, terminal
 
@@ -11,9 +12,9 @@ from conftest import make_dataset
 
 import data
 import distill
-from studies import lab, paper, tables
+from studies import paper, runs, study, tables, when_it_helps
 
-SMALL = {"hidden": [16, 16], "epochs": 2, "batch_size": 50}
+SMALL = {"hidden": (16, 16), "epochs": 2, "batch_size": 50}
 TENTH = np.full(10, 0.1)
 
 
@@ -25,17 +26,16 @@ def digits():
 @pytest.fixture
 def run(digits, tmp_path, monkeypatch, capsys, eager):
     """run(folder, *options) -> what paper.py printed; nets and data are small, results go to the folder."""
-    for module in (paper, lab):  # `distilled` uses those of lab
-        for name, settings in list(vars(module).items()):
-            if isinstance(settings, dict) and "net" in settings:
-                monkeypatch.setattr(module, name, settings | SMALL)
+    for name in ("TEACHER", "LONGER", "DISTORTED", "STUDENT"):
+        monkeypatch.setattr(paper, name, replace(getattr(paper, name), **SMALL))
     for name, value in (("HELD_OUT", 60), ("TEMPERATURES", (20,)), ("WIDTHS", {8: 5e-3}), ("SHARES", (0.5,))):
         monkeypatch.setattr(paper, name, value)
     monkeypatch.setattr(data, "load", lambda validation: digits)
     monkeypatch.setattr(tables, "fill", None)  # only five seeds are for the documents
 
     def run(name, *options):
-        monkeypatch.setattr(lab, "FOLDER", tmp_path / name)
+        for module in (runs, study):
+            monkeypatch.setattr(module, "FOLDER", tmp_path / name)
         monkeypatch.setattr(
             sys, "argv", ["paper.py", "--workers", "1", "--out", str(tmp_path / name / "out"), *options]
         )
@@ -46,7 +46,7 @@ def run(digits, tmp_path, monkeypatch, capsys, eager):
     return run
 
 
-def runs(folder):
+def records_in(folder):
     """What a results file holds, without what time and place decide."""
     records = json.loads((folder / "paper.json").read_text())["runs"]
     return [{key: value for key, value in record.items() if not key.startswith("seconds")} for record in records]
@@ -55,21 +55,21 @@ def runs(folder):
 def test_runs_that_were_stopped_end_like_those_that_were_not(run, tmp_path, monkeypatch):
     options = ("omissions", "--seeds", "1")
     printed = run("whole", *options)
-    save = lab.RunStore.save
+    save = runs.RunStore.save
 
-    def stop_after_the_teacher(store, record):
-        if record["settings"]["net"] == "student":
+    def stop_after_the_teacher(store, run, record):
+        if run.net == "student":
             raise KeyboardInterrupt
-        save(store, record)
+        save(store, run, record)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(lab.RunStore, "save", stop_after_the_teacher)
+        patch.setattr(runs.RunStore, "save", stop_after_the_teacher)
         run("stopped", *options)
-    assert len(runs(tmp_path / "stopped")) == 1
+    assert len(records_in(tmp_path / "stopped")) == 1
     assert "5 runs, 1 of them finished before" in run("stopped", *options)
-    assert runs(tmp_path / "stopped") == runs(tmp_path / "whole")
+    assert records_in(tmp_path / "stopped") == records_in(tmp_path / "whole")
 
-    monkeypatch.setattr(lab, "submit", None)  # nothing is left to be run: the tables come from the file
+    monkeypatch.setattr(study, "submit", None)  # nothing is left to be run: the tables come from the file
     again = run("whole", *options)
     assert again[again.index("paper_omissions") :] == printed[printed.index("paper_omissions") :]
 
@@ -82,13 +82,13 @@ def test_every_experiment_runs_and_two_are_drawn(run, tmp_path):
     for figure in ("temperatures", "labels"):
         assert not (tmp_path / "every" / f"paper_{figure}.png").exists()  # the committed ones have five seeds
         assert len([*tmp_path.rglob(f"paper_{figure}.png")]) == 1
-    for record in runs(tmp_path / "every"):
+    for record in records_in(tmp_path / "every"):
         assert record["images"] == (record["settings"]["held_out"] or 100)
 
 
 def test_a_run_keeps_what_it_is_and_which_images_it_has_wrong(run, digits, tmp_path):
     run("kept", "omissions", "--seeds", "1")
-    teacher, *students = runs(tmp_path / "kept")
+    teacher, *students = records_in(tmp_path / "kept")
     assert teacher["settings"]["net"] == "teacher" and all(
         s["settings"]["teacher"] == teacher["settings"] for s in students
     )
@@ -103,29 +103,42 @@ def test_a_run_keeps_what_it_is_and_which_images_it_has_wrong(run, digits, tmp_p
 
 
 def test_other_data_are_another_run(digits, tmp_path):
-    store = lab.RunStore(digits, tmp_path, tmp_path / "paper.json")
-    store.save({"settings": paper.STUDENT, "seed": 0, "dataset": store.dataset_sha256, "errors": 1})
-    assert lab.RunStore(digits, tmp_path, tmp_path / "paper.json").find(paper.STUDENT, 0)["errors"] == 1
-    assert not store.find(paper.STUDENT, 1)
-    assert not store.find(paper.STUDENT | {"epochs": 1}, 0)
-    others = digits._replace(test=data.Split(255 - digits.test.images, digits.test.labels))
-    assert not lab.RunStore(others, tmp_path, tmp_path / "paper.json").find(paper.STUDENT, 0)
+    runs.RunStore(digits, tmp_path, tmp_path / "paper.json").save(paper.STUDENT, {"errors": 1})
+    store = runs.RunStore(digits, tmp_path, tmp_path / "paper.json")
+    assert store.finished[paper.STUDENT]["errors"] == 1
+    assert runs.with_seed(paper.STUDENT, 1) not in store.finished
+    assert replace(paper.STUDENT, epochs=1) not in store.finished
+    inverted = digits._replace(test=data.Split(255 - digits.test.images, digits.test.labels))
+    assert not runs.RunStore(inverted, tmp_path, tmp_path / "paper.json").finished
 
 
-def test_records_from_before_an_option_are_those_of_its_default(digits, tmp_path):
-    store = lab.RunStore(digits, tmp_path, tmp_path / "paper.json")
-    old = {name: value for name, value in paper.STUDENT.items() if name not in ("crop", "distort", "activation")}
-    store.save({"settings": old, "seed": 0, "dataset": store.dataset_sha256, "errors": 1})
-    again = lab.RunStore(digits, tmp_path, tmp_path / "paper.json")
-    assert again.find(paper.STUDENT, 0)
-    assert not again.find(paper.STUDENT | {"crop": 1}, 0)
+def test_records_from_before_a_setting_are_those_of_its_default(digits, tmp_path):
+    store, run = runs.RunStore(digits, tmp_path, tmp_path / "paper.json"), paper.distilled(paper.TEACHER, 4)
+    store.save(run, {"errors": 1})
+    saved = json.loads((tmp_path / "paper.json").read_text())
+    (record,) = saved["runs"]
+    for name in ("seed", "crop", "distort", "activation", "student_pixels"):
+        del record["settings"][name]
+    del record["settings"]["teacher"]["seed"]
+    (tmp_path / "paper.json").write_text(json.dumps(saved))
+    again = runs.RunStore(digits, tmp_path, tmp_path / "paper.json")
+    assert list(again.finished) == [run]
+    assert replace(run, crop=1) not in again.finished
+
+
+def test_every_committed_record_belongs_to_a_run_of_its_study():
+    dataset = data.load(validation=0)
+    for name, module in (("paper", paper), ("when_it_helps", when_it_helps)):
+        store = runs.RunStore(dataset, None, runs.FOLDER / f"{name}.json")
+        planned = study.plan(store, {key: store.rows(function) for key, function in module.EXPERIMENTS.items()})
+        assert len(store.records) == len(store.finished) and store.finished.keys() <= planned.keys()
 
 
 @pytest.mark.parametrize("content", ['{"runs": [', "[]", '{"runs": [1]}', '{"runs": ["one"]}'])
 def test_a_damaged_results_file_is_refused(digits, tmp_path, content):
     (tmp_path / "paper.json").write_text(content)
     with pytest.raises(UserError, match="cannot be read"):
-        lab.RunStore(digits, tmp_path, tmp_path / "paper.json")
+        runs.RunStore(digits, tmp_path, tmp_path / "paper.json")
 
 
 def test_wrong_options_are_refused(refusal):
@@ -135,37 +148,42 @@ def test_wrong_options_are_refused(refusal):
 
 
 def plan(names, seeds, quick=False):
-    store = lab.RunStore(data.load(validation=0), None, lab.FOLDER / "none.json", seeds, quick)
-    return lab.plan(store, {name: store.rows(paper.EXPERIMENTS[name]) for name in names})
+    store = runs.RunStore(data.load(validation=0), None, runs.FOLDER / "none.json", seeds, quick)
+    return study.plan(store, {name: store.rows(paper.EXPERIMENTS[name]) for name in names})
 
 
 def test_the_time_left_counts_cropping_pooling_and_a_teacher_that_runs_on_every_view(digits, tmp_path):
-    store = lab.RunStore(digits, tmp_path, tmp_path / "paper.json")
-    plain, taught = paper.STUDENT, lab.distilled(paper.TEACHER, 4)
-    cost = lab.cost(store, [(plain, 0)])
-    assert lab.cost(store, [(plain | {"crop": 2, "pool": 2}, 0)]) < cost
-    assert lab.cost(store, [(taught, 0)]) == cost
-    alone = lab.cost(store, [(taught | {"distort": 1}, 0)])
-    assert (
-        cost < alone < lab.cost(store, [(taught | {"distort": 1}, 0)] * 2) < 2 * alone
-    )  # the teacher runs once for both
+    store = runs.RunStore(digits, tmp_path, tmp_path / "paper.json")
+    plain, taught = paper.STUDENT, paper.distilled(paper.TEACHER, 4)
+    on_distorted = replace(taught, distort=1.0)
+    cost, alone = study.cost(store, [plain]), study.cost(store, [on_distorted])
+    assert study.cost(store, [replace(plain, crop=2, pool=2)]) < cost == study.cost(store, [taught]) < alone
+    assert alone < study.cost(store, [on_distorted] * 2) < 2 * alone  # the teacher runs once for both
 
 
-def test_the_plan_has_each_run_once_and_a_teacher_before_its_students():
-    seen = []
-    for settings, seed, _ in plan(paper.EXPERIMENTS, 2):
-        assert (settings, seed) not in seen
-        assert not settings.get("teacher") or (settings["teacher"], seed) in seen
-        assert not (seed and settings["held_out"])
-        seen.append((settings, seed))
-    for rows in (run() for run in paper.EXPERIMENTS.values()):
-        assert all((settings, 0) in seen for settings in rows.values())
+def test_the_plan_has_a_teacher_before_its_students_and_one_seed_of_what_is_held_out():
+    planned = list(plan(paper.EXPERIMENTS, 2))
+    for place, run in enumerate(planned):
+        assert not run.teacher or run.teacher in planned[:place]
+        assert not (run.seed and run.held_out)
+    for experiment in paper.EXPERIMENTS.values():
+        assert set(experiment().values()) <= set(planned)
 
 
 def test_quick_is_a_tenth_of_it():
-    for (long, *_), (short, *_) in zip(plan(["students"], 1), plan(["students"], 1, quick=True)):
-        assert short["epochs"] == long["epochs"] // 10
-        assert not short.get("teacher") or short["teacher"]["epochs"] == long["teacher"]["epochs"] // 10
+    for long, short in zip(plan(["students"], 1), plan(["students"], 1, quick=True)):
+        assert short.epochs == long.epochs // 10
+        assert not short.teacher or short.teacher.epochs == long.teacher.epochs // 10
+
+
+def test_students_are_trained_together_only_where_they_see_the_same_images():
+    run = paper.distilled(paper.TEACHER, 4, distort=1.0)
+    same = [run, replace(run, hidden=(3,), temperature=1.0, alpha=0.1, crop=1, epochs=2)]
+    changes = {"seed": 1, "distort": 0.5, "batch_size": 9, "labelled": 0.5, "classes": (1, 2), "teacher": paper.LONGER}
+    other = [replace(run, **{name: value}) for name, value in changes.items()]
+    alone = [paper.STUDENT, replace(paper.STUDENT, hidden=(3,))]
+    assert study.grouped(same + other + alone) == [same, *([each] for each in other + alone)]
+    assert [len(group) for group in study.grouped([replace(run, alpha=n / 20) for n in range(20)])] == [16, 4]
 
 
 # ---- transfer sets ---------------------------------------------------------------------------------------------------
@@ -173,20 +191,20 @@ def test_quick_is_a_tenth_of_it():
 
 def test_a_transfer_set_has_the_classes_asked_for():
     labels = np.arange(1000) % 10
-    chosen, kept = lab.transfer_set(labels, paper.STUDENT | {"classes": [7, 8]}, 0)
+    chosen, kept = runs.transfer_set(labels, replace(paper.STUDENT, classes=(7, 8)))
     assert len(chosen) == 200 and set(kept) == {7, 8} and np.array_equal(labels[chosen], kept)
 
 
 def test_labels_are_hidden_or_their_images_left_out():
     labels = np.arange(1000) % 10
-    few = paper.STUDENT | {"labelled": 0.03}
-    chosen, kept = lab.transfer_set(labels, few, 0)
+    run = replace(paper.STUDENT, labelled=0.03)
+    chosen, kept = runs.transfer_set(labels, run)
     assert len(set(chosen)) == 30 and np.array_equal(labels[chosen], kept)
-    everything, hidden = lab.transfer_set(labels, few | {"keep_unlabelled": True}, 0)
+    everything, hidden = runs.transfer_set(labels, replace(run, keep_unlabelled=True))
     assert np.array_equal(everything, np.arange(1000))
     known = np.flatnonzero(hidden >= 0)
     assert set(known) == set(chosen) and np.array_equal(hidden[known], labels[known])
-    assert set(lab.transfer_set(labels, few, 1)[0]) != set(chosen)
+    assert set(runs.transfer_set(labels, replace(run, seed=1))[0]) != set(chosen)
 
 
 def test_an_image_without_a_label_has_the_teachers_part_only():
@@ -203,7 +221,7 @@ def test_smoothed_labels_are_spread_over_the_classes():
     labels, logits = np.array([2, 0]), np.random.default_rng(0).normal(0, 3, (2, 5)).astype(np.float32)
     targets = 0.9 * np.eye(5)[labels] + 0.1 / 5
     expected = -(targets * metrics.log_softmax(logits)).sum(-1)
-    assert lab.smoothed_cross_entropy(labels, logits, 0.1).numpy() == pytest.approx(expected, rel=1e-5)
+    assert runs.smoothed_cross_entropy(labels, logits, 0.1).numpy() == pytest.approx(expected, rel=1e-5)
 
 
 # ---- biases ----------------------------------------------------------------------------------------------------------
@@ -230,9 +248,9 @@ def test_biases_mend_what_was_left_out_and_know_no_test_label(unbalanced):
     logits, labels = unbalanced
     halves = logits[:2000], labels[:2000], logits[2000:]
     ways = dict(paper.corrections(*halves, labels[2000:], [0, 1, 2, 4, 5, 6, 7, 8, 9]))
-    before = lab.score(logits[2000:], labels[2000:])["errors"]
+    before = runs.score(logits[2000:], labels[2000:])["errors"]
     for biases in ways.values():
-        assert lab.score(logits[2000:] + biases, labels[2000:])["errors"] < before / 10
+        assert runs.score(logits[2000:] + biases, labels[2000:])["errors"] < before / 10
     shuffled = dict(paper.corrections(*halves, np.roll(labels[2000:], 1), [0, 1, 2, 4, 5, 6, 7, 8, 9]))
     changed = [way for way in ways if not np.array_equal(ways[way], shuffled[way])]
     assert changed == ["one number, chosen on the test set"]

@@ -5,6 +5,7 @@ And that a study's students are distill.py's own, also when several are trained 
 
 import json
 import sys
+from dataclasses import replace
 
 from support import inference, model_files, terminal
 
@@ -14,7 +15,7 @@ from conftest import make_dataset
 
 import data
 import distill
-from studies import lab, when_it_helps
+from studies import runs, when_it_helps
 
 SMALL = {"epochs": 2, "batch_size": 20}
 
@@ -27,37 +28,31 @@ def test_sizes_keep_to_the_budgets_that_they_are_for():
 
 
 def test_both_of_a_pair_differ_in_the_teacher_only(monkeypatch):
-    chosen = {"activation": "silu", "epochs": 7, "learning_rate": 0.1, "temperature": 2, "alpha": 0.5}
-    monkeypatch.setattr(when_it_helps, "CHOSEN", {((26, 18), "shifted"): chosen})
-    without, taught = when_it_helps.pair((26, 18), "shifted").values()
-    different = {name for name in without.keys() | taught.keys() if without.get(name) != taught.get(name)}
-    assert different == {"teacher", "temperature", "alpha"}
-    assert (without["crop"], without["translate"], without["epochs"]) == (4, 1, 7)
+    monkeypatch.setattr(when_it_helps, "CHOSEN", {((26, 18), "shifted"): ("silu", 7, 0.1, 3, 0.7)})
+    alone, distilled = when_it_helps.pair((26, 18), "shifted").values()
+    assert replace(alone, teacher=when_it_helps.TEACHER, temperature=3, alpha=0.7) == distilled
+    assert (alone.crop, alone.translate, alone.epochs) == (4, 1, 7)
 
 
 def best(store, experiment, hidden, views):
-    """The settings of the run of `alone` or `taught` with the fewest errors on held-out images; None if runs are
-    missing.
-    """
+    """The run of `alone` or `taught` with the fewest errors on held-out images."""
     start = f"{when_it_helps.parameters(hidden):,} {views}: "
-    rows = [settings for row, settings in store.rows(experiment).items() if row.startswith(start)]
-    found = [record for settings in rows if (record := store.find(settings, 0))]
-    return min(found, key=lambda record: record["errors"])["settings"] if len(found) == len(rows) > 0 else None
+    candidates = [run for row, run in store.rows(experiment).items() if row.startswith(start)]
+    return min(candidates, key=lambda run: store.finished[run]["errors"])
 
 
 def test_chosen_is_what_the_records_chose():
-    store = lab.RunStore(data.load(validation=0), None, lab.FOLDER / "when_it_helps.json")
+    store = runs.RunStore(data.load(validation=0), None, runs.FOLDER / "when_it_helps.json")
     for (hidden, views), chosen in when_it_helps.CHOSEN.items():
-        found = best(store, when_it_helps.alone, hidden, views)
-        if "temperature" in chosen:
-            found = found | best(store, when_it_helps.taught, hidden, views)
-        assert {name: found[name] for name in chosen} == chosen
+        alone, taught = (best(store, e, hidden, views) for e in (when_it_helps.alone, when_it_helps.taught))
+        assert (alone.activation, alone.epochs, alone.learning_rate) == chosen[:3]
+        assert (taught.temperature, taught.alpha) == chosen[3:]
 
 
 @pytest.fixture
 def small_study(monkeypatch, eager):
     """Two small sizes and short runs in place of the study's."""
-    schedule = {"activation": "relu", "epochs": 2, "learning_rate": 0.01, "temperature": 2, "alpha": 0.5}
+    chosen = ("relu", 2, 0.01, 2, 0.5)
     sizes = {(4,): {"pool": 4}, (5,): {"pool": 7}}
     for name, value in {
         "SIZES": sizes,
@@ -67,13 +62,11 @@ def small_study(monkeypatch, eager):
         "RATES": (0.01, 0.02),
         "TEMPERATURES": (2,),
         "HELD_OUT": 20,
-        "TAUGHT_BY": when_it_helps.TAUGHT_BY | SMALL | {"hidden": [8]},
-        "STUDENT": lab.STUDENT | SMALL,
-        "CHOSEN": {(hidden, views): schedule for hidden in sizes for views in when_it_helps.VIEWS},
+        "TEACHER": runs.TeacherRun(hidden=(8,), **SMALL),
+        "CHOSEN": {(hidden, views): chosen for hidden in sizes for views in when_it_helps.VIEWS},
         "BEST_PUBLISHED": dict.fromkeys(sizes, "1"),
     }.items():
         monkeypatch.setattr(when_it_helps, name, value)
-    monkeypatch.setattr(lab, "STUDENT", lab.STUDENT | SMALL)
     digits = make_dataset(200, 40, (28, 28), 10)
     monkeypatch.setattr(data, "load", lambda validation: digits)
 
@@ -101,7 +94,7 @@ def test_every_experiment_runs_and_is_drawn(small_study, tmp_path, monkeypatch, 
 
 
 def test_quick_runs_a_part_of_everything_apart(small_study, tmp_path, monkeypatch, capsys):
-    committed = (lab.FOLDER / "when_it_helps.json").read_bytes()
+    committed = (runs.FOLDER / "when_it_helps.json").read_bytes()
     options = ["--workers", "1", "--out", str(tmp_path), "--seeds", "1", "--quick"]
     monkeypatch.setattr(sys, "argv", ["when_it_helps.py", *options])
     terminal.run(when_it_helps.main)
@@ -110,20 +103,23 @@ def test_quick_runs_a_part_of_everything_apart(small_study, tmp_path, monkeypatc
     assert {record["settings"]["epochs"] for record in records} == {1}
     assert (tmp_path / "studies" / "quick" / "when_it_helps.png").stat().st_size > 10_000
     assert "when_it_helps_pairs" in capsys.readouterr().out
-    assert (lab.FOLDER / "when_it_helps.json").read_bytes() == committed
+    assert (runs.FOLDER / "when_it_helps.json").read_bytes() == committed
 
 
 @pytest.mark.parametrize("changes", [{"translate": 1}, {"distort": 0.5, "pool": 2, "crop": 1, "activation": "silu"}])
 def test_its_students_are_those_of_distill_py_also_when_trained_together(tiny, tmp_path, monkeypatch, changes):
     dataset = data.load(tiny, validation=0)
-    taught_by = lab.TEACHER | SMALL | {"hidden": [16], "translate": 0, "epochs": 30, "learning_rate": 0.01}
-    settings = lab.distilled(taught_by, 6, 0.9, hidden=[8], epochs=3, batch_size=20) | changes
-    taught = lab.train_teacher(dataset, taught_by, 1, None, lab.nothing_more)
+    taught_by = runs.TeacherRun(hidden=(16,), epochs=30, batch_size=20, learning_rate=0.01, distort=0, seed=1)
+    common = {"temperature": 6, "alpha": 0.9, "epochs": 3, "batch_size": 20, "learning_rate": 0.002, "seed": 1}
+    run = runs.StudentRun((8,), teacher=taught_by, **common, **{"translate": 0} | changes)
+    taught = runs.train_teacher(dataset, taught_by, None, runs.nothing_more)
     (tmp_path / "teacher.keras").write_bytes(taught[1])
-    logits = None if "distort" in changes else lab.teacher_logits(dataset, settings, taught)
-    others = [settings | {"temperature": 1}, settings, settings | {"hidden": [5], "learning_rate": 0.1}]
-    runs = [(its, 1) for its in (others if "distort" in changes else [settings])]
-    records, _ = lab.train_students(dataset, runs, taught, logits, weights_too)
+    group, logits = [run], None
+    if "distort" in changes:
+        group = [replace(run, temperature=1), run, replace(run, hidden=(5,), learning_rate=0.1)]
+    else:
+        logits = runs.teacher_logits(dataset, taught, 0, run.translate)
+    records, _ = runs.train_students(dataset, group, taught, logits, logits_too)
     options = f"--data {tiny} --validation 0 --out {tmp_path} --teacher {tmp_path / 'teacher.keras'}"
     options += " --hidden 8 --epochs 3 --batch-size 20 --learning-rate 0.002 --seed 1 --temperature 6 --alpha 0.9"
     for name, value in changes.items():
@@ -136,5 +132,5 @@ def test_its_students_are_those_of_distill_py_also_when_trained_together(tiny, t
     )
 
 
-def weights_too(settings, model, train, logits, labels):
+def logits_too(run, model, train, logits, labels):
     return {"logits": logits}
