@@ -1,23 +1,22 @@
-"""How fast this project trains, beside the alternatives: Keras, PyTorch, JAX. The results: speed.md.
+"""How fast an epoch of this project is, beside JAX, PyTorch and Keras. The results: speed.md.
 
     pip install -r studies/requirements.txt
-    python teacher.py && python studies/speed.py
-    python studies/speed.py side_by_side    measures only that part again; --help names the others
-    python studies/speed.py --quick         one round of the race alone, in minutes; nothing is saved
+    python teacher.py && python studies/speed.py    an hour on two cores; nothing else should run meanwhile
+    python studies/speed.py race                    the epochs alone: 12 minutes
+    python studies/speed.py race --quick            one round of them; nothing is saved
 
-Starts every contender of contenders.py in a process of its own. They train in turn, a few epochs each, in ROUNDS
-rounds, each in another order; then the scripts are timed, and a sweep with one worker and with two. Writes every raw
-time to studies/speed.json and updates the tables of speed.md. Takes about an hour on two cores; nothing else should
-run meanwhile. Linux only: peak memory (ru_maxrss, in kB) and the number of cores (sched_getaffinity) are read the
-Linux way.
+Each contender is a process of its own. They train in turn, a few epochs each, in ROUNDS rounds, each in another order.
+All train on the 60,000 digits with Adam at 1e-3. The student is 784-64-64-10: batches of 250, T = 4, alpha = 0.9, the
+same trained teacher. The teacher is 784-1200-1200-10: batches of 500, dropout, shifts by up to 2 pixels. Writes every
+raw time to studies/speed.json, and the tables of speed.md.
 """
 
 import functools
 import importlib.metadata
+import importlib.util
 import itertools
 import json
-import math
-import os
+import multiprocessing
 import random
 import shutil
 import signal
@@ -28,262 +27,371 @@ import time
 from pathlib import Path
 from statistics import median
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import UserError, files, terminal
+from support import UserError, files, inference, model_files, terminal, training
 
+import keras
+import numpy as np
+import tensorflow as tf
+
+import data
+import distill
+import student
+import teacher
 from studies import tables
 
+ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "studies" / "speed.json"
-ROUNDS = 5
-EPOCHS = {"distilling": 3, "sizes": 3, "teaching": 2, "logits": 1}  # of a contender in a round
-DISTILLING = {  # contender: what the tables call it
-    "ours": "distilling: **this project**",
-    "jax_scan": "JAX, `jit` of a `lax.scan` over the epoch, cached logits",
-    "torch_compile": "PyTorch, in memory, cached logits, `torch.compile` of the step",
-    "torch_memory": "PyTorch, in memory, cached logits, fused Adam",
-    "torch_loader": "PyTorch, `DataLoader`, teacher run on each batch",
-    "keras_distiller": "`keras.distillation.Distiller`",
-    "keras_example": "keras.io's example",
-    "floor_student": "the student's matrix products alone",
+PACKAGES = ("torch", "jax", "optax", "distributed")
+ROUNDS, EPOCHS = 5, {"student": 3, "teacher": 2}  # of a contender in a round
+TEMPERATURE, ALPHA, RATE = 4.0, 0.9, 1e-3
+NUM_IMAGES, STUDENT_BATCH, TEACHER_BATCH = 60_000, 250, 500
+LAYERS = [(784, 64), (64, 64), (64, 10)]  # inputs and outputs of the student's
+DROPOUT = {"input_dropout": 0.1, "dropout": 0.4}  # of the teacher
+
+digits = functools.cache(functools.partial(data.load, validation=0))
+build_student = functools.partial(student.build_student, (28, 28), 10)
+load_teacher = functools.partial(model_files.load, example_shape=(28, 28), num_classes=10)
+
+
+# ---- contenders: functions of the teacher's path that return (epoch, predict) ----------------------------------------
+# epoch() trains one epoch; predict(images uint8) -> logits, or None where no net is trained.
+
+
+def train_arrays():
+    """The training images (n, 28, 28) float32 in [0, 1], and the labels (n,) int64."""
+    return inference.to_unit(digits().train.images).numpy(), digits().train.labels.astype(np.int64)
+
+
+def cached_logits(path):
+    """The teacher's logits of the training images, (n, 10)."""
+    teacher_net, images = load_teacher(path), digits().train.images
+    return distill.teacher_logits(teacher_net, images, cache=Path(path).parent)[:, 0]
+
+
+def train_here(model, batches, loss):
+    run_epoch = training.compile_epoch(model, keras.optimizers.Adam(RATE), batches, loss)
+    numbers = itertools.count(1)
+    return lambda: run_epoch(batches.collect(next(numbers))), inference.predictor(model)
+
+
+def this_project(path):
+    loss = functools.partial(distill.distillation_loss, temperature=TEMPERATURE, alpha=ALPHA)
+    logits = cached_logits(path)[:, None]
+    return train_here(build_student(), data.Batches(digits().train, STUDENT_BATCH, seed=0, teacher_logits=logits), loss)
+
+
+def this_projects_teacher(path):
+    net = teacher.build_teacher((28, 28), 10, teacher.TeacherRecipe(**DROPOUT))
+    return train_here(net, data.Batches(digits().train, TEACHER_BATCH, seed=0, translate=2), training.cross_entropy)
+
+
+def keras_distiller(path):
+    """`keras.distillation.Distiller` as its documentation uses it, with the loss that works."""
+    net = build_student()
+    loss = keras.distillation.LogitsDistillation(temperature=TEMPERATURE, loss=keras.losses.KLDivergence())
+    distiller = keras.distillation.Distiller(load_teacher(path), net, loss, student_loss_weight=1 - ALPHA)
+    cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    distiller.compile(optimizer=keras.optimizers.Adam(RATE), loss=cross_entropy, metrics=["accuracy"])
+    fit = functools.partial(distiller.fit, *train_arrays(), batch_size=STUDENT_BATCH, verbose=0)
+    return fit, inference.predictor(net)
+
+
+def keras_fit(path):
+    """Keras' `fit` at its best: images in memory, cached logits, XLA, and a whole epoch in one call."""
+    images, labels, logits = map(tf.constant, (*digits().train, cached_logits(path)))
+
+    def batch(indices):
+        targets = tf.concat([tf.cast(tf.gather(labels, indices), tf.float32)[:, None], tf.gather(logits, indices)], -1)
+        return inference.to_unit(tf.gather(images, indices)), targets
+
+    def loss(targets, logits):
+        labels = tf.cast(targets[:, 0], tf.int32)
+        return distill.distillation_loss(labels, targets[:, 1:], logits, TEMPERATURE, ALPHA)
+
+    net, optimizer = build_student(), keras.optimizers.Adam(RATE)
+    net.compile(optimizer=optimizer, loss=loss, steps_per_execution=NUM_IMAGES // STUDENT_BATCH, jit_compile=True)
+    order = tf.data.Dataset.range(NUM_IMAGES, output_type=tf.int32).shuffle(NUM_IMAGES).batch(STUDENT_BATCH)
+    return functools.partial(net.fit, order.map(batch).prefetch(2), shuffle=False, verbose=0), inference.predictor(net)
+
+
+def torch_net(layers, input_dropout=0.0, dropout=0.0):
+    """A dense ReLU net, and predict, see above."""
+    import torch
+    from torch import nn
+
+    modules = [nn.Flatten(), nn.Dropout(input_dropout)]
+    for inputs, outputs in layers:
+        modules += [nn.Linear(inputs, outputs), nn.ReLU(), nn.Dropout(dropout)]
+    net = nn.Sequential(*(module for module in modules[:-2] if not isinstance(module, nn.Dropout) or module.p))
+
+    def predict(images):
+        with torch.no_grad():
+            return net.eval()(torch.tensor(inference.to_unit(images).numpy())).numpy()
+
+    return net, predict
+
+
+def torch_compiled(path):
+    """PyTorch with tensors in memory, cached logits, and `torch.compile` of the step: gather, loss, gradients, Adam."""
+    import torch
+    from torch.nn import functional
+
+    net, predict = torch_net(LAYERS)
+    images, labels, logits = map(torch.tensor, (*train_arrays(), cached_logits(path)))
+    weights = {name: weight.detach() for name, weight in net.named_parameters()}  # in the memory of the net's
+    means, squares = ({name: torch.zeros_like(weight) for name, weight in weights.items()} for _ in range(2))
+    count = torch.zeros(())
+
+    def loss(weights, index):
+        student_logits = torch.func.functional_call(net, weights, images[index])
+        student_log = (student_logits / TEMPERATURE).log_softmax(-1)
+        soft_targets = (logits[index] / TEMPERATURE).softmax(-1)
+        kl = functional.kl_div(student_log, soft_targets, reduction="batchmean")
+        return ALPHA * TEMPERATURE**2 * kl + (1 - ALPHA) * functional.cross_entropy(student_logits, labels[index])
+
+    @torch.compile
+    def step(index):
+        gradients = torch.func.grad(loss)(weights, index)
+        count.add_(1)
+        rate = RATE * torch.sqrt(1 - 0.999**count) / (1 - 0.9**count)
+        for name, gradient in gradients.items():
+            means[name].lerp_(gradient, 1 - 0.9)
+            squares[name].lerp_(gradient**2, 1 - 0.999)
+            weights[name].sub_(rate * means[name] / (squares[name].sqrt() + 1e-7))
+
+    def epoch():
+        for index in torch.randperm(NUM_IMAGES).split(STUDENT_BATCH):
+            step(index)
+
+    return epoch, predict
+
+
+def torch_teacher(path):
+    """PyTorch with tensors in memory, each image shifted on its own, and the fused Adam."""
+    import torch
+
+    net, predict = torch_net([(784, 1200), (1200, 1200), (1200, 10)], **DROPOUT)
+    images, labels = map(torch.tensor, train_arrays())
+    padded = torch.nn.functional.pad(images, (2, 2, 2, 2)).reshape(NUM_IMAGES, -1)
+    optimizer = torch.optim.Adam(net.parameters(), RATE, fused=True)
+    pixels = (torch.arange(28)[:, None] * 32 + torch.arange(28)).reshape(1, -1)
+
+    def epoch():
+        net.train()
+        for index in torch.randperm(NUM_IMAGES).split(TEACHER_BATCH):
+            corner = torch.randint(5, (len(index), 1)) * 32 + torch.randint(5, (len(index), 1))
+            optimizer.zero_grad()
+            logits = net(padded[index].gather(1, corner + pixels))
+            torch.nn.functional.cross_entropy(logits, labels[index]).backward()
+            optimizer.step()
+
+    return epoch, predict
+
+
+def jax_scan(path):
+    """JAX and Optax: one `jit` of a `lax.scan` over an epoch's steps; images in memory, cached logits."""
+    import jax
+    import optax
+    from jax import numpy as jnp
+
+    random, optimizer = np.random.default_rng(0), optax.adam(RATE)
+    weights = jax.tree.map(jnp.array, build_student().get_weights())  # its kernels and biases in turn
+    state = weights, optimizer.init(weights)
+    examples = jax.device_put((*digits().train, cached_logits(path)))
+
+    @jax.jit
+    def forward(weights, images):
+        values = images.reshape(-1, 784).astype(jnp.float32) / 255
+        for kernel, bias in zip(weights[:-2:2], weights[1:-2:2]):
+            values = jax.nn.relu(values @ kernel + bias)
+        return values @ weights[-2] + weights[-1]
+
+    def loss(weights, images, labels, teacher_logits):
+        logits = forward(weights, images)
+        student_log, teacher_log = (jax.nn.log_softmax(each / TEMPERATURE) for each in (logits, teacher_logits))
+        kl = optax.losses.kl_divergence_with_log_targets(student_log, teacher_log)
+        cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return (ALPHA * TEMPERATURE**2 * kl + (1 - ALPHA) * cross_entropy).mean()
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def run_epoch(state, order, examples):
+        def step(state, index):
+            weights, moments = state
+            gradients = jax.grad(loss)(weights, *(array[index] for array in examples))
+            updates, moments = optimizer.update(gradients, moments)
+            return (optax.apply_updates(weights, updates), moments), None
+
+        return jax.lax.scan(step, state, order)[0]
+
+    def epoch():
+        nonlocal state
+        order = random.permutation(NUM_IMAGES).astype(np.int32).reshape(-1, STUDENT_BATCH)
+        state = jax.block_until_ready(run_epoch(state, order, examples))
+
+    return epoch, lambda images: np.asarray(forward(state[0], images))
+
+
+def matrix_products(path):
+    """The matrix products of an epoch of the student alone, in one loop under XLA: a floor."""
+    products = []  # (left, right, which is transposed)
+    for inputs, outputs in LAYERS:
+        values, kernel, error = (STUDENT_BATCH, inputs), (inputs, outputs), (STUDENT_BATCH, outputs)
+        products += [(values, kernel, {}), (values, error, {"transpose_a": True})]  # forward; gradient of the kernel
+        products += [(error, kernel, {"transpose_b": True})] * (inputs != 784)  # of the values, but not of the pixels
+    left, right = ([tf.random.normal(product[side]) for product in products] for side in (0, 1))
+
+    @tf.function(jit_compile=True)
+    def run(left, right):
+        total = tf.constant(0.0)
+        for _ in tf.range(NUM_IMAGES // STUDENT_BATCH):
+            for a, b, (_, _, transposed) in zip(left, right, products):
+                # `+ total`, or XLA would move the product out of the loop
+                total += 1e-20 * tf.matmul(a + total, b, **transposed)[0, 0]
+        return total
+
+    return lambda: run(left, right).numpy(), None
+
+
+CONTENDERS = {  # what the table calls each
+    "student": {
+        "distilling: **this project**": this_project,
+        "JAX, `jit` of a `lax.scan` over the epoch, cached logits": jax_scan,
+        "PyTorch, in memory, cached logits, `torch.compile` of the step": torch_compiled,
+        "Keras' `fit` at its best, cached logits": keras_fit,
+        "`keras.distillation.Distiller`": keras_distiller,
+        "the student's matrix products alone": matrix_products,
+    },
+    "teacher": {
+        "the teacher: **this project**": this_projects_teacher,
+        "PyTorch, in memory, fused Adam": torch_teacher,
+    },
 }
-TEACHING = {
-    "ours_teacher": "the teacher: **this project**",
-    "keras_teacher": "Keras' `fit`, tf.data, `RandomTranslation`",
-    "torch_teacher": "PyTorch, in memory, fused Adam",
-    "floor_teacher": "the teacher's multiply-adds at the best rate of a matrix product",
-}
-CHANGES = {  # this project without something: that
-    "logits_1_view": "student: the teacher's logits are cached",
-    "best_fit": "student: our loop inside the graph, not Keras' `fit`",
-    "without_xla": "student: compiled by XLA",
-    "gathered_in_the_graph": "student: an epoch's images are gathered before the graph runs",
-    "teacher_under_xla": "teacher: not compiled by XLA, because of its dropout",
-}
-CONTENDERS = {
-    "distilling": [*DISTILLING, "ours_translated", *(name for name in CHANGES if "teacher" not in name)],
-    "sizes": ["ours_15000", "ours_30000", "ours", "ours_120000", "ours_240000"],
-    "teaching": [*TEACHING, *(name for name in CHANGES if "teacher" in name)],
-    "logits": ["logits_25_views", "floor_logits_25_views"],
-}
-TEMPERATURES, ALPHAS, SEEDS = (1, 2, 3, 4, 8, 16), (0.3, 0.5, 0.9), 3  # of the sweep that is timed
-SWEEP = ["--temperatures", *TEMPERATURES, "--alphas", *ALPHAS, "--seeds", SEEDS, "--epochs", 30]
-SWEPT = len(TEMPERATURES) * len(ALPHAS) * SEEDS  # students
-# A student for each of two workers.
-ONE_EACH = ["--temperatures", 1, "--alphas", 0.3, 0.9, "--seeds", 1, "--epochs", 30]
-SWEEPS = 3  # rounds
 
 
 # ---- measuring -------------------------------------------------------------------------------------------------------
 
 
-def answer(process, request=""):
-    """What a process of contenders.py answers to a request."""
-    process.stdin.write(request)
-    process.stdin.flush()
-    line = process.stdout.readline()
-    if not line:
-        status = process.wait()
-        signalled = f"signal {-status}; if it is PyTorch's, see studies/requirements.txt"
-        why = signalled if status < 0 else "see its error above"
-        raise UserError(f"{process.args[2]} ended before it answered: {why}")
-    return json.loads(line)
+def serve(contender, path, connection):
+    """Train so many epochs as the connection asks, again and again, and answer with seconds and test errors."""
+    epoch, predict = contender(path)
+    epoch()  # compiles
+    connection.send({"seconds": [], "test_errors": []})
+    while num_epochs := connection.recv():
+        seconds = []
+        for _ in range(num_epochs):
+            start = time.perf_counter()
+            epoch()
+            seconds.append(time.perf_counter() - start)
+        test = digits().test
+        wrong = predict and int(np.sum(predict(test.images).argmax(-1) != test.labels))
+        connection.send({"seconds": seconds, "test_errors": [wrong]})
 
 
-def race(names, teacher, epochs, rounds=ROUNDS):
-    """{name: what was measured} of contenders that train in turn, so many epochs each, in so many rounds."""
-    processes, results = {}, {}
-    for name in names:
+def received(name, process, connection):
+    """What the process of a contender answers. Raises UserError: it ended before."""
+    try:
+        return connection.recv()
+    except EOFError:
+        process.join()
+        advice = "see its error above, and studies/requirements.txt"
+        raise UserError(f"{name} ended with status {process.exitcode}: {advice}") from None
+
+
+def race(contenders, path, epochs, rounds):
+    """{name: {"seconds": of each epoch, "test_errors": after each round}} of contenders that train in turn."""
+    context, results, running = multiprocessing.get_context("spawn"), {}, {}
+    for name, contender in contenders.items():
         print(f"starting {name}", flush=True)
-        command = [sys.executable, ROOT / "studies" / "contenders.py", name, teacher]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        results[name] = answer(process) | {"seconds": [], "test_errors": []}
-        if "missing" not in results[name]:
-            processes[name] = process
+        here, there = context.Pipe()
+        process = context.Process(target=serve, args=(contender, path, there), daemon=True)
+        process.start()
+        there.close()
+        running[name], results[name] = (process, here), received(name, process, here)
     for number in range(rounds):
-        for name in random.Random(number).sample(list(processes), len(processes)):  # nobody always follows the same one
-            found = answer(processes[name], f"{epochs}\n")
-            results[name]["seconds"] += found["seconds"]
-            results[name]["test_errors"].append(found["test_errors"])
-            print(f"round {number + 1}/{rounds}  {found['seconds'][-1]:6.2f} s  {name}", flush=True)
-    for process in processes.values():
-        process.communicate()
+        for name in random.Random(number).sample(list(running), len(running)):  # nobody always follows the same one
+            process, connection = running[name]
+            connection.send(epochs)
+            measured = received(name, process, connection)
+            results[name]["seconds"] += measured["seconds"]
+            results[name]["test_errors"] += measured["test_errors"]
+            print(f"round {number + 1}/{rounds}  {measured['seconds'][-1]:6.2f} s  {name}", flush=True)
+    for _, connection in running.values():
+        connection.send(0)
     return results
 
 
-def watch(*command):
-    """Run a command: {"seconds": in all, "first_epoch_seconds": until the first epoch began, "peak_bytes": of
-    memory}.
-    """
-    start, first_epoch, line = time.perf_counter(), None, ""
-    command = [sys.executable, "-u", *map(str, command)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
-    for line in process.stdout:
-        if first_epoch is None and line.startswith("epoch"):  # 'epoch   1/1  loss 0.4  training 90.00%  0.2 s'
-            first_epoch = time.perf_counter() - start - float(line.split()[-2])
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if status:
-        raise UserError(f"{' '.join(command)} ended with status {process.returncode}: {line}")
-    seconds = time.perf_counter() - start
-    return {"seconds": seconds, "first_epoch_seconds": first_epoch, "peak_bytes": usage.ru_maxrss * 1024}
+def measure_race(path, rounds=ROUNDS):
+    """{net: results of `race`}."""
+    return {net: race(contenders, path, EPOCHS[net], rounds) for net, contenders in CONTENDERS.items()}
 
 
-def watch_scripts(teacher):
-    """{script: [its times and memory]}, in a folder of their own; `import tensorflow` beside distill.py, in turn."""
-    results = {"import_tensorflow": [], "distill.py": []}
-    with tempfile.TemporaryDirectory() as folder:
-        out, short = ["--out", folder], ["--epochs", 1]
-        results["teacher.py"] = [watch("teacher.py", *out, *short)]
-        shutil.copy(teacher, Path(folder) / "teacher.keras")
-        for _ in range(ROUNDS):
-            for file in Path(folder).iterdir():  # only the teacher is there, as at a user's first time
-                if file.is_file() and file.name != "teacher.keras":
-                    file.unlink()
-            results["import_tensorflow"].append(watch("-c", "import tensorflow"))
-            results["distill.py"].append(watch("distill.py", *out, *short))
-        results["distill.py --translate 2"] = [watch("distill.py", *out, *short, "--translate", 2)]
-        results |= {script: [watch(script, *out, *short)] for script in ("student.py", "tools/sweep.py")}
-        results |= {script: [watch(script, *out)] for script in ("evaluate.py", "tools/export.py")}
-    return results
-
-
-def side_by_side(teacher):
-    """{how: seconds} of a sweep of SWEPT students, SWEEPS times in turn with one worker, with two, and on a cluster;
-    {"one each": seconds} of a sweep of two students with two workers; {"finished", "one each finished": seconds} of
-    both, with all students there.
-    """
+def measure_sweeps(path):
+    """{how: seconds} of a sweep of 54 students, three times in turn with one worker, with two, and on a cluster."""
     import distributed
 
+    sweep = ["--temperatures", 1, 2, 3, 4, 8, 16, "--alphas", 0.3, 0.5, 0.9, "--seeds", 3, "--epochs", 30]
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copy(teacher, Path(folder) / "teacher.keras")
-        sweep = ["tools/sweep.py", "--out", folder]
-        watch(*sweep, "--seeds", 1, "--epochs", 1)  # computes the teacher's logits
+        shutil.copy(path, Path(folder) / "teacher.keras")
 
-        def fresh(*options):
-            shutil.rmtree(Path(folder) / "sweep")
-            seconds = watch(*sweep, *options)["seconds"]
-            print(f"{seconds:6.1f} s  {' '.join(map(str, options))}", flush=True)
-            return seconds
+        def seconds(*options):
+            command = [sys.executable, ROOT / "tools" / "sweep.py", "--out", folder, *options]
+            shutil.rmtree(Path(folder) / "sweep", ignore_errors=True)
+            start = time.perf_counter()
+            subprocess.run([*map(str, command)], check=True, stdout=subprocess.DEVNULL)
+            print(f"{time.perf_counter() - start:6.1f} s  {' '.join(map(str, options))}", flush=True)
+            return time.perf_counter() - start
 
-        found = {"one worker": [], "two workers": [], "a Dask cluster of two workers on this machine": []}
-        one, two, on_cluster = found.values()
-        for _ in range(SWEEPS):
-            one.append(fresh(*SWEEP, "--workers", 1))
-            two.append(fresh(*SWEEP, "--workers", 2))
+        seconds("--seeds", 1, "--epochs", 1)  # computes the teacher's logits, which are kept
+        times = {"one worker": [], "two workers": [], "a Dask cluster of two workers on this machine": []}
+        one, two, on_cluster = times.values()
+        for _ in range(3):
+            one.append(seconds(*sweep, "--workers", 1))
+            two.append(seconds(*sweep, "--workers", 2))
             options = {"n_workers": 2, "threads_per_worker": 1, "memory_limit": 0, "dashboard_address": ":0"}
             with distributed.LocalCluster(**options) as cluster:
-                on_cluster.append(fresh(*SWEEP, "--cluster", cluster.scheduler_address))
-        found["finished"] = watch(*sweep, *SWEEP, "--workers", 1)["seconds"]
-        found["one each"] = fresh(*ONE_EACH, "--workers", 2)
-        return found | {"one each finished": watch(*sweep, *ONE_EACH, "--workers", 1)["seconds"]}
+                on_cluster.append(seconds(*sweep, "--cluster", cluster.scheduler_address))
+        return times
+
+
+PARTS = {"race": measure_race, "sweeps": measure_sweeps}
 
 
 def machine():
     """The processor, and the versions of everything that was measured."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     processor = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), None)
-    versions = {found.name: found.version for found in importlib.metadata.distributions()}
-    others = {name: versions.get(name) for name in ("torch", "jax", "distributed")}
-    return {"processor": processor} | files.versions() | others
-
-
-PARTS = {part: functools.partial(race, names, epochs=EPOCHS[part]) for part, names in CONTENDERS.items()}
-PARTS |= {"scripts": watch_scripts, "side_by_side": side_by_side}
+    return {"processor": processor} | files.versions() | {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
 
 
-def epochs(measured, statistic=median):
-    """{contender: the median, or another statistic, of its seconds an epoch}, of those that were measured."""
-    found = measured["distilling"] | measured["teaching"] | measured.get("logits", {})
-    return {name: statistic(result["seconds"]) for name, result in found.items() if result.get("seconds")}
+def race_table(measured):
+    """The table of the race: seconds an epoch, and how many times those of this project."""
+    lines = []
+    for results in measured.values():
+        ours = median(next(iter(results.values()))["seconds"])
+        for name, result in results.items():
+            fastest, typical, errors = min(result["seconds"]), median(result["seconds"]), result["test_errors"][-1]
+            cells = [f"{fastest:.2f}", f"{typical:.2f}", f"{typical / ours:.1f}", "" if errors is None else str(errors)]
+            lines.append([name, *cells])
+    header = ["an epoch of", "fastest (s)", "median (s)", "times ours", "test errors at the end"]
+    return tables.markdown(header, lines)
 
 
-def race_rows(measured, statistic=median):
-    seconds, found = epochs(measured, statistic), measured["distilling"] | measured["teaching"]
-    for name, called in (DISTILLING | TEACHING).items():
-        if name in seconds:
-            ours = seconds["ours" if name in DISTILLING else "ours_teacher"]
-            yield [called, f"{seconds[name]:.2f}", f"{seconds[name] / ours:.1f}"]
-        elif name in found:
-            yield [called, f"not measured: the package {found[name]['missing']} is missing", ""]
-
-
-def change_rows(measured):
-    seconds = epochs(measured)
-    for name, called in CHANGES.items():
-        ours = seconds["ours_teacher" if "teacher" in name else "ours"]
-        without = seconds[name] + (ours if name == "logits_1_view" else 0)
-        yield [called, f"{without:.2f}", f"{ours:.2f}", f"{without / ours:.2f}"]
-
-
-def goal_rows(measured):
-    seconds, scripts = epochs(measured), measured["scripts"]
-    ratio = lambda above, below="ours": seconds.get(above, math.nan) / seconds[below]
-    torch = [ratio(name) for name in ("torch_memory", "torch_compile") if name in seconds]
-    sizes = [median(result["seconds"]) for result in measured["sizes"].values()]
-    growth = [later / earlier for earlier, later in itertools.pairwise(sizes)]
-    logits = ratio("floor_logits_25_views", "logits_25_views")
-    pairs = zip(scripts["distill.py"], scripts["import_tensorflow"])
-    startup = median(script["first_epoch_seconds"] - plain["seconds"] for script, plain in pairs)
-    peak = max(row["peak_bytes"] for rows in scripts.values() for row in rows)
-    for goal, sign, bound, value in (
-        ("an epoch of keras.distillation.Distiller / ours", "at least", 20, ratio("keras_distiller")),
-        ("an epoch of the faster PyTorch in memory / ours", "at least", 4, min(torch, default=math.nan)),
-        ("ours on shifted images / ours", "at most", 1.5, ratio("ours_translated")),
-        (
-            "the teacher's logits of 25 shifts of each image: share of the speed of the matrix products alone",
-            "at least",
-            0.85,
-            logits,
-        ),
-        (
-            "the teacher's epoch / its multiply-adds at the best rate",
-            "at most",
-            1.15,
-            ratio("ours_teacher", "floor_teacher"),
-        ),
-        ("an epoch of PyTorch's teacher / ours", "at least", 1, ratio("torch_teacher", "ours_teacher")),
-        ("distill.py: seconds until its first epoch, without `import tensorflow`", "at most", 3, startup),
-        ("peak memory of any script (GB)", "at most", 1.5, peak / 1e9),
-        ("twice the images: an epoch takes how many times as long, at least", "at least", 1.8, min(growth)),
-        ("twice the images: an epoch takes how many times as long, at most", "at most", 2.2, max(growth)),
-    ):
-        met = value >= bound if sign == "at least" else value <= bound  # neither is true of nan
-        shown = "not measured" if math.isnan(value) else f"{value:.2f}"
-        yield [goal, f"{sign} {bound:g}", shown, "met" if met else "**missed**"]
-
-
-def side_by_side_rows(measured):
-    """How much faster than one worker, by the medians; on many cores, from a sweep with a student on each of two."""
-    seconds = measured["side_by_side"]
-    times = {how: each for how, each in seconds.items() if isinstance(each, list)}
-    for how, each in times.items():
-        shown = ", ".join(f"{value:.0f}" for value in each)
-        yield [how, shown, f"{median(times['one worker']) / median(each):.2f}"]
-    on_many = seconds["one each"] + seconds["finished"] - seconds["one each finished"]  # more students to report
-    many = f"64 cores, {SWEPT} of them used (computed)"
-    yield [many, f"{on_many:.0f}", f"{median(times['one worker']) / on_many:.2f}"]
-
-
-def race_table(measured, statistic=median):
-    return tables.markdown(["an epoch of", "seconds", "times ours"], race_rows(measured, statistic))
+def sweeps_table(measured):
+    """The table of the sweeps: seconds, and how many times as fast as one worker, by the medians."""
+    one, lines = median(measured["one worker"]), []
+    for how, times in measured.items():
+        lines.append([how, ", ".join(f"{value:.0f}" for value in times), f"{one / median(times):.2f}"])
+    return tables.markdown(["the sweep with", "seconds, each time", "times as fast"], lines)
 
 
 def texts(measured):
     """{name: Markdown} of the tables of speed.md. measured: what speed.json holds."""
-    changes = ["what", "seconds an epoch without it", "with it", "ratio"]
-    side_by_side = ["the sweep with", "seconds, each time", "times as fast"]
-    return {
-        "speed_race": race_table(measured),
-        "speed_changes": tables.markdown(changes, sorted(change_rows(measured), key=lambda row: -float(row[-1]))),
-        "speed_goals": tables.markdown(["goal", "bound", "measured", ""], goal_rows(measured)),
-        "speed_best": race_table(measured, min),
-        "speed_side_by_side": tables.markdown(side_by_side, side_by_side_rows(measured)),
-    }
+    return {"speed_race": race_table(measured["race"]), "speed_sweeps": sweeps_table(measured["sweeps"])}
 
 
 def main():
@@ -295,19 +403,18 @@ def main():
     for part in arguments.parts:
         if part not in PARTS:
             options.error(f"there is no part {part!r}: choose from {', '.join(PARTS)}")
-    teacher = arguments.teacher
-    if not teacher.exists():
-        raise UserError(f"there is no {teacher}: run `python teacher.py`, or name another with --teacher")
+    if not arguments.teacher.exists():
+        raise UserError(f"there is no {arguments.teacher}: run `python teacher.py`, or name another with --teacher")
+    if not all(map(importlib.util.find_spec, PACKAGES)):
+        raise UserError(f"this needs {', '.join(PACKAGES)}: pip install -r studies/requirements.txt")
     with tempfile.TemporaryDirectory() as folder:  # the logits that contenders cache beside their teacher go with it
-        teacher = shutil.copy(teacher, Path(folder) / "teacher.keras")
+        path = shutil.copy(arguments.teacher, Path(folder) / "teacher.keras")
         if arguments.quick:
-            raced = {"distilling": DISTILLING, "teaching": TEACHING}
-            measured = {part: race(names, teacher, EPOCHS[part], rounds=1) for part, names in raced.items()}
-            print(f"\n{race_table(measured)}")
+            print(f"\n{race_table(measure_race(path, rounds=1))}")
             return
         measured = json.loads(RESULTS.read_text(encoding="utf-8"))
         for part in arguments.parts or PARTS:
-            measured[part] = PARTS[part](teacher)
+            measured[part] = PARTS[part](path)
             measured["machines"][part] = machine()
             with files.atomic_write(RESULTS) as scratch:
                 scratch.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
