@@ -168,9 +168,7 @@ def main():
 
 
 def print_report(rows, labels):
-    """Print what export.json holds as a table. rows: {file: metrics}, the .keras file first. labels: of the test
-    images.
-    """
+    """Print what export.json holds as a table. rows: {file: metrics}, the .keras file first."""
     lines = []
     for name, row in rows.items():
         compared = [str(row.get(key, "")) for key in ("classes_unlike_keras", "microseconds_for_one_image")]

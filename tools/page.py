@@ -82,10 +82,10 @@ def chain(model, path):
 
 
 def check_chain(model, examples, pixels, path):
-    """Raises UserError: the model's layers, one after the other, do not give what it gives for examples (n, ...) of
-    its data.
+    """Raises UserError: the model's layers, one after the other, do not give what the model gives for the examples.
 
-    The page computes layer by layer, so what it would leave out shows here, without a JavaScript engine.
+    examples: (n, ...), of its data. The page computes layer by layer: what it would leave out shows here, without a
+    JavaScript engine.
     """
     feed, _ = inference.adapters(model, examples, pixels)
     (values,) = tf.nest.flatten(feed(examples))
@@ -98,9 +98,7 @@ def check_chain(model, examples, pixels, path):
 
 
 def window(layer, size, before, after):
-    """How the window of a pooling or convolution layer moves. size: of the window; before, after: shapes with the
-    batch.
-    """
+    """How the window of a pooling or convolution layer moves. before, after: shapes with the batch."""
     dilation = getattr(layer, "dilation_rate", (1, 1))
     reach = [
         (n - 1) * step + (k - 1) * apart + 1 for n, step, k, apart in zip(after[1:], layer.strides, size, dilation)
@@ -168,44 +166,43 @@ def operations(layer, before, after):
 
 
 def page_layers(model, example_shape, path, kind, pixels=1.0):
-    """A model's layers as the page computes them, a list of dicts of plain values. The model's kernels become those
-    of the page.
+    """A model's layers as the page computes them, a list of dicts of plain values.
 
-    The results are the logits of inference.caller, which has the same `pixels`. kind: "float16" or "int8", of the
-    kernels.
+    The model's kernels are rounded to those of the page: of `kind` "float16" or "int8". The results are the logits of
+    inference.caller with the same `pixels`.
 
     Raises UserError: the page cannot compute this model.
     """
     shape, layers = (1, *inference.fitting_shape(model, example_shape)), chain(model, path)
-    found = [{"kind": "reshape", "shape": shape[1:]}]
+    steps = [{"kind": "reshape", "shape": shape[1:]}]
     if pixels != 1:
-        found.append({"kind": "scale", "factor": np.float32([pixels]), "offset": np.float32([0])})
+        steps.append({"kind": "scale", "factor": np.float32([pixels]), "offset": np.float32([0])})
     for layer in layers:
         before, shape = shape, tuple(layer.compute_output_shape(shape))
         try:
-            found += [operation | {"shape": shape[1:]} for operation in operations(layer, before, shape)]
+            steps += [operation | {"shape": shape[1:]} for operation in operations(layer, before, shape)]
         except LookupError:
-            said = ", ".join(
+            settings = ", ".join(
                 f"{key}={layer.get_config()[key]}" for key in ("activation", "groups") if hasattr(layer, key)
             )
             raise UserError(
-                f"{path}: the page cannot compute the layer {layer.name}, {type(layer).__name__}({said}):"
+                f"{path}: the page cannot compute the layer {layer.name}, {type(layer).__name__}({settings}):"
                 " use another model"
             ) from None
     if inference.last_activation(model) == "softmax":
-        found.append({"kind": "log", "shape": shape[1:]})
-    for operation in found:
-        for name, value in operation.items():
+        steps.append({"kind": "log", "shape": shape[1:]})
+    for step in steps:
+        for name, value in step.items():
             if isinstance(value, np.ndarray):
                 if not np.isfinite(value).all():
                     raise UserError(f"{path}: its {name} has numbers that are not finite: train it again")
-                operation[name], kept = encode(value, kind if value.ndim > 1 else "float32")
+                step[name], kept = encode(value, kind if value.ndim > 1 else "float32")
                 if not np.isfinite(kept).all():
                     raise UserError(f"{path}: its {name} has numbers that {kind} cannot hold: try --int8")
     for layer in layers:
         if hasattr(layer, "kernel"):
             layer.kernel.assign(encode(np.float32(layer.kernel), kind)[1])
-    return found
+    return steps
 
 
 def to_bytes(images):
@@ -222,7 +219,7 @@ def example_groups(test, logits):
 
     test: a data.Split of uint8. logits: {model's name: (n, C)}, the teacher first.
     """
-    names, classes = list(logits), {name: its.argmax(-1) for name, its in logits.items()}
+    names, classes = list(logits), {name: values.argmax(-1) for name, values in logits.items()}
     groups = {}
     for wrong, right in (names[-2:], names[-2:][::-1]) if len(names) > 1 else ():
         only = (classes[wrong] != test.labels) & (classes[right] == test.labels)
@@ -247,9 +244,7 @@ def page_text(page):
 
 
 def javascript(text):
-    """A JavaScript engine that has run the page's arithmetic, whose data are the constant `page`; None: there is no
-    engine.
-    """
+    """A JavaScript engine that has run the page's arithmetic on the constant `page`; None where none is installed."""
     try:
         from py_mini_racer import MiniRacer
     except ModuleNotFoundError:
@@ -264,19 +259,18 @@ def javascript(text):
 
 def javascript_logits(engine, number, images):
     """The logits (n, C) that the page's model of this number gives images (n, ...) uint8."""
-    found = []
+    logits = []
     for start in range(0, len(images), 100):
-        part = json.dumps([*map(to_base64, images[start : start + 100])])
+        batch = json.dumps([*map(to_base64, images[start : start + 100])])
         call = f"logitsOf(page.models[{number}], Array.from(bytesOf(image), (byte) => byte / 255))"
-        found += json.loads(engine.eval(f"JSON.stringify({part}.map((image) => {call}))"))
+        logits += json.loads(engine.eval(f"JSON.stringify({batch}.map((image) => {call}))"))
         terminal.progress(f"checking  {start / len(images):4.0%}")
     terminal.clear_progress()
-    return np.array(found)
+    return np.array(logits)
 
 
 def check(engine, number, images, expected, path):
-    """The largest error of a logit of the page's model of this number, as a share of the range of those expected (n,
-    C).
+    """The largest error of a logit of the page's model of this number, as a share of the range of `expected` (n, C).
 
     Raises UserError: it is larger than TOLERANCE.
     """
@@ -287,8 +281,7 @@ def check(engine, number, images, expected, path):
 
 
 def page_model(path, name, test, num_classes, kind, pixels):
-    """What the page holds of a model, a dict of plain values; its logits (n, C) on the split `test`, and those of the
-    page's net.
+    """(what the page holds of a model, a dict; its logits on the split `test`; those of the page's net).
 
     pixels: see inference.feeder; None: as its file says, or 1. Raises UserError: as model_files.load and `page_layers`.
     """
@@ -297,13 +290,12 @@ def page_model(path, name, test, num_classes, kind, pixels):
     pixels = model_files.pixels(settings, pixels)
     predict = inference.predictor(model, pixels=pixels)
     original = predict(test.images)
-    about = {"name": name, "parameters": model.count_params()}
-    about["temperature"] = settings.get("temperature", 0)
-    few = inference.to_unit(test.images[:NUM_CHECKED])
-    pixels = inference.pixels_for(model, few, pixels)
-    about["layers"] = page_layers(model, few.shape[1:], path, kind, pixels)
-    check_chain(model, few, pixels, path)
-    return about, original, predict(test.images)
+    held = {"name": name, "parameters": model.count_params(), "temperature": settings.get("temperature", 0)}
+    sample = inference.to_unit(test.images[:NUM_CHECKED])
+    pixels = inference.pixels_for(model, sample, pixels)
+    held["layers"] = page_layers(model, sample.shape[1:], path, kind, pixels)
+    check_chain(model, sample, pixels, path)
+    return held, original, predict(test.images)
 
 
 def main():
@@ -321,31 +313,31 @@ def main():
     test = data.Split(to_bytes(dataset.test.images), dataset.test.labels)
     kind = "int8" if arguments.int8 else "float16"
     named = evaluate.name_models(arguments.models or [out / f"{name}.keras" for name in evaluate.ORDER])
-    found, logits, rows, most_unlike = [], {}, [], 0
+    models, logits, rows, most_unlike = [], {}, [], 0
     for name, path in named.items():
         terminal.progress(f"reading {path}")
-        pixels = arguments.student_pixels if found else arguments.teacher_pixels
-        about, original, logits[name] = page_model(path, name, test, dataset.num_classes, kind, pixels)
-        found.append(about | {"colour": plots.colour(name, named)})
+        pixels = arguments.student_pixels if models else arguments.teacher_pixels
+        held, original, logits[name] = page_model(path, name, test, dataset.num_classes, kind, pixels)
+        models.append(held | {"colour": plots.colour(name, named)})
         predicted = logits[name].argmax(-1)
-        counts = (about["parameters"], np.sum(predicted != test.labels), np.sum(predicted != original.argmax(-1)))
+        counts = (held["parameters"], np.sum(predicted != test.labels), np.sum(predicted != original.argmax(-1)))
         rows.append([name, *(f"{count:,}" for count in counts)])
         most_unlike = max(most_unlike, counts[-1])
     terminal.clear_progress()
     page = {
         "shape": dataset.image_shape,
         "classes": dataset.names,
-        "models": found,
+        "models": models,
         "strip": example_groups(test, logits),
     }
     text = page_text(page | {"can_draw": dataset.image_shape[2:] in ((), (1,))})
 
     header = ["model", "parameters", "test errors", "classes unlike the file's"]
-    engine, few = javascript(text), test.images[:NUM_CHECKED]
+    engine, checked = javascript(text), test.images[:NUM_CHECKED]
     if engine:
         header.append("largest error of a logit")
         for number, (name, row) in enumerate(zip(named, rows)):
-            row.append(f"{check(engine, number, few, logits[name][: len(few)], named[name]):.1e}")
+            row.append(f"{check(engine, number, checked, logits[name][: len(checked)], named[name]):.1e}")
     with files.atomic_write(out / "page.html") as scratch:
         scratch.write_text(text, encoding="utf-8")
     caption = f"the page's nets ({kind} kernels) compared with the model files, on {len(test.images):,} test images"
@@ -354,8 +346,8 @@ def main():
         advice = ": leave --int8 out for a closer page" if arguments.int8 else ""
         print(f"the page puts {most_unlike:,} images into another class than a model file does{advice}")
     if engine:
-        of = f"of the page's JavaScript, on {len(few):,} of these images, as a share of the logits' range"
-        print(f"largest error: {of}; {TOLERANCE:.0e} is allowed")
+        what = f"of the page's JavaScript, on {len(checked):,} of these images, as a share of the logits' range"
+        print(f"largest error: {what}; {TOLERANCE:.0e} is allowed")
     else:
         print("the page's JavaScript was not compared with Keras: pip install mini-racer, and run this again")
     print(f"saved {out / 'page.html'}, {len(text.encode()) / 1e6:.1f} MB: open it in a browser")

@@ -47,61 +47,86 @@ def parse_arguments():
 
 def plan(arguments, dataset, teacher, folder):
     """{path of a student: its settings} of the whole grid, seed by seed."""
-    shared = student.settings_from(student.StudentRecipe.of(vars(arguments)), arguments.student, dataset)
-    shared |= {"validation": files.fingerprint(*dataset.validation)}
-    shared |= {"teacher": model_files.fingerprint(*teacher), "teacher_pixels": arguments.teacher_pixels}
-    wanted = {}
+    common = student.settings_from(student.StudentRecipe.of(vars(arguments)), arguments.student, dataset)
+    common |= {"validation": files.fingerprint(*dataset.validation)}
+    common |= {"teacher": model_files.fingerprint(*teacher), "teacher_pixels": arguments.teacher_pixels}
+    students = {}
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
-    for seed, t, alpha in itertools.product(seeds, arguments.temperatures, arguments.alphas):
-        path = folder / f"T{t}_alpha{alpha}_seed{seed}.keras"
-        wanted[path] = shared | {"seed": seed, "temperature": t, "alpha": alpha}
-    return wanted
+    for seed, temperature, alpha in itertools.product(seeds, arguments.temperatures, arguments.alphas):
+        path = folder / f"T{temperature}_alpha{alpha}_seed{seed}.keras"
+        students[path] = common | {"seed": seed, "temperature": temperature, "alpha": alpha}
+    return students
 
 
-def train(dataset, settings, teacher, logits, own):
-    """(errors on the validation images, .keras file as bytes) of a student. logits: see distill.teacher_logits; or
-    None, and teacher: its files as bytes, and what they take for white. own: the file of --student as bytes, or None.
+def train(dataset, settings, teacher, logits, own_student):
+    """Train a student in any process: (errors on the validation images, its .keras file as bytes).
+
+    logits: see distill.teacher_logits; None for distorted images, whose logits are computed here. teacher: its files
+    as bytes, and --teacher-pixels; only needed without logits. own_student: the file of --student as bytes, or None.
     """
-    shape, recipe = (dataset.image_shape, dataset.num_classes), distill.DistillRecipe.of(settings)
+    recipe = distill.DistillRecipe.of(settings)
     if logits is None:
-        nets = [model_files.from_bytes(saved, *shape)[0] for saved in teacher[0]]
-        logits = distill.teacher_logits(nets, dataset.train.images, distort=recipe.distort, pixels=teacher[1])
+        saved, pixels = teacher
+        nets = [model_files.from_bytes(each, dataset.image_shape, dataset.num_classes)[0] for each in saved]
+        logits = distill.teacher_logits(nets, dataset.train.images, distort=recipe.distort, pixels=pixels)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "student.keras"
-        path.write_bytes(own or b"")
+        path.write_bytes(own_student or b"")
         loss, options = distill.loss_of(recipe), {"report": training.show_epoch}
-        net, history = student.train_student(dataset, recipe, loss, logits, own and path, **options)
+        net, history = student.train_student(dataset, recipe, loss, logits, own_student and path, **options)
     errors = inference.count_errors(net, dataset.validation, recipe.student_pixels)
     return errors, model_files.to_bytes(net, settings | {"validation_errors": errors}, history)
 
 
-def run_grid(arguments, dataset, logits, wanted, out):
-    """Train those of {path: settings} that are not there yet; returns {path: errors on the validation images}.
+def run_grid(arguments, dataset, logits, students, out):
+    """Train those students, {path: settings}, that are not there yet; returns {path: errors on the validation images}.
 
     logits: what distill.teacher_logits returns. out: where the teacher is, unless --teacher says otherwise.
     """
     defaults = student.MNIST.settings()
-    missing = [path for path, settings in wanted.items() if not model_files.is_made_with(path, settings, defaults)]
-    if len(missing) < len(wanted):
-        print(f"{len(wanted) - len(missing)} of {len(wanted)} students are there already")
-    start, finished = time.perf_counter(), 0
+    missing = [path for path, settings in students.items() if not model_files.is_made_with(path, settings, defaults)]
+    if len(missing) < len(students):
+        print(f"{len(students) - len(missing)} of {len(students)} students are there already")
+    start, num_finished = time.perf_counter(), 0
 
     def describe():
-        return f"{finished} of {len(missing)} students done{parallel.time_left(start, finished, len(missing))}"
+        left = parallel.time_left(start, num_finished, len(missing))
+        return f"{num_finished} of {len(missing)} students done{left}"
 
     with parallel.pool(arguments.workers, arguments.cluster) as pool:
-        shared = pool.share(dataset)
         teacher = [path.read_bytes() for path in arguments.teacher or [out / "teacher.keras"]], arguments.teacher_pixels
-        of_teacher = (pool.share(teacher), None) if callable(logits) else (None, pool.share(logits))
-        own = arguments.student and arguments.student.read_bytes()
-        tasks = {pool.submit(train, shared, wanted[path], *of_teacher, own, name=path.stem): path for path in missing}
+        teacher_or_logits = (pool.share(teacher), None) if callable(logits) else (None, pool.share(logits))
+        own_student = arguments.student and arguments.student.read_bytes()
+        shared, tasks = pool.share(dataset), {}
+        for path in missing:
+            task = pool.submit(train, shared, students[path], *teacher_or_logits, own_student, name=path.stem)
+            tasks[task] = path
         for task, (errors, saved) in pool.finished(list(tasks), describe):
             with files.atomic_write(tasks[task]) as scratch:
                 scratch.write_bytes(saved)
-            finished += 1
+            num_finished += 1
             terminal.clear_progress()
             print(f"{tasks[task].stem:<24} {errors:4} validation images wrong  {describe()}", flush=True)
-    return {path: model_files.load_training(path)[0]["validation_errors"] for path in wanted}
+    return {path: model_files.load_training(path)[0]["validation_errors"] for path in students}
+
+
+def show(grid, arguments, num_images, figure):
+    """Draw and print the errors `grid` (seeds, temperatures, alphas); returns (header, rows) of the table."""
+    counted = f"errors in {num_images:,} validation images"
+    figures.error_lines(
+        arguments.temperatures,
+        {f"alpha = {alpha:g}": grid[:, :, place].T for place, alpha in enumerate(arguments.alphas)},
+        figure,
+        xlabel="temperature",
+        ylabel=counted,
+        title=f"Mean and range of {arguments.seeds} seeds; alpha is the weight of the teacher's part",
+    )
+    header, rows = ["T", *(f"alpha {alpha:g}" for alpha in arguments.alphas)], []
+    for place, temperature in enumerate(arguments.temperatures):
+        cells = [f"{errors.mean():.1f} ({errors.min()}-{errors.max()})" for errors in grid[:, place].T]
+        rows.append([f"{temperature:g}", *cells])
+    terminal.print_table(f"\n{counted}: mean of {arguments.seeds} seeds (least-most)", header, rows)
+    return header, rows
 
 
 def main():
@@ -119,42 +144,28 @@ def main():
     folder = out / "sweep"
     folder.mkdir(exist_ok=True)
     files.lock(folder)
-    wanted = plan(arguments, dataset, teacher, folder)
-    errors = run_grid(arguments, dataset, logits, wanted, out)
+    students = plan(arguments, dataset, teacher, folder)
+    errors = run_grid(arguments, dataset, logits, students, out)
 
-    temperatures, alphas = arguments.temperatures, arguments.alphas
-    grid = np.array([errors[path] for path in wanted]).reshape(arguments.seeds, len(temperatures), len(alphas))
-    figure = out / "plots" / f"sweep.{arguments.format}"
-    counted = f"errors in {len(dataset.validation.labels):,} validation images"
-    figures.error_lines(
-        temperatures,
-        {f"alpha = {alpha:g}": grid[:, :, place].T for place, alpha in enumerate(alphas)},
-        figure,
-        xlabel="temperature",
-        ylabel=counted,
-        title=f"Mean and range of {arguments.seeds} seeds; alpha is the weight of the teacher's part",
-    )
-    header, rows = ["T", *(f"alpha {alpha:g}" for alpha in alphas)], []
-    for row, temperature in enumerate(temperatures):
-        cells = (f"{wrong.mean():.1f} ({wrong.min()}-{wrong.max()})" for wrong in grid[:, row].T)
-        rows.append([f"{temperature:g}", *cells])
-    terminal.print_table(f"\n{counted}: mean of {arguments.seeds} seeds (least-most)", header, rows)
+    temperatures, alphas, figure = arguments.temperatures, arguments.alphas, out / "plots" / f"sweep.{arguments.format}"
+    grid = np.array([errors[path] for path in students]).reshape(arguments.seeds, len(temperatures), len(alphas))
+    header, rows = show(grid, arguments, len(dataset.validation.labels), figure)
     row, column = np.unravel_index(grid.mean(0).argmin(), grid.shape[1:])
-    best = {"temperature": temperatures[row], "alpha": alphas[column]}
+    chosen = {"temperature": temperatures[row], "alpha": alphas[column]}
     print(f"chosen: --temperature {temperatures[row]:g} --alpha {alphas[column]:g}", flush=True)
 
     # Only now is the test set used, and for the chosen students alone.
     test_errors = []
-    for path, settings in wanted.items():
-        if not model_files.differing(settings, best):
+    for path, settings in students.items():
+        if not model_files.differing(settings, chosen):
             net = model_files.load(path, dataset.image_shape, dataset.num_classes)
             test_errors.append(inference.count_errors(net, dataset.test, arguments.student_pixels))
-    runs = [settings | {"validation_errors": errors[path]} for path, settings in wanted.items()]
-    found = {"chosen": best | {"test_errors": test_errors}, "header": header, "rows": rows, "runs": runs}
-    files.write_json(out / "sweep.json", found)
+    runs = [settings | {"validation_errors": errors[path]} for path, settings in students.items()]
+    result = {"chosen": chosen | {"test_errors": test_errors}, "header": header, "rows": rows, "runs": runs}
+    files.write_json(out / "sweep.json", result)
     print(f"saved {out / 'sweep.json'} and {figure}")
-    mean, each = statistics.mean(test_errors), ", ".join(map(str, test_errors))
-    print(f"the chosen: {mean:.1f} test errors in {len(dataset.test.labels):,} images, mean of the seeds ({each})")
+    mean, listed = statistics.mean(test_errors), ", ".join(map(str, test_errors))
+    print(f"the chosen: {mean:.1f} test errors in {len(dataset.test.labels):,} images, mean of the seeds ({listed})")
 
 
 if __name__ == "__main__":
