@@ -12,27 +12,23 @@ _short = EngFormatter(places=1, sep="")  # of numbers from 1,000 on: 55.1k, 2.4M
 
 
 def error_lines(places, lines, path, *, log=False, title="", **labels):
-    """Mean and range over seeds of error counts, a line for each name. The rest: see `error_panels`, of which this is
-    one.
-    """
+    """Mean and range over seeds of error counts, a line for each name, in one panel; see `error_panels`."""
     error_panels(places, {title: lines}, path, log=log, **labels)
 
 
 def error_panels(places, panels, path, *, log=False, points=(), **labels):
-    """Mean and range over seeds of error counts, a panel for each title. places: the positions on the logarithmic x
-    axis.
+    """Mean and range over seeds of error counts, a panel for each title.
 
-    panels: {title: {name: (len(places), seeds) errors, or a list of such counts}}; a name that begins with one of
-    plots.COLOURS has that colour. log: whether the errors' axis is logarithmic too. points: (place, errors) of
-    others' results. labels: of matplotlib's Axes.set.
+    places: positions on the logarithmic x axis. panels: {title: {name: (len(places), seeds) errors, or a list of such
+    counts}}; a name that begins with one of plots.COLOURS has that colour. log: whether the errors' axis is
+    logarithmic too. points: (place, errors) of published results. labels: of matplotlib's Axes.set.
     """
     figure = Figure(figsize=(max(8, 4.6 * len(panels)), 4.6), layout="constrained")
     every = figure.subplots(1, len(panels), squeeze=False, sharey=True)[0]
     for axes, (title, lines) in zip(every, panels.items()):
-        for (name, errors), other, marker in zip(
-            lines.items(), itertools.cycle(plots.OTHERS), itertools.cycle("os^Dv")
-        ):
-            shade = plots.COLOURS.get(name.split()[0], other)
+        styles = zip(itertools.cycle(plots.OTHERS), itertools.cycle("os^Dv"))
+        for (name, errors), (shade, marker) in zip(lines.items(), styles):
+            shade = plots.COLOURS.get(name.split()[0], shade)
             axes.plot(places, [np.mean(counts) for counts in errors], marker=marker, color=shade, label=name)
             ends = [[end(counts) for counts in errors] for end in (np.min, np.max)]
             axes.fill_between(places, *ends, color=shade, alpha=0.15, linewidth=0)
@@ -62,13 +58,13 @@ def saved_errors(groups, limits, path, **labels):
     box = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
     # Where the numbers stand: to the right of their points, to the left, and under their bars.
     beside = ({"xytext": (6, -3)}, {"xytext": (-5, 7), "ha": "right"}, {"xytext": (0, -11), "ha": "center"})
-    for (kind, found), shade, marker, where in zip(groups.items(), plots.OTHERS, "os^", beside):
-        sizes, training, saved, deviation = map(np.array, zip(*found))
+    for (kind, points), shade, marker, where in zip(groups.items(), plots.OTHERS, "os^", beside):
+        sizes, training, saved, deviation = map(np.array, zip(*points))
         axes.errorbar(training, saved, deviation, fmt=marker, color=shade, capsize=3, label=kind)
         for size, *place in zip(sizes, training, saved - deviation if marker == "^" else saved):
             axes.annotate(_short(size), place, textcoords="offset points", fontsize=8, color=shade, bbox=box, **where)
     axes.set_xscale("symlog", linthresh=0.01)  # some nets have no training error at all
-    most = max(training for found in groups.values() for _, training, *_ in found)
+    most = max(training for points in groups.values() for _, training, *_ in points)
     axes.margins(y=0.1)
     axes.set(xlim=(-0.002, 2 * most + 0.01), **labels)
     axes.xaxis.set_major_formatter("{x:g}")

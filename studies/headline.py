@@ -1,5 +1,4 @@
-"""The result of the default run with several seeds, and what each of its parts does for it. The results: README.md,
-headline.md.
+"""The default run with several seeds, and what each of its steps does for it. The results: README.md, headline.md.
 
     python studies/headline.py               teacher.py, distill.py, evaluate.py, export.py: 5 seeds, about 25 minutes
     python studies/headline.py --sweep       and tools/sweep.py with the first seed's teacher, about 7 minutes more
@@ -72,9 +71,7 @@ def run_script(makes, script, *options, quick):
 
 
 def run_seed(seed, out, quick):
-    """Run the quick start's commands with this seed in the folder `out`; returns what they report, and with which
-    settings.
-    """
+    """Run the quick start's commands with this seed in the folder `out`; returns their settings and reports."""
     run_script(out / "teacher.keras", "teacher.py", "--seed", seed, quick=quick)
     run_script(out / "distilled.keras", "distill.py", "--seed", seed, quick=quick)
     run_script(out / "metrics.json", "evaluate.py", quick=quick)
@@ -85,12 +82,10 @@ def run_seed(seed, out, quick):
 
 
 def run_ladder(out, test, quick):
-    """Train what STEPS lists, in the folder `out`; returns a record, see runs.score, for each step, seed and kind of
-    net.
-    """
+    """Train what STEPS lists, in the folder `out`; returns a record, see runs.score, for each step, seed and net."""
     records = []
-    for number, (step, (teacher_options, options, seeds)) in enumerate(STEPS.items()):
-        for seed in range(seeds):
+    for number, (step, (teacher_options, options, num_seeds)) in enumerate(STEPS.items()):
+        for seed in range(num_seeds):
             teacher = out / str(seed) / ("shifted" if teacher_options else "") / "teacher.keras"
             run_script(teacher, "teacher.py", "--seed", seed, *teacher_options.split(), quick=quick)
             folder = out / str(seed) / f"step_{number}" if teacher_options or options else teacher.parent
@@ -106,9 +101,9 @@ def run_ladder(out, test, quick):
 # ---- tables and figures ----------------------------------------------------------------------------------------------
 
 
-def texts(found):
-    """{name: Markdown} of the tables and sentences for README.md and headline.md. found: what headline.json holds."""
-    metrics, sweep, chosen = [run["metrics"] for run in found["runs"]], found["sweep"], found["sweep"]["chosen"]
+def texts(results):
+    """{name: Markdown} of the tables and sentences for README.md and headline.md. results: what headline.json holds."""
+    metrics, sweep, chosen = [run["metrics"] for run in results["runs"]], results["sweep"], results["sweep"]["chosen"]
     rows = {name: [each["models"][name] for each in metrics] for name in NETS}
     errors = {name: [row["test_errors"] for row in of_net] for name, of_net in rows.items()}
     saved = 1 - mean(errors["distilled"]) / mean(errors["student"])
@@ -134,8 +129,8 @@ def texts(found):
         "sweep_choice": f"The lowest mean is that of `--temperature {chosen['temperature']:g}"
         f" --alpha {chosen['alpha']:g}`. Only then was the test set used:"
         f" {mean(chosen['test_errors']):.1f} test errors ({tables.each(chosen['test_errors'])}).",
-        "export": export_table([run["export"] for run in found["runs"]]),
-        "ladder": ladder_table(found["ladder"]),
+        "export": export_table([run["export"] for run in results["runs"]]),
+        "ladder": ladder_table(results["ladder"]),
     }
 
 
@@ -154,31 +149,36 @@ def export_table(exports):
 
 
 def ladder_table(records):
-    lines, before = [], {}
+    by_step = {}  # {(step, net): {seed: record}}
+    for record in records:
+        by_step.setdefault((record["step"], record["net"]), {})[record["seed"]] = record
+    lines, step_above = [], None
     for step in STEPS:
-        pair = {
-            net: [run for run in records if (run["step"], run["net"]) == (step, net)]
-            for net in ("student", "distilled")
-        }
         cells = []
-        for net, nets in pair.items():
-            above = {record["seed"]: record for record in before.get(net, [])}
-            both = [record for record in nets if record["seed"] in above]
-            cells.append(tables.spread_and_each([record["errors"] for record in nets]))
-            cells.append(runs.difference(both, [above[record["seed"]] for record in both]) if both else "")
-        lines.append([step, *cells, runs.difference(pair["distilled"], pair["student"])])
-        before = pair
+        for net in ("student", "distilled"):
+            here, above = by_step[step, net], by_step.get((step_above, net), {})
+            cells.append(tables.spread_and_each([record["errors"] for record in here.values()]))
+            in_both = [seed for seed in here if seed in above]
+            pairs = [here[seed] for seed in in_both], [above[seed] for seed in in_both]
+            cells.append(runs.difference(*pairs) if in_both else "")
+        pair = (list(by_step[step, net].values()) for net in ("distilled", "student"))
+        lines.append([step, *cells, runs.difference(*pair)])
+        step_above = step
     to_above = "to the row above"
     return tables.markdown(["", "labels alone", to_above, "distilled", to_above, "distilled less labels alone"], lines)
 
 
 def draw_ladder(records, path):
     """Draw the errors of each step of the ladder."""
-    errors = {step: {"student": [], "distilled": []} for step in STEPS}
-    for run in records:
-        errors[run["step"]][run["net"]].append(run["errors"])
+    errors = {}
+    for step in STEPS:
+        of_step = [record for record in records if record["step"] == step]
+        errors[step] = {
+            net: np.array([record["errors"] for record in of_step if record["net"] == net])
+            for net in ("student", "distilled")
+        }
     figures.error_bars(
-        {step: {net: np.array(counts) for net, counts in its.items()} for step, its in errors.items()},
+        errors,
         path,
         xlabel="errors in 10,000 test images",
         title="784-64-64-10, on labels alone (student) and distilled: mean and range of the seeds",
@@ -195,24 +195,24 @@ def main():
     terminal.print_settings(arguments)
     quick, committed = arguments.quick, arguments.seeds == 5 and not arguments.quick
     out = files.output_folder(arguments.out).resolve() / "headline" / ("quick" if quick else "")
-    results = RESULTS if committed else out / "headline.json"
-    found = json.loads(RESULTS.read_text(encoding="utf-8"))
-    found["runs"] = [run_seed(seed, out / str(seed), quick) for seed in range(arguments.seeds)]
+    path = RESULTS if committed else out / "headline.json"
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    results["runs"] = [run_seed(seed, out / str(seed), quick) for seed in range(arguments.seeds)]
     if arguments.sweep:
         run_script(out / "0" / "sweep.json", "tools/sweep.py", quick=quick)
-        found["sweep"] = json.loads((out / "0" / "sweep.json").read_text(encoding="utf-8"))
+        results["sweep"] = json.loads((out / "0" / "sweep.json").read_text(encoding="utf-8"))
     if arguments.ladder:
-        found["ladder"] = run_ladder(out, data.load().test, quick)
-    files.write_json(results, found)
+        results["ladder"] = run_ladder(out, data.load().test, quick)
+    files.write_json(path, results)
     for name in FIGURES:
         if (figure := out / "0" / "plots" / f"{name}.png").exists():
-            shutil.copy(figure, results.with_name(f"headline_{name}.png"))
-    draw_ladder(found["ladder"], results.with_name("headline_ladder.png"))
-    for text in texts(found).values():
+            shutil.copy(figure, path.with_name(f"headline_{name}.png"))
+    draw_ladder(results["ladder"], path.with_name("headline_ladder.png"))
+    for text in texts(results).values():
         print(f"\n{text}")
     if committed:
-        tables.fill(texts(found))
-    print(f"\nevery run is in {results}")
+        tables.fill(texts(results))
+    print(f"\nevery run is in {path}")
 
 
 if __name__ == "__main__":
