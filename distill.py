@@ -2,23 +2,27 @@
 
     python distill.py        (after python teacher.py)
 
-The same student as the baseline of student.py, with the same first weights, images and schedule, at T = 2 and
-alpha = 0.5, the weight of the teacher's part of the loss. It makes 93 test errors in 10,000 (mean of 5 seeds; 85 to 98)
-where the baseline makes 139, in about a minute on two cores, baseline included.
+The student is that of student.py, the baseline, with the same initial weights, images and schedule; T = 2, and alpha,
+the weight of the soft term of the loss, is 0.5. It makes 93 test errors in 10,000 (mean of 5 seeds; 85 to 98) where
+the baseline makes 139, in about a minute on two cores, baseline included.
 
 Writes distilled.keras, its history distilled.csv and plots/ to artifacts/; teacher_logits_*.npz there is a cache.
 """
 
+import argparse
 import contextlib
 import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from support import UserError, files, inference, model_files, plots, terminal, training
 from support.recipe import Recipe, any_temperature, fraction, setting
 
+import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 import data
 import student
@@ -26,17 +30,17 @@ import student
 
 @dataclass(frozen=True)
 class DistillRecipe(student.StudentRecipe):
-    """All that decides a distilled student, besides the data and other nets."""
+    """All settings of a distilled student, apart from the data, --teacher and --student."""
 
     temperature: float = setting(2.0, any_temperature, "divides the logits of both nets", metavar="T")
-    alpha: float = setting(0.5, fraction, "weight of the teacher's part of the loss; the labels' part has 1 - ALPHA")
+    alpha: float = setting(0.5, fraction, "weight of the soft term (teacher); the hard term (labels) has 1 - ALPHA")
 
 
 @dataclass(frozen=True)
 class OwnTeacher(Recipe):
-    """The option for a teacher of one's own."""
+    """The option for the user's own teacher."""
 
-    teacher: Path | None = setting(
+    teacher: list[Path] | None = setting(
         None,
         Path,
         "the teacher: one or more Keras models; several are averaged (default: teacher.keras in --out)",
@@ -48,37 +52,39 @@ class OwnTeacher(Recipe):
 
 MNIST = DistillRecipe()
 OWN_DATA = DistillRecipe(translate=student.OWN_DATA.translate)
-REMEDIES = {  # for a net that is no better than the baseline
+REMEDIES = {  # what to try for a net that is no better than the baseline
     "teacher": "more --epochs for teacher.py, or less --dropout, --weight-decay and --distort",
     "distilled": "a lower --temperature or --alpha, or a larger student (--hidden)",
 }
-LOGITS_VERSION = 2  # of cached logits: raised where a model's outputs come to be read in another way
+LOGITS_VERSION = 2  # of cached logits: raise it after a change to how a model's outputs become logits
 IMAGES_AT_ONCE = 2000  # in one call of the teacher
 TEACHER_CHECK_EXAMPLES = 2000  # training examples on which a teacher has to be better than chance
 
 
-def soft_targets(logits, temperature):
-    """The probabilities of the classes at a temperature: softmax(logits / temperature), (..., C) -> (..., C).
+def soft_targets(logits: tf.Tensor | np.ndarray, temperature: float) -> tf.Tensor:
+    """The class probabilities at a temperature: softmax(logits / temperature), (..., C) -> (..., C).
 
     Hinton, Vinyals & Dean (2015), equation 1.
     """
     return tf.nn.softmax(logits / temperature)
 
 
-def distillation_loss(labels, teacher_logits, student_logits, temperature, alpha):
+def distillation_loss(
+    labels: tf.Tensor, teacher_logits: tf.Tensor, student_logits: tf.Tensor, temperature: float, alpha: float
+) -> tf.Tensor:
     """alpha * T^2 * KL(teacher_T || student_T) + (1 - alpha) * cross_entropy(labels, student), for each example.
 
-    labels (batch,) integers, or -1 for an example without a label, whose second term is 0; teacher_logits,
-    student_logits (batch, C) float32; temperature T > 0; alpha in [0, 1] is the weight of the teacher's part. Returns
-    nats per example, (batch,) float32.
+    labels (batch,) integers, or -1 for an unlabelled example, whose second term is 0; teacher_logits, student_logits
+    (batch, C) float32; temperature T > 0; alpha in [0, 1] is the weight of the first, soft term. Returns nats per
+    example, (batch,) float32.
 
-    Hinton, Vinyals & Dean (2015), section 2: the gradients of the first term scale as 1 / T^2, so the factor T^2
-    keeps the balance of the two terms when T changes. The paper has the cross-entropy with the soft targets; KL is
-    that less their entropy, which does not depend on the student. KL is 0 where the student agrees with its teacher.
-    In float32 the first term is exact to about 1e-7 * T^2.
+    Hinton, Vinyals & Dean (2015), section 2: the gradients of the soft term scale as 1 / T^2, so the factor T^2 keeps
+    the balance of the two terms when T changes. The paper uses the cross-entropy with the soft targets. KL is that
+    minus the entropy of the targets, which does not depend on the student, and is 0 where student and teacher agree.
+    In float32 the soft term is exact to about 1e-7 * T^2.
     """
     targets = soft_targets(teacher_logits, temperature)
-    teacher_log = tf.nn.log_softmax(teacher_logits / temperature)  # not log(targets), of which some are 0
+    teacher_log = tf.nn.log_softmax(teacher_logits / temperature)  # not log(targets): some targets are 0
     student_log = tf.nn.log_softmax(student_logits / temperature)
     kl = tf.reduce_sum(targets * (teacher_log - student_log), axis=-1)
     hard = tf.where(labels >= 0, training.cross_entropy(tf.maximum(labels, 0), student_logits), 0.0)
@@ -88,13 +94,20 @@ def distillation_loss(labels, teacher_logits, student_logits, temperature, alpha
 # ---- the teacher's logits --------------------------------------------------------------------------------------------
 
 
-def teacher_logits(teacher, images, translate=0, distort=0.0, cache=None, pixels=1.0):
+def teacher_logits(
+    teacher: keras.Model | list[keras.Model],
+    images: np.ndarray,
+    translate: int = 0,
+    distort: float = 0.0,
+    cache: Path | None = None,
+    pixels: float = 1.0,
+) -> data.TeacherLogits:
     """The teacher's logits of images (n, ...) under every shift by up to `translate` pixels: (n, shifts, C) float32.
 
-    teacher: a Keras model, or a list of models; pixels: see inference.predictor. The logits are computed once and
-    kept in the folder `cache`, if given, as long as all of these stay the same. With distort, whose views cannot be
-    listed, this returns a function instead, images (n, ...) -> logits (n, C). Both are what data.Batches takes. The
-    teacher is run at inference; neither its weights nor its state change.
+    teacher: one model, or several, which are averaged; pixels: see inference.predictor. The logits are computed once
+    and kept in the folder `cache`, if given, until one of these arguments changes. With distort, whose views cannot be
+    listed, this returns a function instead, images (n, ...) -> logits (n, C). data.Batches takes both. The teacher
+    runs in inference mode; neither its weights nor its state change.
 
     Raises UserError: the teacher's outputs are not finite.
     """
@@ -102,10 +115,10 @@ def teacher_logits(teacher, images, translate=0, distort=0.0, cache=None, pixels
     if distort:
         _check_finite(predict(images[:IMAGES_AT_ONCE]))
         return predict
-    nets = teacher if isinstance(teacher, list) else [teacher]
-    about = np.frombuffer(f"{LOGITS_VERSION} {translate} {pixels} {[net.to_json() for net in nets]}".encode(), np.uint8)
-    key = files.fingerprint(images, about) + model_files.fingerprint(*nets)
-    path = cache and cache / f"teacher_logits_{translate}px.npz"
+    models = teacher if isinstance(teacher, list) else [teacher]
+    settings = f"{LOGITS_VERSION} {translate} {pixels} {[model.to_json() for model in models]}"
+    key = files.fingerprint(images, np.frombuffer(settings.encode(), np.uint8)) + model_files.fingerprint(*models)
+    path = cache / f"teacher_logits_{translate}px.npz" if cache else None
     with contextlib.suppress(UserError):  # the file is missing or damaged: the logits are computed again
         if path and (saved := files.load_arrays(path))["key"] == key:
             return saved["logits"]
@@ -115,21 +128,22 @@ def teacher_logits(teacher, images, translate=0, distort=0.0, cache=None, pixels
     return logits
 
 
-def _compute(predict, images, translate):
+def _compute(predict: Callable[[np.ndarray], np.ndarray], images: np.ndarray, translate: int) -> np.ndarray:
+    """The logits of `teacher_logits`, (n, shifts, C), by inference.predictor's `predict`; shows progress."""
     num_shifts, span = data.num_shifts(translate), 2 * translate + 1
     padded = data.padded(images, translate)
     logits = None
     for shift in range(num_shifts):
         top, left = divmod(shift, span)
         for start in range(0, len(images), IMAGES_AT_ONCE):
-            part = slice(start, start + IMAGES_AT_ONCE)
-            view = padded[part]
+            batch = slice(start, start + IMAGES_AT_ONCE)
+            views = padded[batch]
             if translate:
-                view = view[:, top : top + images.shape[1], left : left + images.shape[2]]
-            found = predict(view)
+                views = views[:, top : top + images.shape[1], left : left + images.shape[2]]
+            batch_logits = predict(views)
             if logits is None:
-                logits = np.empty((len(images), num_shifts, found.shape[-1]), np.float32)
-            logits[part, shift] = found
+                logits = np.empty((len(images), num_shifts, batch_logits.shape[-1]), np.float32)
+            logits[batch, shift] = batch_logits
             done = (shift + (start + IMAGES_AT_ONCE) / len(images)) / num_shifts
             terminal.progress(f"the teacher's logits, {num_shifts} shifts of each image  {min(done, 1):4.0%}")
         if shift == 0:
@@ -139,21 +153,20 @@ def _compute(predict, images, translate):
     return logits
 
 
-def _check_finite(logits):
+def _check_finite(logits: np.ndarray) -> None:
     if not np.isfinite(logits).all():
         raise UserError("the teacher's outputs are not finite: train it again with a lower --learning-rate")
 
 
-def load_teacher(arguments, dataset, out):
-    """The models of --teacher, or teacher.keras in the folder `out`: a list. Prints their accuracy on the validation
-    examples.
+def load_teacher(arguments: argparse.Namespace, dataset: data.Dataset, out: Path) -> list[keras.Model]:
+    """Load the models of --teacher, or else teacher.keras in the folder `out`; print their validation accuracy.
 
-    Raises UserError: as model_files.load and data.check_batches do; teacher.keras was not trained on these training
-    examples; the models of --teacher together are no better than chance.
+    The accuracy is that on the training examples if there are no validation examples. Raises UserError: as
+    model_files.load and data.check_batches do; teacher.keras was not trained on these training examples; the models of
+    --teacher together are no better than chance.
     """
-    settings = student.StudentRecipe.of(vars(arguments))
-    views = settings.only("batch_size", "translate", "distort")
-    data.check_batches(dataset.train.images, **views)  # before anyone waits
+    recipe = student.StudentRecipe.of(vars(arguments))
+    data.check_batches(dataset.train.images, **recipe.only("batch_size", "translate", "distort"))  # before anyone waits
     paths = arguments.teacher or [out / "teacher.keras"]
     teacher = [model_files.load(path, dataset.image_shape, dataset.num_classes) for path in paths]
     fingerprint = files.fingerprint(*dataset.train)
@@ -161,9 +174,8 @@ def load_teacher(arguments, dataset, out):
         trained_on = model_files.load_training(path)[0].get("data")
         if trained_on != fingerprint and not arguments.teacher:
             problem = f"{path} was not trained on these training examples, but with other --data or --validation"
-            raise UserError(
-                f"{problem}: run `python teacher.py` with the options given here, or name it with --teacher"
-            )
+            remedy = "run `python teacher.py` with the options given here, or name it with --teacher"
+            raise UserError(f"{problem}: {remedy}")
         if trained_on not in (None, fingerprint):
             print(f"warning: {path} was trained on other examples than these, perhaps on validation or test examples")
     split = dataset.validation if len(dataset.validation.labels) else dataset.train.labelled()
@@ -172,56 +184,56 @@ def load_teacher(arguments, dataset, out):
     print(f"teacher: accuracy {accuracy:.2%} on {len(split.labels):,} examples", flush=True)
     if arguments.teacher:
         sample = data.sample(dataset.train)
-        for path, net in zip(paths, teacher):
-            inference.warn_of_pixels(path, net, sample, arguments.teacher_pixels, "--teacher-pixels")
+        for path, model in zip(paths, teacher):
+            inference.warn_of_pixels(path, model, sample, arguments.teacher_pixels, "--teacher-pixels")
         check_teacher(predict, dataset)
     return teacher
 
 
-def check_teacher(predict, dataset):
-    """Warn where naming the commonest class is right more often than a teacher. predict: see inference.predictor.
+def check_teacher(predict: Callable[[np.ndarray], np.ndarray], dataset: data.Dataset) -> None:
+    """Warn if always naming the commonest class is right at least as often. predict: see inference.predictor.
 
-    Raises UserError: the share of each class that the teacher gets right is, in the mean, no better than chance.
+    Raises UserError: the teacher's balanced accuracy (its recall, averaged over the classes) is no better than chance.
     """
     split = data.sample(dataset.train, TEACHER_CHECK_EXAMPLES)
-    hits = predict(split.images).argmax(-1) == split.labels
-    of_class = [hits[split.labels == label] for label in np.unique(split.labels)]
-    recall, chance = np.mean([part.mean() for part in of_class]), 1 / len(of_class)
-    if recall <= chance + 2 * np.sqrt(chance * (1 - chance) / len(hits)):  # within two standard errors
-        problem = f"the teacher is no better than chance: right on {recall:.1%} of a class, in the mean of all"
+    is_right = predict(split.images).argmax(-1) == split.labels
+    right_of_class = [is_right[split.labels == label] for label in np.unique(split.labels)]
+    recall, chance = np.mean([right.mean() for right in right_of_class]), 1 / len(right_of_class)
+    if recall <= chance + 2 * np.sqrt(chance * (1 - chance) / len(is_right)):  # within two standard errors
+        problem = f"the teacher is no better than chance: right on {recall:.1%} of a class, averaged over the classes"
         raise UserError(f"{problem}: check the range of its pixels (--teacher-pixels 255) and the order of its classes")
-    commonest = max(map(len, of_class)) / len(hits)
-    if hits.mean() <= commonest:
-        print(
-            f"warning: always naming the commonest class is right on {commonest:.1%}, the teacher on {hits.mean():.1%}"
-        )
+    commonest, accuracy = max(map(len, right_of_class)) / len(is_right), is_right.mean()
+    if accuracy <= commonest:
+        print(f"warning: always naming the commonest class is right on {commonest:.1%}, the teacher on {accuracy:.1%}")
 
 
-def describe_gain(errors):
-    """A sentence: what distillation did. errors: {"baseline", "distilled" and, if it is known, "teacher": test
-    errors}.
-    """
-    before, after = errors["baseline"], errors["distilled"]
-    if after > before:
-        return f"distillation costs the student {after - before:,} test errors: {after:,} in place of {before:,}"
-    share = f" ({(before - after) / before:.1%})" if before else ""
-    sentence = f"distillation saves {before - after:,} of the student's {before:,} test errors{share}"
-    to_teacher = before - errors.get("teacher", before)
-    if to_teacher > 0:
-        sentence += f", {(before - after) / to_teacher:.0%} of the way from the baseline to its teacher"
+# ---- the result in words ---------------------------------------------------------------------------------------------
+
+
+def describe_gain(errors: dict[str, int]) -> str:
+    """A sentence on what distillation did. errors: test errors of "baseline", "distilled" and, if known, "teacher"."""
+    baseline, distilled = errors["baseline"], errors["distilled"]
+    saved = baseline - distilled
+    if saved < 0:
+        return f"distillation costs the student {-saved:,} test errors: {distilled:,} in place of {baseline:,}"
+    share = f" ({saved / baseline:.1%})" if baseline else ""
+    sentence = f"distillation saves {saved:,} of the student's {baseline:,} test errors{share}"
+    gap = baseline - errors.get("teacher", baseline)
+    if gap > 0:
+        sentence += f", {saved / gap:.0%} of the way from the baseline to its teacher"
     return sentence
 
 
-def describe_result(errors, num_images):
-    """The last lines that the script prints. errors: {"teacher", "baseline", "distilled": test errors}."""
-    lines = [f"{name + ':':<10} {inference.describe_errors(number, num_images)}" for name, number in errors.items()]
+def describe_result(errors: dict[str, int], num_images: int) -> str:
+    """The last lines that the script prints. errors: test errors of "teacher", "baseline" and "distilled"."""
+    lines = []
+    for name, num_errors in errors.items():
+        lines.append(f"{name + ':':<10} {inference.describe_errors(num_errors, num_images)}")
     return "\n".join([*lines, describe_gain(errors)])
 
 
-def advice(wrong):
-    """What to try where distilling did not help: a list of lines. wrong: as in describe_result, on the validation
-    images.
-    """
+def advice(wrong: dict[str, int]) -> list[str]:
+    """What to try if distilling did not help. wrong: validation errors of "teacher", "baseline" and "distilled"."""
     return [
         f"the {name} net makes no fewer errors on the validation images than the baseline ({wrong[name]:,} and"
         f" {wrong['baseline']:,}): try {remedy}"
@@ -230,48 +242,49 @@ def advice(wrong):
     ]
 
 
-def distill(
-    student,
-    teacher,
-    images,
-    labels,
-    *,
-    temperature=MNIST.temperature,
-    alpha=MNIST.alpha,
-    epochs=MNIST.epochs,
-    batch_size=MNIST.batch_size,
-    learning_rate=MNIST.learning_rate,
-    seed=0,
-    translate=0,
-    distort=0.0,
-    pixels=1.0,
-    student_pixels=1.0,
-    validation=None,
-    callbacks=(),
-    optimizer=None,
-):
-    """Train `student`, a Keras classifier, on labels and on the soft targets of `teacher`; returns the history, a
-    list of Epoch.
+# ---- distilling ------------------------------------------------------------------------------------------------------
 
-    The student is changed, the teacher is not; nothing is printed. teacher: another Keras classifier, or a list of
-    them, of whose probabilities the mean is taken. pixels, student_pixels: factors by which the inputs of teacher and
-    student are multiplied, see inference.pixels_for. temperature, alpha: see `distillation_loss`. translate, distort:
-    see data.Batches; both are off by default, while the script shifts MNIST's images by up to a pixel. images,
-    labels: see data.checked_split. validation: (images, labels), or None. optimizer: a Keras optimizer, used as it
-    is; None: Adam with learning_rate, see training.adam. callbacks: Keras callbacks, see training.Run; seed: of the
-    order of the images, shifts and distortions.
+
+def distill(
+    student: keras.Model,
+    teacher: keras.Model | list[keras.Model],
+    images: ArrayLike,
+    labels: ArrayLike,
+    *,
+    temperature: float = MNIST.temperature,
+    alpha: float = MNIST.alpha,
+    epochs: int = MNIST.epochs,
+    batch_size: int = MNIST.batch_size,
+    learning_rate: float = MNIST.learning_rate,
+    seed: int = 0,
+    translate: int = 0,
+    distort: float = 0.0,
+    pixels: float = 1.0,
+    student_pixels: float = 1.0,
+    validation: tuple[ArrayLike, ArrayLike] | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    optimizer: keras.optimizers.Optimizer | None = None,
+) -> list[model_files.Epoch]:
+    """Train `student`, a Keras classifier, on labels and on the soft targets of `teacher`; returns the history.
+
+    The student is changed, the teacher is not; nothing is printed. teacher: one Keras classifier, or several, whose
+    probabilities are averaged. images, labels: see data.checked_split. temperature, alpha: see `distillation_loss`.
+    translate, distort: see data.Batches; both are off by default, while the script shifts MNIST's images by up to a
+    pixel. pixels, student_pixels: factors for the inputs of teacher and student, see inference.pixels_for.
+    validation: (images, labels). callbacks: see training.Run. optimizer: used as it is; None is Adam with
+    learning_rate, see training.adam. seed: decides the order of the images, the shifts and the distortions.
 
     Raises UserError: an argument cannot be used; or as teacher_logits, data.Batches and training.Run do.
     """
-    for name, value, fits, wanted in (
+    for name, value, is_valid, requirement in (
         ("temperature", temperature, temperature > 0, "above 0"),
         ("alpha", alpha, 0 <= alpha <= 1, "from 0 to 1"),
         ("epochs", epochs, epochs >= 1, "1 or more"),
         ("batch_size", batch_size, batch_size >= 1, "1 or more"),
         ("learning_rate", learning_rate, learning_rate > 0, "above 0"),
     ):
-        if not fits:
-            raise UserError(f"{name} is {value}: it must be {wanted}")
+        if not is_valid:
+            raise UserError(f"{name} is {value}: it must be {requirement}")
     split = data.checked_split(images, labels)
     if validation is not None:
         if not isinstance(validation, (tuple, list)) or len(validation) != 2:
@@ -293,70 +306,70 @@ def distill(
     )
 
 
-def check_classes(student, teacher, split, validation):
-    """Raises UserError: the nets are not of the same number of classes, or labels are of others."""
-    known = inference.to_unit(split.images[: inference.PROBED])
-    nets = {"the student": student}
-    nets |= {"the teacher": teacher} if not isinstance(teacher, list) else dict(enumerate(teacher))
-    widths = {name: int(inference.caller(net, known)(known[:1]).shape[-1]) for name, net in nets.items()}
-    num_classes = widths["the student"]
-    if len({*widths.values()}) > 1:
-        raise UserError(
-            f"student and teacher have different numbers of classes: {', '.join(map(str, widths.values()))}"
-        )
-    for name, part in {"labels": split, "validation[1]": validation}.items():
-        if part and part.labels.max() >= num_classes:
-            problem = f"{name} has a label {part.labels.max()}"
+def check_classes(
+    student: keras.Model, teacher: keras.Model | list[keras.Model], split: data.Split, validation: data.Split | None
+) -> None:
+    """Raises UserError: the models differ in their numbers of classes, or a label is not of one of the classes."""
+    examples = inference.to_unit(split.images[: inference.PROBED])
+    models = [student, *(teacher if isinstance(teacher, list) else [teacher])]
+    num_outputs = [inference.caller(model, examples)(examples[:1]).shape[-1] for model in models]
+    num_classes = num_outputs[0]
+    if len(set(num_outputs)) > 1:
+        listed = ", ".join(map(str, num_outputs))
+        raise UserError(f"student and teacher have different numbers of classes: {listed}")
+    for name, checked in (("labels", split), ("validation[1]", validation)):
+        if checked and checked.labels.max() >= num_classes:
+            problem = f"{name} has a label {checked.labels.max()}"
             raise UserError(f"{problem}, but the nets have classes 0...{num_classes - 1} only")
     if validation and validation.labels.min() < 0:
         raise UserError("validation[1] has labels below 0: every validation example needs its label")
 
 
-def loss_of(settings):
+def loss_of(settings: DistillRecipe) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
     """The loss of a DistillRecipe, as training.Run takes it: (labels, teacher_logits, student_logits) -> (batch,)."""
     return functools.partial(distillation_loss, temperature=settings.temperature, alpha=settings.alpha)
 
 
-def main():
-    nets = OwnTeacher(), inference.TeacherPixels(), student.OwnStudent()
-    options = terminal.parser(__doc__, terminal.Files(), *nets, MNIST, own_data=OWN_DATA)
+def main() -> None:
+    of_models = OwnTeacher(), inference.TeacherPixels(), student.OwnStudent()
+    options = terminal.parser(__doc__, terminal.Files(), *of_models, MNIST, own_data=OWN_DATA)
     arguments = options.parse_args()
     terminal.print_settings(arguments)
-    settings, out = DistillRecipe.of(vars(arguments)), files.output_folder(arguments.out)
+    recipe, out = DistillRecipe.of(vars(arguments)), files.output_folder(arguments.out)
     dataset = data.load(arguments.data, arguments.validation)
     print(f"data: {dataset}", flush=True)
-    about = student.settings_from(settings, arguments.student, dataset)
+    settings = student.settings_from(recipe, arguments.student, dataset)
     teacher = load_teacher(arguments, dataset, out)
-    views = settings.only("translate", "distort")
+    views = recipe.only("translate", "distort")
     logits = teacher_logits(teacher, dataset.train.images, **views, cache=out, pixels=arguments.teacher_pixels)
 
     baseline_path = out / "student.keras"
-    if model_files.is_made_with(baseline_path, about, student.MNIST.settings()):
+    if model_files.is_made_with(baseline_path, settings, student.MNIST.settings()):
         print(f"baseline: {baseline_path} was trained with these settings")
         baseline = model_files.load(baseline_path, dataset.image_shape, dataset.num_classes)
         _, baseline_history = model_files.load_training(baseline_path)
     else:
         print("baseline: the student on the labels alone", flush=True)
-        baseline, baseline_history = student.train_baseline(dataset, settings, about, out, arguments.student)
+        baseline, baseline_history = student.train_baseline(dataset, recipe, settings, out, arguments.student)
 
-    temperature, alpha = settings.temperature, settings.alpha
-    print(f"distilled: the same student, T = {temperature:g}, alpha = {alpha:g} (the weight of the teacher's part)")
-    distilled, history = student.train_student(dataset, settings, loss_of(settings), logits, arguments.student)
-    about |= {"temperature": temperature, "alpha": alpha, "teacher": model_files.fingerprint(*teacher)}
-    model_files.save(distilled, out / "distilled.keras", about, history)
+    temperature, alpha = recipe.temperature, recipe.alpha
+    print(f"distilled: the same student, T = {temperature:g}, alpha = {alpha:g} (the weight of the soft term)")
+    distilled, history = student.train_student(dataset, recipe, loss_of(recipe), logits, arguments.student)
+    settings |= {"temperature": temperature, "alpha": alpha, "teacher": model_files.fingerprint(*teacher)}
+    model_files.save(distilled, out / "distilled.keras", settings, history)
     histories = {"student": baseline_history, "distilled": history}
     plots.learning_curves(histories, out / "plots" / "learning_curves_distilled.png")
     print(f"saved {out / 'distilled.keras'}\n")
 
-    nets = {"teacher": (teacher, arguments.teacher_pixels)}
-    nets |= {"baseline": (baseline, settings.student_pixels), "distilled": (distilled, settings.student_pixels)}
+    models = {"teacher": (teacher, arguments.teacher_pixels)}
+    models |= {"baseline": (baseline, recipe.student_pixels), "distilled": (distilled, recipe.student_pixels)}
 
-    def errors(split):
-        return {name: inference.count_errors(net, split, pixels) for name, (net, pixels) in nets.items()}
+    def count_errors(split: data.Split) -> dict[str, int]:
+        return {name: inference.count_errors(model, split, pixels) for name, (model, pixels) in models.items()}
 
     if len(dataset.validation.labels):
-        print("\n".join([*advice(errors(dataset.validation)), ""]), end="")
-    print(describe_result(errors(dataset.test), len(dataset.test.labels)))
+        print("\n".join([*advice(count_errors(dataset.validation)), ""]), end="")
+    print(describe_result(count_errors(dataset.test), len(dataset.test.labels)))
 
 
 if __name__ == "__main__":

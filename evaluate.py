@@ -10,8 +10,9 @@ Takes about 15 seconds. Writes metrics.json, and figures to plots/, in artifacts
 import itertools
 import statistics
 import timeit
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from support import UserError, files, inference, metrics, model_files, plots, terminal
 from support.recipe import fraction
@@ -21,10 +22,10 @@ import numpy as np
 import data
 import distill
 
-ORDER = ["teacher", "student", "distilled"]  # in which models are listed; others follow
+ORDER = ["teacher", "student", "distilled"]  # listing order; other names come last
 FIGURES = ["accuracy_against_parameters", "confusions", "errors_per_class", "gallery", "learning_curves", "reliability"]
 FIGURES += ["what_the_teacher_knows"]
-METRICS = {  # of metrics.json: how each is printed, and its unit
+METRICS = {  # of metrics.json: the format in which each is printed, and its unit
     "parameters": (",", ""),
     "multiply_adds": (",", "per image, in dense and convolutional layers"),
     "bytes": (",", "of the file"),
@@ -45,28 +46,33 @@ METRICS = {  # of metrics.json: how each is printed, and its unit
 }
 
 
-class Evaluated(NamedTuple):
-    """What one model file holds, and its logits (n, C) float32 of two splits."""
+Row = dict[str, Any]  # the numbers of one model, or of one comparison, in metrics.json
 
-    cost: dict  # of plain values
-    settings: dict  # see model_files.save
-    history: list  # of model_files.Epoch
+
+class Evaluated(NamedTuple):
+    """The contents of one model file, and the model's logits (n, C) float32 of two splits."""
+
+    cost: dict[str, Any]  # plain values
+    settings: dict[str, Any]  # see model_files.save
+    history: list[model_files.Epoch]
     weights: str  # their fingerprint
     test: np.ndarray
     validation: np.ndarray
 
 
-def find_models(named, out):
+def find_models(named: list[Path], out: Path) -> dict[str, Path]:
     """{name: path} of the models named, or of all in the folder `out`. Raises UserError: there is none."""
     paths = named or sorted(path for path in out.glob("*.keras") if not path.name.startswith("."))
     if not paths:
         raise UserError(f"no models in {out}: run `python teacher.py` and `python distill.py` first")
-    found = name_models(paths)
-    return {name: found[name] for name in [*filter(found.get, ORDER), *(name for name in found if name not in ORDER)]}
+    models = name_models(paths)
+    known_names = [name for name in ORDER if name in models]
+    other_names = [name for name in models if name not in ORDER]
+    return {name: models[name] for name in known_names + other_names}
 
 
-def name_models(paths):
-    """{name: path} of model files, in their order. A name is the file's without its ending, or else the path."""
+def name_models(paths: list[Path]) -> dict[str, Path]:
+    """{name: path} of model files, each once, in order. A name is the file's stem, or its path where stems repeat."""
     first_spelling = {}
     for path in paths:
         first_spelling.setdefault(path.resolve(), path)
@@ -75,19 +81,20 @@ def name_models(paths):
     return {path.stem if stems.count(path.stem) == 1 else str(path): path for path in paths}
 
 
-def run_model(path, dataset, pixels, option):
-    """Load the model file at `path` and run it on the test and validation images; returns an Evaluated.
+def run_model(path: Path, dataset: data.Dataset, pixels: float | None, option: str) -> Evaluated:
+    """Load the model file at `path` and run it on the test and validation images.
 
-    pixels: see inference.feeder; None: as its file says, or 1. option: the one that sets them. Prints a warning where
-    others are much better. Raises UserError: as model_files.load does; the model's outputs are not finite.
+    pixels: see inference.feeder; None: as the file says, or else 1. Prints a warning that names `option`, which sets
+    pixels, if another value is much better. Raises UserError: as model_files.load does; the model's outputs are not
+    finite.
     """
     model = model_files.load(path, dataset.image_shape, dataset.num_classes)
     settings, history = model_files.load_training(path)
     pixels = model_files.pixels(settings, pixels)
     inference.warn_of_pixels(path, model, data.sample(dataset.train), pixels, option)
     predict = inference.predictor(model, pixels=pixels)
-    outputs = predict(np.concatenate([dataset.test.images, dataset.validation.images]))
-    if not np.isfinite(outputs).all():
+    logits = predict(np.concatenate([dataset.test.images, dataset.validation.images]))
+    if not np.isfinite(logits).all():
         raise UserError(f"{path}: the model's outputs are not finite: train it again with a lower --learning-rate")
     cost = {
         "parameters": model.count_params(),
@@ -95,34 +102,35 @@ def run_model(path, dataset, pixels, option):
         "bytes": path.stat().st_size,
         **measure_speed(predict, dataset.test.images[:10_000]),
     }
-    logits = np.split(outputs, [len(dataset.test.labels)])
-    return Evaluated(cost, settings, history, model_files.fingerprint(model), *logits)
+    test, validation = np.split(logits, [len(dataset.test.labels)])
+    return Evaluated(cost, settings, history, model_files.fingerprint(model), test, validation)
 
 
-def mean_of(several):
+def mean_of(several: list[Evaluated]) -> Evaluated:
     """The Evaluated of a teacher of one or more models: ensemble logits, the log of the mean probability."""
     if len(several) == 1:
         return several[0]
-    logits = [inference.mean_logits([its[place] for its in several]).numpy() for place in (-2, -1)]
-    return Evaluated({}, {}, [], "+".join(sorted(its.weights for its in several)), *logits)
+    test = inference.mean_logits([model.test for model in several]).numpy()
+    validation = inference.mean_logits([model.validation for model in several]).numpy()
+    return Evaluated({}, {}, [], "+".join(sorted(model.weights for model in several)), test, validation)
 
 
-def measure_speed(predict, images):
-    """The speed of `predict` (see inference.predictor) on this machine, medians, as a dict of plain values."""
+def measure_speed(predict: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> dict[str, Any]:
+    """The median speed of inference.predictor's `predict` on this machine: with all images (n, ...), and with one."""
 
-    def seconds(part, repeats):
-        return statistics.median(timeit.repeat(lambda: predict(part), number=1, repeat=repeats))
+    def median_seconds(examples: np.ndarray, repeats: int) -> float:
+        return statistics.median(timeit.repeat(lambda: predict(examples), number=1, repeat=repeats))
 
     return {
-        "images_per_second": round(len(images) / seconds(images, 5)),
-        "microseconds_for_one_image": round(1e6 * seconds(images[:1], 200), 1),
+        "images_per_second": round(len(images) / median_seconds(images, 5)),
+        "microseconds_for_one_image": round(1e6 * median_seconds(images[:1], 200), 1),
     }
 
 
-def measure(evaluated, dataset, teacher):
-    """The METRICS of a model, a dict of plain values. evaluated, teacher: Evaluated; teacher may be None.
+def measure(evaluated: Evaluated, dataset: data.Dataset, teacher: Evaluated | None) -> Row:
+    """The METRICS of a model, and its test errors of each class, as plain values.
 
-    A metric is None where it needs a teacher, or validation images, and there are none.
+    A metric that needs a teacher or validation images is None if there are none.
     """
     labels, logits = dataset.test.labels, evaluated.test
     per_class = metrics.confusion_counts(labels, logits.argmax(-1), dataset.num_classes).sum(-1)
@@ -147,8 +155,8 @@ def measure(evaluated, dataset, teacher):
     }
 
 
-def compare(labels, first, second):
-    """On how many images which of two models is right, a dict of plain values. first, second: their classes (n,)."""
+def compare(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> Row:
+    """On how many images which of two models is right, as plain values. first, second: predicted classes (n,)."""
     first_right, second_right = first == labels, second == labels
     only_first = int(np.sum(first_right & ~second_right))
     only_second = int(np.sum(second_right & ~first_right))
@@ -165,58 +173,67 @@ def compare(labels, first, second):
 # ---- figures ---------------------------------------------------------------------------------------------------------
 
 
-def most_ambiguous(logits, labels, count):
-    """Indices of up to `count` images, of different classes, that logits (n, C) put into the right class by the least
-    margin.
+def most_ambiguous(logits: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+    """Indices of up to `count` images, each of another class, that a model classifies correctly by the smallest margin.
 
-    The margin is that between the two highest probabilities. labels: (n,).
+    The margin is that between the two highest probabilities. logits: (n, C); labels: (n,).
     """
     top_two = np.sort(distill.soft_targets(logits, 1.0), axis=-1)[:, -2:]
     margin = np.where(logits.argmax(-1) == labels, top_two[:, 1] - top_two[:, 0], np.inf)
     order = np.argsort(margin)[: np.isfinite(margin).sum()]
-    first_of_class = np.sort(np.unique(labels[order], return_index=True)[1])
-    return order[first_of_class[:count]]
+    _, first_of_class = np.unique(labels[order], return_index=True)
+    return order[np.sort(first_of_class)[:count]]
 
 
-def only_one_right(split, names, first, second):
+def only_one_right(
+    split: data.Split, names: list[str], first: tuple[str, np.ndarray], second: tuple[str, np.ndarray]
+) -> dict[str, tuple[np.ndarray, list[str]]]:
     """{title: (images, captions)} for plots.gallery: the images on which only one of two models is right.
 
-    names: of the classes; first, second: (model's name, its classes (n,)).
+    names: of the classes; first, second: (model's name, predicted classes (n,)).
     """
     groups = {}
-    for (wrong, its), (right, others) in ((first, second), (second, first)):
-        only = np.flatnonzero((its != split.labels) & (others == split.labels))
-        captions = [f"{names[label]}, not {names[guess]}" for label, guess in zip(split.labels[only], its[only])]
-        groups[f"{wrong} wrong, {right} right"] = (split.images[only], captions)
+    for (wrong_name, wrong_classes), (right_name, right_classes) in ((first, second), (second, first)):
+        chosen = np.flatnonzero((wrong_classes != split.labels) & (right_classes == split.labels))
+        images, labels = split.take(chosen)
+        captions = [f"{names[label]}, not {names[guess]}" for label, guess in zip(labels, wrong_classes[chosen])]
+        groups[f"{wrong_name} wrong, {right_name} right"] = (images, captions)
     return groups
 
 
-def draw(dataset, evaluated, rows, students, teacher, folder, suffix):
+def draw(
+    dataset: data.Dataset,
+    evaluated: dict[str, Evaluated],
+    rows: dict[str, Row],
+    students: list[str],
+    teacher: Evaluated | None,
+    folder: Path,
+    suffix: str,
+) -> None:
     """Draw those of FIGURES that these models allow; delete the others, which would be of an earlier evaluation.
 
-    evaluated, rows: {model's name: Evaluated, metrics}. students: the names of all but the teacher. teacher:
-    Evaluated or None.
+    evaluated, rows: {model's name: Evaluated, metrics}. students: the names of all models but the teacher.
     """
-    for name, kind in itertools.product(FIGURES, terminal.FORMATS):
-        (folder / f"{name}.{kind}").unlink(missing_ok=True)
-    are_drawable = [*map(plots.drawable, dataset.names)]
-    if not all(are_drawable):
-        terminal.say(
-            "the figures' font does not have all characters of the classes' names: there, these have their numbers"
-        )
-    names = [plots.label(name) if known else str(i) for i, (name, known) in enumerate(zip(dataset.names, are_drawable))]
-    evaluated, rows = ({plots.label(name): its for name, its in of.items()} for of in (evaluated, rows))
-    students = [*map(plots.label, students)]
-    test, path = dataset.test, {name: folder / f"{name}.{suffix}" for name in FIGURES}
-    classes = {name: its.test.argmax(-1) for name, its in evaluated.items()}
-    counts = {name: metrics.confusion_counts(test.labels, its, dataset.num_classes) for name, its in classes.items()}
+    for name, file_format in itertools.product(FIGURES, terminal.FORMATS):
+        (folder / f"{name}.{file_format}").unlink(missing_ok=True)
+    class_names = [plots.label(name) if plots.drawable(name) else str(i) for i, name in enumerate(dataset.names)]
+    if not all(map(plots.drawable, dataset.names)):
+        terminal.say("the figures' font lacks characters of some class names: there, these have their numbers")
+    evaluated = {plots.label(name): model for name, model in evaluated.items()}
+    rows = {plots.label(name): row for name, row in rows.items()}
+    students = [plots.label(name) for name in students]
+    test, paths = dataset.test, {name: folder / f"{name}.{suffix}" for name in FIGURES}
+    predicted = {name: model.test.argmax(-1) for name, model in evaluated.items()}
+    counts = {
+        name: metrics.confusion_counts(test.labels, classes, dataset.num_classes) for name, classes in predicted.items()
+    }
     per_class = {name: matrix.sum(-1) for name, matrix in counts.items()}
-    plots.confusions(counts, names, path["confusions"])
-    plots.errors_per_class(per_class, names, path["errors_per_class"])
-    plots.accuracy_against_parameters(rows, path["accuracy_against_parameters"])
-    histories = {name: its.history for name, its in evaluated.items() if its.history}
+    plots.confusions(counts, class_names, paths["confusions"])
+    plots.errors_per_class(per_class, class_names, paths["errors_per_class"])
+    plots.accuracy_against_parameters(rows, paths["accuracy_against_parameters"])
+    histories = {name: model.history for name, model in evaluated.items() if model.history}
     if histories:
-        plots.learning_curves(histories, path["learning_curves"])
+        plots.learning_curves(histories, paths["learning_curves"])
     if len(dataset.validation.labels):
         bins = {}
         for name, row in rows.items():
@@ -225,34 +242,40 @@ def draw(dataset, evaluated, rows, students, teacher, folder, suffix):
                 f"at T = 1, ECE {row['ece']:.2%}": metrics.reliability(test.labels, logits),
                 f"at T = {best:.2f}, ECE {row['ece_at_best']:.2%}": metrics.reliability(test.labels, logits / best),
             }
-        plots.reliability(bins, path["reliability"])
+        plots.reliability(bins, paths["reliability"])
     if not dataset.has_images:
         return
     if len(students) >= 2:
-        pair = ((name, classes[name]) for name in students[:2])
-        plots.gallery(only_one_right(test, names, *pair), path["gallery"])
+        first, second = students[:2]
+        groups = only_one_right(test, class_names, (first, predicted[first]), (second, predicted[second]))
+        plots.gallery(groups, paths["gallery"])
     ambiguous = most_ambiguous(teacher.test, test.labels, 6) if teacher else []
     if len(ambiguous):
         panels = [(f"teacher, T = {t}", "teacher", teacher.test, t) for t in (1, 4, 20)]
         panels += [(name, name, evaluated[name].test, 1) for name in students[:3]]
-        shown = {title: (name, distill.soft_targets(of[ambiguous], t).numpy()) for title, name, of, t in panels}
-        images, labels = test.images[ambiguous], test.labels[ambiguous]
-        plots.dark_knowledge(images, labels, shown, names, path["what_the_teacher_knows"])
+        probabilities = {}
+        for title, name, logits, temperature in panels:
+            probabilities[title] = (name, distill.soft_targets(logits[ambiguous], temperature).numpy())
+        images, labels = test.take(ambiguous)
+        plots.dark_knowledge(images, labels, probabilities, class_names, paths["what_the_teacher_knows"])
 
 
 # ---- the printed report ----------------------------------------------------------------------------------------------
 
 
-def print_rows(caption, rows, names):
-    """Print a table with a row for each of `rows`, {name: metrics}. names: of metrics, in a string."""
+def print_rows(caption: str, rows: dict[str, Row], names: str) -> None:
+    """Print a table with a line for each of `rows`, {name: metrics}. names: of metrics, separated by spaces."""
     table = []
     for row_name, row in rows.items():
-        values = [(row[name], METRICS.get(name, (",", ""))[0]) for name in names.split()]
-        table.append([row_name, *("-" if value is None else format(value, form) for value, form in values)])
+        cells = [row_name]
+        for name in names.split():
+            number_format = METRICS.get(name, (",", ""))[0]
+            cells.append("-" if row[name] is None else format(row[name], number_format))
+        table.append(cells)
     terminal.print_table(caption, ["", *(name.replace("_", " ") for name in names.split())], table)
 
 
-def print_report(rows, comparisons, class_names):
+def print_report(rows: dict[str, Row], comparisons: dict[str, Row], class_names: list[str]) -> None:
     """Print `metrics.json` as tables, the errors last."""
     cost = "parameters multiply_adds bytes images_per_second microseconds_for_one_image"
     print_rows("cost; speed on this machine, in batches of up to 1,000 images and for one image alone", rows, cost)
@@ -266,19 +289,19 @@ def print_report(rows, comparisons, class_names):
         caption = "pairs: on how many test images which of the two is right; p-value of the exact McNemar test"
         counts = "both_right only_first_right only_second_right both_wrong errors_saved_by_second mcnemar_p"
         print_rows(caption, comparisons, counts)
-    per_class = {name: row["errors_per_class"] for name, row in rows.items()}
     if len(class_names) <= 20:
-        cells = [[name, *map(str, errors)] for name, errors in per_class.items()]
-        terminal.print_table("test errors of each class", ["", *class_names], cells)
-    caption = f"errors in {next(iter(rows.values()))['test_examples']:,} test images, 95 % interval of the accuracy"
+        table = [[name, *map(str, row["errors_per_class"])] for name, row in rows.items()]
+        terminal.print_table("test errors of each class", ["", *class_names], table)
+    num_images = next(iter(rows.values()))["test_examples"]
+    caption = f"errors in {num_images:,} test images, 95 % interval of the accuracy"
     print_rows(caption, rows, "test_errors accuracy accuracy_low accuracy_high")
 
 
-def print_gain(rows, evaluated):
+def print_gain(rows: dict[str, Row], evaluated: dict[str, Evaluated]) -> None:
     """Print what distillation did for the student, if student and distilled are there and differ in nothing else."""
     if not {"student", "distilled"} <= rows.keys():
         return
-    baseline, distilled = (evaluated[name].settings for name in ("student", "distilled"))
+    baseline, distilled = evaluated["student"].settings, evaluated["distilled"].settings
     different = model_files.differing(distilled, baseline)
     if not (baseline and {"temperature", "alpha", "teacher"} <= distilled.keys()):
         print("what distillation did is not known: the files do not say how student and distilled were trained")
@@ -289,78 +312,77 @@ def print_gain(rows, evaluated):
         print(distill.describe_gain({key: rows[name]["test_errors"] for key, name in names.items() if name in rows}))
 
 
-def print_warnings(evaluated, teacher, train):
+def print_warnings(evaluated: dict[Path, Evaluated], teacher: Evaluated | None, train: data.Split) -> None:
     """Print which models were trained on other images than the split `train`, or taught by another teacher."""
-    known = files.fingerprint(*train)
-    for path, its in evaluated.items():
-        if its.settings.get("data", known) != known:
+    fingerprint = files.fingerprint(*train)
+    for path, model in evaluated.items():
+        if model.settings.get("data", fingerprint) != fingerprint:
             print(f"{path} was trained on other images than these, perhaps on some of the validation or test images")
-        if teacher and its.settings.get("teacher", teacher.weights) != teacher.weights:
-            print(f"{path} had another teacher than the one it is compared with: python distill.py trains it anew")
+        if teacher and model.settings.get("teacher", teacher.weights) != teacher.weights:
+            print(f"{path} had another teacher than the one it is compared with: python distill.py trains it again")
 
 
-def find_teacher(named, out, train):
-    """The paths of the teacher: those named; or else teacher.keras in the folder `out`, if it was trained on the
-    split `train`.
-    """
+def find_teacher(named: list[Path] | None, out: Path, train: data.Split) -> list[Path]:
+    """The paths of the teacher's models: those named, or else teacher.keras in `out` if it was trained on `train`."""
     path = out / "teacher.keras"
     if named or not path.exists():
         return named or []
     try:
         trained_on = model_files.load_training(path)[0].get("data")
-    except UserError as error:
-        trained_on = error
+    except UserError:  # a damaged file
+        trained_on = None
     if trained_on == files.fingerprint(*train):
         return [path]
-    print(
-        f"no model is compared with {path}, which was not trained on these training examples: --teacher would name one"
-    )
+    problem = f"no model is compared with {path}, which was not trained on these training examples"
+    print(f"{problem}: name a teacher with --teacher")
     return []
 
 
-def main():
-    nets = distill.OwnTeacher(), inference.TeacherPixels(None), inference.StudentPixels()
-    options = terminal.parser(__doc__, terminal.Files(), *nets, terminal.Figures())
-    help_text = "models, named before --teacher (default: every .keras in --out)"
+def main() -> None:
+    of_models = distill.OwnTeacher(), inference.TeacherPixels(None), inference.StudentPixels()
+    options = terminal.parser(__doc__, terminal.Files(), *of_models, terminal.Figures())
+    help_text = "the models; name them before --teacher (default: every .keras in --out)"
     options.add_argument("models", nargs="*", type=Path, metavar="PATH", help=help_text)
-    options.add_argument("--min-accuracy", type=fraction, help="exit with status 1 if a model is below it")
+    options.add_argument("--min-accuracy", type=fraction, help="exit with status 1 if a model's accuracy is below this")
     arguments = options.parse_args()
     terminal.print_settings(arguments)
     out = files.output_folder(arguments.out)
     dataset = data.load(arguments.data, arguments.validation)
     print(f"data: {dataset}", flush=True)
 
-    found = find_models(arguments.models, out)
-    spelled = {path.resolve(): path for path in found.values()}
-    of_teacher = find_teacher(arguments.teacher, out, dataset.train)
-    of_teacher = [spelled.get(path.resolve(), path) for path in of_teacher]
-    evaluated = {}
-    for path in dict.fromkeys([*found.values(), *of_teacher]):
+    models = find_models(arguments.models, out)
+    spelling = {path.resolve(): path for path in models.values()}  # --teacher may spell one of them in another way
+    teacher_paths = find_teacher(arguments.teacher, out, dataset.train)
+    teacher_paths = [spelling.get(path.resolve(), path) for path in teacher_paths]
+    by_path = {}
+    for path in dict.fromkeys([*models.values(), *teacher_paths]):
         terminal.progress(f"running {path}")
-        of_students = arguments.student_pixels, "--student-pixels"
-        named = (arguments.teacher_pixels, "--teacher-pixels") if path in of_teacher else of_students
-        evaluated[path] = run_model(path, dataset, *named)
+        if path in teacher_paths:
+            by_path[path] = run_model(path, dataset, arguments.teacher_pixels, "--teacher-pixels")
+        else:
+            by_path[path] = run_model(path, dataset, arguments.student_pixels, "--student-pixels")
     terminal.clear_progress()
-    teacher = mean_of([evaluated[path] for path in of_teacher]) if of_teacher else None
-    print_warnings(evaluated, teacher, dataset.train)
-    listed = {name: evaluated[path] for name, path in found.items()}
-    rows = {name: measure(its, dataset, teacher) for name, its in listed.items()}
-    comparisons = {
-        f"{first} -> {second}": {"first": first, "second": second}
-        | compare(dataset.test.labels, *(listed[name].test.argmax(-1) for name in (first, second)))
-        for first, second in itertools.combinations(found, 2)
-    }
-    about = {"test_sha256": files.fingerprint(*dataset.test), "num_classes": dataset.num_classes}
+    teacher = mean_of([by_path[path] for path in teacher_paths]) if teacher_paths else None
+    print_warnings(by_path, teacher, dataset.train)
+    evaluated = {name: by_path[path] for name, path in models.items()}
+    rows = {name: measure(model, dataset, teacher) for name, model in evaluated.items()}
+    comparisons = {}
+    for first, second in itertools.combinations(models, 2):
+        classes = evaluated[first].test.argmax(-1), evaluated[second].test.argmax(-1)
+        counts = compare(dataset.test.labels, *classes)
+        comparisons[f"{first} -> {second}"] = {"first": first, "second": second} | counts
+    test_set = {"test_sha256": files.fingerprint(*dataset.test), "num_classes": dataset.num_classes}
     units = {name: unit for name, (_, unit) in METRICS.items()}
-    files.write_json(out / "metrics.json", {"models": rows, "comparisons": comparisons, "units": units, "data": about})
+    report = {"models": rows, "comparisons": comparisons, "units": units, "data": test_set}
+    files.write_json(out / "metrics.json", report)
     terminal.progress("drawing")
-    students = [name for name, path in found.items() if path not in of_teacher]
-    draw(dataset, listed, rows, students, teacher, out / "plots", arguments.format)
+    students = [name for name, path in models.items() if path not in teacher_paths]
+    draw(dataset, evaluated, rows, students, teacher, out / "plots", arguments.format)
     terminal.clear_progress()
     print(f"saved {out / 'metrics.json'} and figures in {out / 'plots'}\n")
 
     print_report(rows, comparisons, dataset.names)
-    print_gain(rows, listed)
+    print_gain(rows, evaluated)
     below = [name for name, row in rows.items() if row["accuracy"] < (arguments.min_accuracy or 0)]
     if below:
         raise UserError(f"{', '.join(below)}: accuracy below --min-accuracy {arguments.min_accuracy:g}")

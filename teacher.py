@@ -2,27 +2,30 @@
 
     python teacher.py
 
-784-1200-1200-10, ReLU: the net of Hinton, Vinyals & Dean (2015), section 3, here on images that are rotated, scaled,
-shifted and bent, anew in each epoch. It makes 56 test errors in 10,000 (mean of 5 seeds; 51 to 64), in about 3
-minutes on two cores. Its labels are not smoothed: that helps a teacher and hurts its student (Mueller et al. 2019).
+784-1200-1200-10, ReLU: the net of Hinton, Vinyals & Dean (2015), section 3. In each epoch its images are rotated,
+scaled, shifted and bent at random. It makes 56 test errors in 10,000 (mean of 5 seeds; 51 to 64), in about 3 minutes
+on two cores. Its labels are not smoothed: that helps a teacher but hurts its student (Mueller et al. 2019).
 
-Writes teacher.keras, its history teacher.csv and plots/learning_curves_teacher.png to artifacts/; until then, its state
-after each epoch to teacher_checkpoint.npz, from which --resume goes on.
+Writes teacher.keras, its history teacher.csv and plots/learning_curves_teacher.png to artifacts/. During training the
+state after each epoch is in teacher_checkpoint.npz, from which --resume continues.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from support import building, files, inference, model_files, plots, terminal, training
 from support.recipe import Training, changed, dropout_rate, number, setting
 
 import keras
+import tensorflow as tf
 
 import data
 
 
 @dataclass(frozen=True)
 class TeacherRecipe(Training):
-    """All that decides a teacher, besides the data."""
+    """All settings of a teacher, apart from the data."""
 
     hidden: tuple[int, ...] = changed(Training, "hidden", (1200, 1200))
     epochs: int = changed(Training, "epochs", 45)
@@ -30,40 +33,47 @@ class TeacherRecipe(Training):
     learning_rate: float = changed(Training, "learning_rate", 2e-3)
     translate: int = changed(Training, "translate", 0)
     distort: float = changed(Training, "distort", 1.0)
-    dropout: float = setting(0.0, dropout_rate, "share of the hidden units set to 0", metavar="RATE")
-    input_dropout: float = setting(0.0, dropout_rate, "share of the pixels set to 0", metavar="RATE")
+    dropout: float = setting(0.0, dropout_rate, "fraction of the hidden units set to 0", metavar="RATE")
+    input_dropout: float = setting(0.0, dropout_rate, "fraction of the pixels set to 0", metavar="RATE")
     weight_decay: float = setting(
-        0.5, number(0, 1e3), "each step takes SHARE x learning rate off each weight", metavar="SHARE"
+        0.5, number(0, 1e3), "each step subtracts DECAY x learning rate x weight from each weight", metavar="DECAY"
     )
 
 
 MNIST = TeacherRecipe()
-# A distorted example of other data may be of another class.
+# A distorted example of other data may belong to another class.
 OWN_DATA = TeacherRecipe(dropout=0.4, input_dropout=0.1, weight_decay=0.0, distort=0.0)
 
 
-def build_teacher(image_shape, num_classes, recipe=MNIST, seed=None):
+def build_teacher(
+    image_shape: tuple[int, ...], num_classes: int, recipe: TeacherRecipe = MNIST, seed: int | None = None
+) -> keras.Model:
     """A dense ReLU net from images (batch, *image_shape) float32 in [0, 1] to logits (batch, num_classes).
 
-    recipe: a TeacherRecipe, of which this takes hidden, dropout and input_dropout. seed: decides the first weights
-    and what is dropped; None: Keras' own random state does.
+    Of the recipe, it uses hidden, dropout and input_dropout. seed: decides the initial weights and what is dropped;
+    None leaves both to Keras' random state.
     """
     seeds = building.layer_seeds(seed)
-    layers = [keras.layers.Flatten(**building.FIXED)]
+    layers = [keras.Input(image_shape, dtype="float32"), keras.layers.Flatten(**building.FIXED)]
     if recipe.input_dropout:
         layers.append(keras.layers.Dropout(recipe.input_dropout, seed=next(seeds), dtype="float32"))
     for units in recipe.hidden:
         layers.append(building.dense(units, "relu", next(seeds)))
         if recipe.dropout:
             layers.append(keras.layers.Dropout(recipe.dropout, seed=next(seeds), dtype="float32"))
-    inputs, outputs = keras.Input(image_shape, dtype="float32"), building.dense(num_classes, None, next(seeds))
-    return keras.Sequential([inputs, *layers, outputs], name="teacher")
+    layers.append(building.dense(num_classes, None, next(seeds)))
+    return keras.Sequential(layers, name="teacher")
 
 
-def train_teacher(dataset, recipe, loss=training.cross_entropy, **options):
-    """Build and train a teacher as a TeacherRecipe says; returns (model, history).
+def train_teacher(
+    dataset: data.Dataset,
+    recipe: TeacherRecipe,
+    loss: Callable[..., tf.Tensor] = training.cross_entropy,
+    **options: Any,
+) -> tuple[keras.Model, list[model_files.Epoch]]:
+    """Build and train a teacher; returns (model, history).
 
-    loss(labels, logits): see training.Run, which takes the options too. Raises UserError as that does.
+    loss(labels, logits), options: see training.Run. Raises UserError as that does.
     """
     teacher = build_teacher(dataset.image_shape, dataset.num_classes, recipe, recipe.seed)
     views = recipe.only("batch_size", "seed", "translate", "distort")
@@ -72,14 +82,14 @@ def train_teacher(dataset, recipe, loss=training.cross_entropy, **options):
     return teacher, training.train(teacher, batches, loss, **options)
 
 
-def main():
+def main() -> None:
     options = terminal.parser(__doc__, terminal.Files(), MNIST, own_data=OWN_DATA)
-    options.add_argument("--resume", action="store_true", help="go on from the last finished epoch of a stopped run")
+    options.add_argument("--resume", action="store_true", help="continue a stopped run after its last finished epoch")
     arguments = options.parse_args()
     terminal.print_settings(arguments)
     out = files.output_folder(arguments.out)
     dataset = data.load(arguments.data, arguments.validation)
-    print(f"data: {dataset}\nteacher: if stopped, --resume goes on from its last finished epoch", flush=True)
+    print(f"data: {dataset}\nteacher: if stopped, --resume continues after its last finished epoch", flush=True)
 
     recipe = TeacherRecipe.of(vars(arguments))
     settings = recipe.settings() | {"data": files.fingerprint(*dataset.train)}
