@@ -10,33 +10,36 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 from support import UserError
 
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import ArrayLike
 
 try:
     import fcntl
 except ModuleNotFoundError:  # Windows: there, keeping two runs out of one folder is up to the user
     fcntl = None
 
-SMALL_BYTES = 2**30  # what any file may expand to; a larger file may expand to EXPANSION times its own size
+SMALL_BYTES = 2**30  # any file may unpack to this size, and a larger one to EXPANSION times its own size
 EXPANSION = 20
-_locks = contextlib.ExitStack()
-_scratch_files = set()  # what `atomic_write` has not moved into place yet
+_locks = contextlib.ExitStack()  # the open lock files
+_scratch_files = set()  # those that `atomic_write` has not moved into place yet
 
 
 @contextlib.contextmanager
-def atomic_write(path):
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a scratch path beside `path`; move it over `path` when the block succeeds, delete it when it fails.
 
     So whenever the program is stopped or killed, `path` is the complete old file or the complete new one.
     """
     path = Path(path)
-    # The leading dot keeps it out of every listing, the process number makes it unique; Keras needs the suffix.
+    # The leading dot hides it from listings, the process number makes it unique, and Keras needs the suffix.
     scratch = path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
     _scratch_files.add(scratch)
     try:
@@ -49,22 +52,21 @@ def atomic_write(path):
         _scratch_files.discard(scratch)
 
 
-def remove_scratch_files():
-    """Delete what `atomic_write` has begun and not finished, for a program that is about to be ended."""
+def remove_scratch_files() -> None:
+    """Delete the unfinished files of every `atomic_write`, before the program is ended."""
     for scratch in list(_scratch_files):
         scratch.unlink(missing_ok=True)
 
 
-def write_json(path, values):
-    """Write a dict of plain values, and `versions()`, to `path`."""
+def write_json(path: str | Path, values: dict[str, Any]) -> None:
+    """Write a dict of plain values, with `versions()` added to it, to `path`."""
+    text = json.dumps(values | {"versions": versions()}, allow_nan=False, indent=1)
     with atomic_write(path) as scratch:
-        scratch.write_text(
-            json.dumps(values | {"versions": versions()}, allow_nan=False, indent=1) + "\n", encoding="utf-8"
-        )
+        scratch.write_text(text + "\n", encoding="utf-8")
 
 
-def versions():
-    """What a result depends on besides data and settings: packages, machine and the commit, a dict of plain values."""
+def versions() -> dict[str, str | int | None]:
+    """What a result depends on besides data and settings: package versions, machine and commit."""
     packages = {"tensorflow": tf, "keras": keras, "numpy": np}
     return {name: package.__version__ for name, package in packages.items()} | {
         "python": platform.python_version(),
@@ -75,35 +77,35 @@ def versions():
 
 
 @functools.cache
-def _commit():
-    """The commit of this project's files, with -dirty if its code was changed since; None where git cannot tell."""
+def _commit() -> str | None:
+    """The commit of this project, with -dirty if its code has been changed since; None where git cannot tell."""
 
-    def git(*command):
-        run = subprocess.run(["git", *command], cwd=root, capture_output=True, text=True, check=True)
+    def git(*arguments: str) -> str:
+        run = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True)
         return run.stdout.strip()
 
     root = Path(__file__).parents[1]
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        # Only the code: a study changes its records and documents while it runs.
-        return git("rev-parse", "--short=12", "HEAD") + (
-            "-dirty" if git("diff", "--name-only", "HEAD", "--", "*.py") else ""
-        )
-    return None
+    try:
+        commit = git("rev-parse", "--short=12", "HEAD")
+        changed_code = git("diff", "--name-only", "HEAD", "--", "*.py")  # a study changes its documents while it runs
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{commit}-dirty" if changed_code else commit
 
 
-def save_arrays(path, **arrays):
-    """Write arrays to `path` (.npz) with a checksum, for `load_arrays`."""
+def save_arrays(path: str | Path, **arrays: ArrayLike) -> None:
+    """Write arrays, with a checksum for `load_arrays`, to `path` (.npz)."""
     arrays = {name: np.asarray(array) for name, array in arrays.items()}
     with atomic_write(path) as scratch:
         np.savez(scratch, sha256=fingerprint(np.array([*arrays]), *arrays.values()), **arrays)
 
 
 @contextlib.contextmanager
-def reading(path, missing, advice):
-    """Raise a UserError of one line in place of any error of the block, which reads the file at `path`.
+def reading(path: str | Path, missing: str, advice: str) -> Iterator[None]:
+    """Turn any error of the block, which reads the file at `path`, into a UserError of one line.
 
-    Damaged and hostile files make NumPy, zipfile, HDF5 and Keras raise errors of many kinds. missing: what to say if
-    there is no such file; advice: what to do about a damaged one. PermissionError passes: that file may well be fine.
+    Damaged and hostile files make NumPy, zipfile, HDF5 and Keras raise many kinds of errors. missing: the message if
+    the file does not exist; advice: what to do about a damaged one. A PermissionError passes: the file may be sound.
     """
     try:
         yield
@@ -115,15 +117,18 @@ def reading(path, missing, advice):
         raise UserError(f"{path} cannot be read ({cause(error)}): {advice}") from error
 
 
-def cause(error):
-    """What an exception's message says was wrong, in one line: Keras puts it last, after all that it tried to read."""
-    *_, message = (str(error) or type(error).__name__).rpartition("Exception encountered: ")
-    lines = [line.strip() for line in message.partition("Full object config:")[0].splitlines() if line.strip()]
-    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:500]
+def cause(error: BaseException) -> str:
+    """The part of an exception's message that says what was wrong, in one line of at most 500 characters."""
+    message = str(error).strip() or type(error).__name__
+    # Keras puts the cause after a list of all that it tried to read, and the layer's configuration after that.
+    message = message.rpartition("Exception encountered: ")[-1].partition("Full object config:")[0]
+    lines = [line.strip() for line in message.splitlines() if line.strip()] or [type(error).__name__]
+    num_lines = 2 if lines[0].endswith(":") else 1
+    return " ".join(lines[:num_lines])[:500]
 
 
-def load_arrays(path):
-    """{name: array} of what `save_arrays` wrote. Raises UserError as `reading` does."""
+def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays that `save_arrays` wrote, by name. Raises UserError as `reading` does."""
     with reading(path, "there is no such file", "remove it"):
         arrays = read_npz(path)
         if arrays.pop("sha256") != fingerprint(np.array([*arrays]), *arrays.values()):
@@ -131,9 +136,11 @@ def load_arrays(path):
         return arrays
 
 
-def read_npz(path, names=None):
-    """{name: array} of an .npz file, of these names only or of all. Pickled objects are refused. To be called in
-    `reading`.
+def read_npz(path: str | Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file by name: all of them, or those in `names`.
+
+    Raises ValueError: an array holds pickled objects, or the file unpacks to far more than its size. Raises many other
+    errors for a damaged file, so call it inside `reading`.
     """
     with zipfile.ZipFile(path) as archive:
         check_expansion(path, unpacked_bytes(archive))
@@ -141,21 +148,19 @@ def read_npz(path, names=None):
         return {name: file[name] for name in file.files if names is None or name in names}
 
 
-def unpacked_bytes(archive):
-    """The unpacked size of a zipfile.ZipFile, according to its own list of contents; zipfile never reads more than
-    that.
-    """
+def unpacked_bytes(archive: zipfile.ZipFile) -> int:
+    """The unpacked size of an archive by its own list of contents; zipfile never reads more than that."""
     return sum(member.file_size for member in archive.infolist())
 
 
-def check_expansion(path, num_bytes):
-    """Raise ValueError: the file at `path` would take far more memory than its size justifies (a "zip bomb")."""
+def check_expansion(path: str | Path, num_bytes: int) -> None:
+    """Raise ValueError if the file at `path` would take far more memory than its size justifies (a "zip bomb")."""
     limit = max(SMALL_BYTES, EXPANSION * os.path.getsize(path))
     if num_bytes > limit:
         raise ValueError(f"it would take {num_bytes:,} bytes of memory; for its size, {limit:,} is the limit")
 
 
-def fingerprint(*arrays):
+def fingerprint(*arrays: np.ndarray) -> str:
     """SHA-256, in hexadecimal, of the arrays' dtypes, shapes and bytes."""
     digest = hashlib.sha256()
     for array in arrays:
@@ -164,8 +169,8 @@ def fingerprint(*arrays):
     return digest.hexdigest()
 
 
-def output_folder(path):
-    """Create the folder and its plots/, check that files can be written there, and lock it; returns its Path.
+def output_folder(path: str | Path) -> Path:
+    """Create the folder and its plots/, check that files can be written there, and lock it.
 
     Raises UserError: it cannot be created or written, or another run uses it.
     """
@@ -180,16 +185,18 @@ def output_folder(path):
     return path
 
 
-def lock(path):
+def lock(path: Path) -> None:
     """Lock the folder or file `path` until the program ends, and remove the scratch files of a killed run.
 
     The system releases the lock of a killed program. Raises UserError: another run has locked it.
     """
-    if path.is_dir():  # but not in its other folders, which another run may use
+    if path.is_dir():
         lock_file = path / ".lock"
-        leftovers = [found for folder in (path, path / "plots") for found in folder.glob(".*.partial-*")]
+        # Not those in other subfolders, which another run may be using.
+        leftovers = [*path.glob(".*.partial-*"), *(path / "plots").glob(".*.partial-*")]
     else:
-        lock_file, leftovers = path.with_name(f".{path.name}.lock"), [*path.parent.glob(f".{path.stem}.partial-*")]
+        lock_file = path.with_name(f".{path.name}.lock")
+        leftovers = [*path.parent.glob(f".{path.stem}.partial-*")]
     file = _locks.enter_context(open(lock_file, "a+"))  # noqa: SIM115 - open until the program ends
     try:
         if fcntl:
@@ -207,6 +214,6 @@ def lock(path):
         leftover.unlink(missing_ok=True)
 
 
-def release_locks():
-    """Release every lock: a program that goes on after its script, such as a test, may then start another."""
+def release_locks() -> None:
+    """Release all locks, so that a program that goes on after its script, such as a test, can start another one."""
     _locks.close()

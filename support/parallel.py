@@ -1,9 +1,10 @@
-"""Tasks side by side: in this process, in processes on this machine, or on a Dask cluster.
+"""Tasks in parallel: in this process one by one, in processes on this machine, or on a Dask cluster.
 
 Every task computes on one core, so its result does not depend on how many others run beside it. A task may take the
 results of other tasks as arguments; Dask moves them between processes, so no shared disk is needed.
 """
 
+import argparse
 import contextlib
 import functools
 import importlib.util
@@ -13,7 +14,9 @@ import os
 import threading
 import time
 import warnings
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, Any
 
 from support import UserError, files
 from support.recipe import integer
@@ -21,32 +24,33 @@ from support.terminal import clear_progress, num_cores, progress
 
 import tensorflow as tf
 
+if TYPE_CHECKING:  # for the hints only: Dask is optional
+    from distributed import Client, Future
+
 _one_task = threading.Lock()  # Keras' random state belongs to the process, but a Dask worker may have several threads
 HOW_TO_START = (
-    "start workers in a clone of this repository: PYTHONPATH=. dask worker ADDRESS --nthreads 1; and so the scheduler:"
-    " PYTHONPATH=. dask scheduler"
+    "start workers in a clone of this repository with `PYTHONPATH=. dask worker ADDRESS --nthreads 1`, and the"
+    " scheduler with `PYTHONPATH=. dask scheduler`"
 )
-GO_ON = "start it again, and this command too; what is finished is kept"
-PATIENCE = 60  # seconds without any worker; one that died is started again within some
+GO_ON = "start it again, and this command too; finished results are kept"
+PATIENCE = 60  # seconds without any worker; Dask replaces a dead one within a few
 
 
-def add_options(options):
-    """Add --workers and --cluster to an argparse.ArgumentParser."""
-    help_text = (
-        "processes on this machine, each on a core (default: one for each core, or 1 where `distributed` is missing)"
-    )
-    one_of = options.add_mutually_exclusive_group()
-    one_of.add_argument("--workers", type=integer(1, 1000), metavar="N", help=help_text)
-    one_of.add_argument("--cluster", metavar="ADDRESS", help="a running Dask cluster, such as tcp://10.0.0.1:8786")
+def add_options(options: argparse.ArgumentParser) -> None:
+    """Add --workers and --cluster to the options of a script."""
+    workers_help = "processes on this machine, one core each (default: all cores; 1 where `distributed` is missing)"
+    cluster_help = "the address of a running Dask cluster, such as tcp://10.0.0.1:8786"
+    exclusive = options.add_mutually_exclusive_group()
+    exclusive.add_argument("--workers", type=integer(1, 1000), metavar="N", help=workers_help)
+    exclusive.add_argument("--cluster", metavar="ADDRESS", help=cluster_help)
 
 
 @contextlib.contextmanager
-def pool(workers=None, cluster=None):
-    """A context manager that gives something with `submit`, `share` and `finished`. workers, cluster: as of
-    `add_options`.
+def pool(workers: int | None = None, cluster: str | None = None) -> Iterator["InThisProcess | OnDask"]:
+    """A context manager that gives an object with `submit`, `share` and `finished`.
 
-    Raises UserError: Dask's package `distributed` is needed and missing; the cluster does not answer, or has other
-    code.
+    workers, cluster: the values of the options, see `add_options`. Raises UserError: Dask's package `distributed` is
+    needed and missing; the cluster does not answer, has no workers, or has other code.
     """
     has_dask = importlib.util.find_spec("distributed") is not None
     if not cluster and (workers == 1 or workers is None and not has_dask):
@@ -55,125 +59,121 @@ def pool(workers=None, cluster=None):
         return
     if not has_dask:
         raise UserError("--cluster and --workers above 1 need Dask: pip install distributed")
-    import dask
-    import distributed
-
     for name in ("distributed", "distributed.client"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # a worker that dies is replaced
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")  # what Python would say after Ctrl-C
-    quiet = {"silence_logs": logging.CRITICAL, "dashboard_address": ":0"}
-    with contextlib.ExitStack() as stack:
-        if not cluster:
-            progress("starting workers")
-            # Dask takes 0.5 s for a task that it does not know. Then a worker with many small tasks behind a long one
-            # counts as
-            # idle, and none of them go to one that really is.
-            with dask.config.set({"distributed.scheduler.unknown-task-duration": "10 minutes"}):
-                made = distributed.LocalCluster(
-                    n_workers=workers or num_cores(), threads_per_worker=1, memory_limit=0, **quiet
-                )
-            cluster = stack.enter_context(made)
-        try:
-            client = stack.enter_context(distributed.Client(cluster, timeout=20))
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"no Dask cluster answers at {cluster} ({error}): start one, or leave --cluster out"
-            ) from error
+    with _client(workers, cluster) as client:
         clear_progress()
         _check_workers(client)
         yield OnDask(client)
 
 
-def _check_workers(client):
-    """Raises UserError: a cluster has no workers, or they cannot run this code, or run another version of it."""
+def _client(workers: int | None, cluster: str | None) -> "Client":
+    """A Dask client of a running cluster, or of new processes on this machine, which end when the client is closed."""
+    import dask
+    import distributed
+
+    if not cluster:
+        progress("starting workers")
+        settings = {"n_workers": workers or num_cores(), "threads_per_worker": 1, "memory_limit": 0}
+        # Dask expects 0.5 s of a task that it does not know. Then a worker with many small tasks behind a long one
+        # counts as idle, and none of them go to a worker that really is.
+        with dask.config.set({"distributed.scheduler.unknown-task-duration": "10 minutes"}):
+            return distributed.Client(**settings, silence_logs=logging.CRITICAL, dashboard_address=":0")
     try:
-        of_workers = client.run(_versions)
+        return distributed.Client(cluster, timeout=20)
+    except (OSError, ValueError) as error:
+        raise UserError(f"no Dask cluster answers at {cluster} ({error}): start one, or leave --cluster out") from error
+
+
+def _check_workers(client: "Client") -> None:
+    """Raises UserError: a cluster has no workers, or they cannot run this code, or have another version of it."""
+    try:
+        versions_of_workers = client.run(_versions)
     except Exception as error:
         raise UserError(f"the cluster's workers cannot run this code ({error}): {HOW_TO_START}") from error
-    if not of_workers:
+    if not versions_of_workers:
         raise UserError(f"the cluster has no workers: {HOW_TO_START}")
     here = _versions()
-    for address, versions in of_workers.items():
+    for address, versions in versions_of_workers.items():
         if versions != here:
             raise UserError(f"worker {address} has {versions}, but here is {here}: {HOW_TO_START}")
 
 
-def _versions():
+def _versions() -> dict[str, Any]:
     """What all workers must have in common."""
     versions = files.versions()
     return {name: versions[name] for name in ("tensorflow", "keras", "numpy", "commit")}
 
 
-def use_one_core():
-    """Have TensorFlow compute on one core, if it has not computed anything yet: the sums of products then have one
-    order.
-    """
+def use_one_core() -> None:
+    """Have TensorFlow compute on one core, so that it adds in one order; too late if it has computed anything."""
     with contextlib.suppress(RuntimeError):
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
 
 
-def time_left(start, done, total):
-    """', 12 min left', estimated from what was done since `start`, a value of time.perf_counter(); '' if nothing was
-    done.
+def time_left(start: float, done: float, total: float) -> str:
+    """', 12 min left', extrapolated from the share done / total since `start`; '' before anything is done.
+
+    start: a value of time.perf_counter().
     """
     return f", {(time.perf_counter() - start) / 60 * (total / done - 1):.0f} min left" if done else ""
+
+
+class _Task:
+    """A function call that is made when its result is first asked for."""
+
+    def __init__(self, function: Callable[..., Any], arguments: tuple, name: str) -> None:
+        self.function, self.arguments, self.name = function, arguments, name
+
+    @functools.cached_property
+    def result(self) -> Any:
+        arguments = [value.result if isinstance(value, _Task) else value for value in self.arguments]
+        self.arguments = ()  # frees the results that no other task needs
+        return self.function(*arguments)
 
 
 class InThisProcess:
     """Tasks in this process, one after the other, each when `finished` comes to it."""
 
-    def share(self, value):
+    def share(self, value: Any) -> Any:
         """A handle to give to tasks in place of `value`, which is sent to each worker once."""
         return value
 
-    def submit(self, function, *arguments, name):
-        """A task, function(*arguments). name: shown while it runs."""
+    def submit(self, function: Callable[..., Any], *arguments: Any, name: str) -> _Task:
+        """A task, function(*arguments); arguments may be tasks or shared values. name: shown while it runs."""
         return _Task(function, arguments, name)
 
-    def finished(self, tasks, describe):
-        """Yield (task, its result) of these tasks, in the order in which they finish. describe(): what is shown
-        meanwhile.
-        """
+    def finished(self, tasks: Iterable[_Task], describe: Callable[[], str]) -> Iterator[tuple[_Task, Any]]:
+        """Yield (task, its result) as the tasks finish. describe() is shown on the line of progress meanwhile."""
         for task in tasks:
             progress(f"{describe()}  running: {task.name}")
             yield task, task.result
 
 
-class _Task:
-    def __init__(self, function, arguments, name):
-        self.function, self.arguments, self.name = function, arguments, name
-
-    @functools.cached_property
-    def result(self):
-        arguments = [one.result if isinstance(one, _Task) else one for one in self.arguments]
-        self.arguments = ()  # so that what nobody else needs is freed
-        return self.function(*arguments)
-
-
 class OnDask:
-    """Tasks on the workers of a Dask client. Where a worker dies, its tasks are run again by another one."""
+    """Tasks on the workers of a Dask client. If a worker dies, another one runs its tasks again."""
 
-    def __init__(self, client):
+    def __init__(self, client: "Client") -> None:
         self.client, self._numbers = client, itertools.count()
 
-    def share(self, value):
-        """As InThisProcess.share. The value is the result of a task, so that Dask makes it again where a worker
-        dies.
-        """
+    def share(self, value: Any) -> "Future":
+        """As InThisProcess.share."""
+        # Not `scatter`: Dask computes the result of a task again where a worker dies, but loses what was scattered.
         with warnings.catch_warnings(action="ignore"):  # of its size
-            return self.client.submit(_same, value, key=f"shared-{time.time_ns()}", pure=False)
+            return self.client.submit(_shared_value, value, pure=False)
 
-    def submit(self, function, *arguments, name):
+    def submit(self, function: Callable[..., Any], *arguments: Any, name: str) -> "Future":
         """As InThisProcess.submit."""
-        number = next(self._numbers)  # Dask would choose an order of its own, and may leave a teacher for last
-        return self.client.submit(
-            _run, function, *arguments, key=f"{name} #{time.time_ns()}", priority=-number, pure=False
-        )
+        # In the order of submission: Dask's own order may leave a teacher, and all its students, for last.
+        key, number = f"{name} #{time.time_ns()}", next(self._numbers)
+        return self.client.submit(_run, function, *arguments, key=key, priority=-number)
 
-    def finished(self, tasks, describe):
-        """As InThisProcess.finished. Raises what a task raised; UserError: its worker died four times, or the cluster
-        is lost.
+    def finished(self, tasks: Iterable["Future"], describe: Callable[[], str]) -> Iterator[tuple["Future", Any]]:
+        """As InThisProcess.finished.
+
+        Raises what a task raised. Raises UserError: a task's worker died four times; the cluster is lost.
         """
         import distributed
 
@@ -182,22 +182,23 @@ class OnDask:
             try:
                 done = _ask(distributed.wait, waiting, timeout=1, return_when="FIRST_COMPLETED").done
             except distributed.TimeoutError:
-                running = _ask(self.client.processing)
-                first = [str(keys[0]) for keys in running.values() if keys]  # the others wait
-                progress(f"{describe()}  running: {', '.join(key.split(' #')[0] for key in first)}")
-                seen_workers = time.monotonic() if running else seen_workers
+                queues = _ask(self.client.processing)
+                running = [str(keys[0]).split(" #")[0] for keys in queues.values() if keys]  # the other keys wait
+                progress(f"{describe()}  running: {', '.join(running)}")
+                seen_workers = time.monotonic() if queues else seen_workers
                 if time.monotonic() - seen_workers > PATIENCE:
                     raise UserError(f"the cluster has had no workers for {PATIENCE} s: {GO_ON}") from None
                 continue
-            for task in sorted(done, key=lambda task: task.status == "error"):  # which ends it all: results come first
+            for task in sorted(done, key=lambda task: task.status == "error"):  # results first: an error ends it all
                 clear_progress()
                 yield task, _ask(task.result)
             waiting -= done
 
 
-def _ask(function, *arguments, **options):
-    """function(*arguments, **options), which asks the cluster. Raises UserError: that is lost, or cannot run this
-    code.
+def _ask(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+    """function(*arguments, **options), which asks the cluster.
+
+    Raises UserError: the cluster is lost, cannot run this code, or has given up a task whose workers died.
     """
     import distributed
     from distributed.comm import CommClosedError
@@ -214,11 +215,11 @@ def _ask(function, *arguments, **options):
         raise UserError(f"the cluster's scheduler cannot read this code: {HOW_TO_START}") from error
 
 
-def _same(value):
+def _shared_value(value: Any) -> Any:
     return value
 
 
-def _run(function, *arguments):
+def _run(function: Callable[..., Any], *arguments: Any) -> Any:
     with _one_task:
         use_one_core()
         return function(*arguments)

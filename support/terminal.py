@@ -7,8 +7,10 @@ import os
 import shutil
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any, NoReturn
 
 from support import UserError, files, stderr_descriptor
 from support.recipe import Recipe, integer, setting
@@ -16,16 +18,14 @@ from support.recipe import Recipe, integer, setting
 import tensorflow as tf
 
 FORMATS = ["png", "svg", "pdf"]  # of figures
-STOPPED = 130  # the exit status of a program that Ctrl-C ended, as shells have it
+STOPPED = 130  # the exit status of a program that Ctrl-C ended, as in shells
 
 
-_in_script = False  # whether `run` is active; functions that are called from elsewhere print nothing
+_in_script = False  # whether `run` is active; the functions of the scripts print nothing when others call them
 
 
-def run(main):
-    """Call `main()` as a script: a problem that the user can fix ends in one line and status 1, Ctrl-C in status
-    130.
-    """
+def run(main: Callable[[], None]) -> None:
+    """Call main() as a script: a problem that the user can fix becomes one line and status 1, Ctrl-C status 130."""
     global _in_script
     in_notebook = hasattr(builtins, "__IPYTHON__")  # `%run student.py`: there, Ctrl-C must not end the program
     try:
@@ -45,25 +45,23 @@ def run(main):
         files.release_locks()
 
 
-def _prepare(in_notebook):
-    if hasattr(sys.stdout, "reconfigure"):  # a path may hold what the terminal cannot show
+def _prepare(in_notebook: bool) -> None:
+    if hasattr(sys.stdout, "reconfigure"):  # a path may hold characters that the terminal cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
     for gpu in tf.config.list_physical_devices("GPU"):  # take memory as it is needed, not all of it at once
         tf.config.experimental.set_memory_growth(gpu, True)
-    handled = signal.getsignal(signal.SIGINT) is not signal.default_int_handler  # nohup, for one, sets another
-    if not (handled or in_notebook):
+    is_handled = signal.getsignal(signal.SIGINT) is not signal.default_int_handler  # nohup, for one, ignores it
+    if not (is_handled or in_notebook):
         signal.signal(signal.SIGINT, _stop)
 
 
-def _error_line(message):
+def _error_line(message: str) -> str:
     clear_progress()
     return f"{Path(sys.argv[0]).name}: error: {' '.join(message.split())}"
 
 
-def _stop(*_):
-    """End the program at once. An exception would be lost if it came up inside a callback of HDF5 or of Python
-    itself.
-    """
+def _stop(*_: object) -> None:
+    """End the program at once, as Ctrl-C asks: an exception would be lost inside a callback of HDF5 or Python."""
     message = f"{Path(sys.argv[0]).name}: stopped; every file is complete, either the old one or the new one\n"
     try:
         files.remove_scratch_files()
@@ -87,7 +85,7 @@ class Output(Recipe):
 
 @dataclass(frozen=True)
 class Files(Output):
-    """The options of every script that takes any data."""
+    """The options of scripts that take any data."""
 
     data: str | None = setting(
         None, str, "your own .npz file, or fashion_mnist, cifar10, cifar100 (default: MNIST)", metavar="DATA"
@@ -95,57 +93,65 @@ class Files(Output):
     validation: int | None = setting(
         None,
         integer(0),
-        "hold out IMAGES training images, from all classes (default: 5000, or a twelfth of a smaller set; 0: none)",
+        "hold out IMAGES training images, stratified by class (default: 5000, or a twelfth if that is less; 0: none)",
         metavar="IMAGES",
     )
 
 
 @dataclass(frozen=True)
 class Figures(Recipe):
-    """The option of scripts that draw."""
+    """The option of scripts that draw figures in any format."""
 
     format: str = setting("png", FORMATS, "file format of the figures")
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message):  # argparse would print its usage first, and hide the one line that matters
+    """A parser that sets the defaults after parsing, because some of them depend on other options."""
+
+    defaults: dict[str, Any]  # by the name of the option
+    own_data: dict[str, Any]  # those that replace them with --data
+
+    def error(self, message: str) -> NoReturn:  # argparse would print the usage first, and hide the line that matters
         self.exit(2, f"{self.prog}: error: {message} (see `python {sys.argv[0]} --help`)\n")
 
-    def parse_args(self, *args):
-        """As argparse does; --data and the exclusion of --translate and --distort decide some of the defaults."""
+    def parse_args(self, *args: Any) -> argparse.Namespace:
+        """As argparse does. Then options that were not given get their defaults.
+
+        With --data, those of `own_data` come first. Of --translate and --distort, giving one turns the other off.
+        """
         arguments = super().parse_args(*args)
         if "distort" in arguments:
             if arguments.translate and arguments.distort:
                 self.error("--translate and --distort exclude each other: give one of them")
             if arguments.translate or arguments.distort:
                 arguments.translate, arguments.distort = arguments.translate or 0, arguments.distort or 0.0
-        for name, default in (self.defaults | (self.own_data if vars(arguments).get("data") else {})).items():
+        defaults = self.defaults | (self.own_data if vars(arguments).get("data") else {})
+        for name, default in defaults.items():
             if getattr(arguments, name) is None:
                 setattr(arguments, name, default)
         return arguments
 
 
-def parser(description, *recipes, own_data=None):
-    """An argparse.ArgumentParser whose options are the fields of these Recipe instances, which have the defaults.
+def parser(description: str, *recipes: Recipe, own_data: Recipe | None = None) -> argparse.ArgumentParser:
+    """A parser whose options are the fields of these Recipe instances, with their values as defaults.
 
-    own_data: the one to take in the place of the last recipe with --data. The parsed arguments are what Recipe.of
-    takes.
+    own_data: replaces the last recipe when --data is given. Recipe.of takes the parsed arguments (`vars` of them).
     """
     options = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     options.defaults = {name: value for recipe in recipes for name, value in recipe.settings().items()}
     options.own_data = own_data.settings() if own_data else {}
     for recipe in recipes:
-        for each in fields(recipe):
-            settings, default = dict(each.metadata), options.defaults[each.name]
+        for field in fields(recipe):
+            settings, default = dict(field.metadata), options.defaults[field.name]
             if default is not None:
-                other = options.own_data.get(each.name, default)
-                with_data = "" if other == default else f"; with --data {_shown(other)}"
+                own_default = options.own_data.get(field.name, default)
+                with_data = "" if own_default == default else f"; with --data {_shown(own_default)}"
                 settings["help"] += f" (default: {_shown(default)}{with_data})"
-            options.add_argument(f"--{each.name.replace('_', '-')}", **settings)  # parse_args sets the default
+            options.add_argument(f"--{field.name.replace('_', '-')}", **settings)  # parse_args sets the default
     return options
 
 
-def print_settings(arguments):
+def print_settings(arguments: argparse.Namespace) -> None:
     """Print every option with its value, and the device."""
     print("settings")
     for name, value in (vars(arguments) | {"device": device()}).items():
@@ -153,20 +159,20 @@ def print_settings(arguments):
     print(flush=True)
 
 
-def device():
-    """Where TensorFlow computes: 'NVIDIA H100', say, or 'processor, 2 cores'."""
+def device() -> str:
+    """Where TensorFlow computes: 'NVIDIA H100' or 'processor, 2 cores', for example."""
     gpus = tf.config.list_physical_devices("GPU")
     if gpus:
         return ", ".join(tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus)
     return f"processor, {num_cores()} cores"
 
 
-def num_cores():
+def num_cores() -> int:
     """How many processor cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
-def _shown(value):
+def _shown(value: Any) -> str:
     if value in (None, []):
         return "default"
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -175,33 +181,35 @@ def _shown(value):
 # ---- progress and tables ---------------------------------------------------------------------------------------------
 
 
-def say(text):
+def say(text: str) -> None:
     """Print a line, if a script runs."""
     if _in_script:
         print(text, flush=True)
 
 
-def progress(text):
-    """Show `text` on a line that the next call overwrites, if a script runs in a terminal; `clear_progress` before a
-    print.
+def progress(text: str) -> None:
+    """Show `text` on a line that the next call overwrites, if a script runs in a terminal.
+
+    Call `clear_progress` before printing anything.
     """
     if _in_script and sys.stdout.isatty():
         width = shutil.get_terminal_size().columns - 1  # a full line would wrap
         print(f"\r{text[:width]:<{width}}", end="", flush=True)
 
 
-def clear_progress():
+def clear_progress() -> None:
     """Erase the line of `progress`."""
     progress("")
     if _in_script and sys.stdout.isatty():
         print(end="\r", flush=True)
 
 
-def print_table(caption, header, rows):
-    """Print aligned columns, the first to the left and the others to the right. header, rows: lists of strings."""
+def print_table(caption: str, header: list[str], rows: list[list[str]]) -> None:
+    """Print a table in aligned columns, the first to the left and the others to the right."""
     table = [header, *rows]
-    widths = [max(map(len, column)) for column in zip(*table)]
+    first_width, *widths = [max(map(len, column)) for column in zip(*table)]
     print(caption)
-    for first, *others in table:
-        print(f"{first:<{widths[0]}}" + "".join(f"  {cell:>{width}}" for cell, width in zip(others, widths[1:])))
+    for name, *cells in table:
+        aligned = [f"{cell:>{width}}" for cell, width in zip(cells, widths)]
+        print("  ".join([f"{name:<{first_width}}", *aligned]))
     print(flush=True)

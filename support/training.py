@@ -1,11 +1,14 @@
 """The training run: learning-rate schedule, the loop over an epoch, checkpoints. All nets are trained by `train`."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import math
 import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from support import UserError, files
 from support.building import dropout_states
@@ -17,37 +20,41 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+if TYPE_CHECKING:  # for the hints only
+    from data import Batches, Examples, Split
+
+Loss = Callable[..., tf.Tensor]  # see `Run`
 LEARNING_RATE_CALLBACKS = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
-STEPS_PER_CALL = 100  # then a call returns, so that progress is shown and Ctrl-C heard
+STEPS_PER_CALL = 100  # then the graph returns, so that progress is shown and Ctrl-C is heard
 
 
-def cross_entropy(labels, logits):
+def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     """The loss on labels alone: labels (batch,) integers, logits (batch, C) -> nats per example (batch,)."""
     return keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
 
 
-def print_epoch(row, epochs):
-    """Print an Epoch in a line, if a script runs."""
+def print_epoch(row: Epoch, epochs: int) -> None:
+    """Print an Epoch in a line, if a script runs. epochs: how many there will be."""
     accuracies = {"training": row.training_accuracy, "validation": row.validation_accuracy}
     known = "".join(f"  {name} {value:7.2%}" for name, value in accuracies.items() if not math.isnan(value))
     say(f"epoch {row.epoch:3}/{epochs}  loss {row.loss:.4f}{known}  {row.seconds:.1f} s")
 
 
-def show_epoch(row, epochs):
-    """Show an Epoch on the line of progress."""
+def show_epoch(row: Epoch, epochs: int) -> None:
+    """Show the number of an Epoch on the line of progress. epochs: how many there will be."""
     progress(f"epoch {row.epoch}/{epochs}")
 
 
-def train(model, batches, loss, **options):
-    """Train a Keras model on data.Batches; returns its history, a list of Epoch. The rest: see `train_together`."""
+def train(model: keras.Model, batches: Batches, loss: Loss, **options: Any) -> list[Epoch]:
+    """Train a Keras model and return its history. loss and options: see `Run`, whose errors it raises."""
     return train_together([(model, loss, options)], batches)[0]
 
 
-def train_together(nets, batches):
-    """Train several Keras models on the same views, an epoch each in turn; returns their histories, lists of Epoch.
+def train_together(nets: list[tuple[keras.Model, Loss, dict[str, Any]]], batches: Batches) -> list[list[Epoch]]:
+    """Train several Keras models on the same views, an epoch each in turn, and return their histories.
 
-    An epoch's images are shifted or distorted once, and the teacher runs on them once. Each net comes out as if it
-    were trained alone. nets: [(model, loss, options of `Run`)]. Raises UserError as Run does.
+    The images of an epoch are shifted or distorted once, and the teacher runs on them once. Each net comes out as if
+    it were trained alone. nets: (model, loss, options of `Run`). Raises UserError as `Run` does.
     """
     runs = [Run(model, batches, loss, **options) for model, loss, options in nets]
     with contextlib.ExitStack() as stack:
@@ -57,7 +64,7 @@ def train_together(nets, batches):
             active = [run for run in runs if run.first <= number <= run.epochs and not run.model.stop_training]
             if not active:
                 break
-            start = time.perf_counter()  # the first one's seconds hold what all share
+            start = time.perf_counter()  # the seconds of the first net include the work that all share
             examples = batches.collect(number)
             for run in active:
                 run.train_epoch(number, examples, start)
@@ -68,14 +75,15 @@ def train_together(nets, batches):
 class Run:
     """A Keras model in training.
 
-    batches: data.Batches. loss(labels, logits) -> (batch,), or, where the batches have a teacher's logits,
-    loss(labels, teacher_logits, logits). learning_rate, weight_decay: see `adam`; optimizer: a Keras optimizer, used
-    in place of that. pixels: see inference.feeder. validation: a data.Split, or None. checkpoint: a Checkpoint to go
-    on from and to save each epoch in. report(epoch, epochs) is called after each epoch.
+    loss: loss(labels, logits) -> (batch,), or, where the batches have a teacher's logits, loss(labels,
+    teacher_logits, logits) -> (batch,). learning_rate, weight_decay: see `adam`. optimizer: a Keras optimizer, used
+    instead of Adam. pixels: a factor for the model's inputs, see inference.pixels_for. validation: the split to
+    measure after each epoch, or None. checkpoint: where to save each epoch and to resume from, or None. report: called
+    after each epoch as report(its Epoch, the number of epochs).
 
-    callbacks: Keras callbacks. They hear of the beginning and the end of the training and of each epoch, with "loss",
-    "accuracy" and, with validation, "val_loss" (the cross-entropy with the labels) and "val_accuracy";
-    model.stop_training is obeyed. They hear nothing of batches.
+    callbacks: Keras callbacks. They are called at the beginning and the end of the training and of each epoch, with
+    "loss", "accuracy" and, with validation, "val_loss" (the cross-entropy with the labels) and "val_accuracy". They
+    are not called for batches. model.stop_training is obeyed.
 
     Raises UserError: the loss is no longer finite; the model has nothing to train; a callback sets the learning rate,
     and there is no `optimizer` that lets it; or as Checkpoint.restore and inference.caller do.
@@ -83,20 +91,20 @@ class Run:
 
     def __init__(
         self,
-        model,
-        batches,
-        loss,
+        model: keras.Model,
+        batches: Batches,
+        loss: Loss,
         *,
-        epochs,
-        learning_rate=None,
-        weight_decay=0.0,
-        pixels=1.0,
-        validation=None,
-        checkpoint=None,
-        report=print_epoch,
-        callbacks=(),
-        optimizer=None,
-    ):
+        epochs: int,
+        learning_rate: float | None = None,
+        weight_decay: float = 0.0,
+        pixels: float = 1.0,
+        validation: Split | None = None,
+        checkpoint: Checkpoint | None = None,
+        report: Callable[[Epoch, int], None] = print_epoch,
+        callbacks: Iterable[keras.callbacks.Callback] = (),
+        optimizer: keras.optimizers.Optimizer | None = None,
+    ) -> None:
         self.model, self.epochs, self.checkpoint, self.report = model, epochs, checkpoint, report
         self.validation = validation if validation is not None and len(validation.labels) else None
         self.optimizer = optimizer or adam(learning_rate, epochs * batches.num_steps, weight_decay)
@@ -107,17 +115,17 @@ class Run:
         self.state = [*model.variables, *self.optimizer.variables]
         clear_progress()
         self.history = checkpoint.restore(self.state) if checkpoint else []
-        about = {"epochs": epochs, "steps": batches.num_steps, "verbose": 2}  # 2: a line for each epoch
-        self.callbacks = keras.callbacks.CallbackList(callbacks, model=model, **about)
+        parameters = {"epochs": epochs, "steps": batches.num_steps, "verbose": 2}  # 2: a line for each epoch
+        self.callbacks = keras.callbacks.CallbackList(callbacks, model=model, **parameters)
 
     @property
-    def first(self):
+    def first(self) -> int:
         """The number, from 1, of the epoch to begin with."""
         return self.model._initial_epoch + 1
 
     @contextlib.contextmanager
-    def hooks(self):
-        """Lend the model its optimizer, which callbacks may want, and tell them of the beginning and the end."""
+    def hooks(self) -> Iterator[None]:
+        """Call the callbacks at the beginning and the end; meanwhile the model has its optimizer, for their use."""
         previous, self.model.optimizer = getattr(self.model, "optimizer", None), self.optimizer
         self.model.stop_training = False
         self.model._initial_epoch = len(self.history)  # BackupAndRestore sets it, as in `fit`
@@ -129,8 +137,8 @@ class Run:
         finally:
             self.model.optimizer = previous  # ours would be saved with the model
 
-    def train_epoch(self, number, examples, start):
-        """Train on the data.Examples of epoch `number`, which began at `start`, a value of time.perf_counter().
+    def train_epoch(self, number: int, examples: Examples, start: float) -> None:
+        """Train on the examples of epoch `number`, which began at `start`, a value of time.perf_counter().
 
         Adds a row to `history`. Raises UserError: the loss is not finite.
         """
@@ -154,11 +162,11 @@ class Run:
         self.callbacks.on_epoch_end(number - 1, {name: value for name, value in logs.items() if not math.isnan(value)})
 
 
-def adam(learning_rate, num_steps, weight_decay=0.0):
-    """Keras' Adam, whose learning rate warms up over a twentieth of the steps and then follows half a cosine to 0.
+def adam(learning_rate: float, num_steps: int, weight_decay: float = 0.0) -> keras.optimizers.Adam:
+    """Keras' Adam. Its learning rate rises linearly for a twentieth of the steps, then falls to 0 along a cosine.
 
-    weight_decay: each step first subtracts this share, times the learning rate, of each weight (Loshchilov & Hutter
-    2019).
+    learning_rate: the peak. weight_decay: each step first takes this share, times the learning rate, off each weight
+    (Loshchilov & Hutter 2019).
     """
     warmup = num_steps // 20
     start, peak = (0.0, learning_rate) if warmup else (learning_rate, None)
@@ -167,38 +175,43 @@ def adam(learning_rate, num_steps, weight_decay=0.0):
     return keras.optimizers.Adam(schedule, weight_decay=weight_decay or None)  # 0 would cost a pass over memory
 
 
-def prepare_callbacks(callbacks, optimizer):
-    """The callbacks as a list; where the direction of an accuracy is left to Keras, it is "max". Raises UserError:
-    see `Run`.
+def prepare_callbacks(
+    callbacks: Iterable[keras.callbacks.Callback], optimizer: keras.optimizers.Optimizer
+) -> list[keras.callbacks.Callback]:
+    """The callbacks as a list; those that monitor an accuracy and leave its direction to Keras get mode "max".
+
+    Raises UserError: a callback sets the learning rate, which follows a schedule.
     """
-    scheduled = isinstance(optimizer._learning_rate, keras.optimizers.schedules.LearningRateSchedule)
-    for callback in (callbacks := [*callbacks]):
-        if scheduled and isinstance(callback, LEARNING_RATE_CALLBACKS):
+    callbacks = list(callbacks)
+    is_scheduled = isinstance(optimizer._learning_rate, keras.optimizers.schedules.LearningRateSchedule)
+    for callback in callbacks:
+        if is_scheduled and isinstance(callback, LEARNING_RATE_CALLBACKS):
+            problem = f"{type(callback).__name__} sets the learning rate, which follows a schedule here"
             advice = "give an optimizer whose rate is a number, such as optimizer=keras.optimizers.Adam(1e-3)"
-            raise UserError(
-                f"{type(callback).__name__} sets the learning rate, which follows a schedule here: {advice}"
-            )
+            raise UserError(f"{problem}: {advice}")
         if getattr(callback, "mode", None) == "auto" and "accuracy" in str(getattr(callback, "monitor", "")):
             callback.mode = "max"  # Keras looks the direction up in a compiled model's metrics
     return callbacks
 
 
-def check_trainable(model, name="the model"):
-    """Raises UserError: nothing of the model can be trained."""
+def check_trainable(model: keras.Model, name: str | Path = "the model") -> None:
+    """Raises UserError: nothing of the model can be trained. name: for the message."""
     if not model.trainable_variables:
-        raise UserError(
-            f"{name} has nothing to train: all its layers are frozen. Set trainable = True, and save it again"
-        )
+        problem = f"{name} has nothing to train: all its layers are frozen"
+        raise UserError(f"{problem}. Set trainable = True, and save it again")
 
 
-def compile_epoch(model, optimizer, batches, loss, pixels=1.0):
-    """Compile the training of one epoch; returns run_epoch(data.Examples) -> (mean loss, training accuracy).
+def compile_epoch(
+    model: keras.Model, optimizer: keras.optimizers.Optimizer, batches: Batches, loss: Loss, pixels: float = 1.0
+) -> Callable[[Examples], tuple[float, float]]:
+    """Compile the training of one epoch; returns run_epoch(examples) -> (mean loss, training accuracy).
 
     The loop over the steps is inside the graph; with XLA an epoch of a dense net takes half the time of the best
     `fit`. The model may be any Keras model: its regularisation losses count, and its state (BatchNormalization,
-    dropout's seeds) is updated.
+    dropout's seeds) is updated. The accuracy is that of the labelled examples, nan if there are none.
 
-    pixels: see inference.feeder. Raises UserError: the model has nothing to train.
+    loss: see `Run`. pixels: a factor for the model's inputs, see inference.pixels_for. Raises UserError: the model
+    has nothing to train; or as inference.caller does.
     """
     first_examples = batches.collect(0)
     call = caller(model, batches.view(first_examples.of_step(0)), pixels)
@@ -206,7 +219,7 @@ def compile_epoch(model, optimizer, batches, loss, pixels=1.0):
     check_trainable(model)
     optimizer.build(variables)
 
-    def step(examples):
+    def step(examples: Examples) -> tf.Tensor:
         images, labels, teacher_logits = batches.view(examples), examples.labels, examples.teacher_logits
         with tf.GradientTape() as tape:
             logits = call(images, training=True)
@@ -219,11 +232,10 @@ def compile_epoch(model, optimizer, batches, loss, pixels=1.0):
         num_labelled = tf.reduce_sum(tf.cast(labels >= 0, tf.float32))
         return tf.stack([mean_loss, num_hits, num_labelled])
 
-    # On a processor, XLA makes Keras' dropout take longer than the matrix products, and convolutions thirty times as
-    # long.
+    # On a processor, XLA makes Keras' dropout slower than the matrix products, and convolutions thirty times slower.
     convolves = any(len(weight.shape) > 2 for weight in model.weights)
 
-    def run_steps(examples, first, stop):
+    def run_steps(examples: Examples, first: tf.Tensor, stop: tf.Tensor) -> tf.Tensor:
         totals = tf.zeros(3)
         while first < stop:  # not tf.range: XLA would compile anew for each pair of bounds
             totals += step(examples.of_step(first))
@@ -238,7 +250,7 @@ def compile_epoch(model, optimizer, batches, loss, pixels=1.0):
         compiled = tf.function(run_steps)
         compiled(first_examples, *no_step)
 
-    def run_epoch(examples):
+    def run_epoch(examples: Examples) -> tuple[float, float]:
         totals = np.zeros(3)
         for first in range(0, batches.num_steps, STEPS_PER_CALL):
             if first:
@@ -252,19 +264,18 @@ def compile_epoch(model, optimizer, batches, loss, pixels=1.0):
 
 
 class Checkpoint(NamedTuple):
-    """Where a training run saves its state after each epoch, so that a run that was stopped can go on, bit for bit.
+    """Where a training run saves its state after each epoch, so that a stopped run can resume, bit for bit.
 
     The order of the images depends on the seed and the epoch's number alone, so weights, dropout's seeds, optimizer
     and history are the whole state.
     """
 
     path: Path  # .npz
-    settings: dict  # of plain values: all that decides the run
-    resume: bool  # whether to go on from the file, if there is one
+    settings: dict[str, Any]  # plain values: all that decides the run
+    resume: bool  # whether to resume from the file, if there is one
 
-    def restore(self, state):
-        """Assign the saved values to `state`, a list of variables; returns the saved history, or [] to start from the
-        beginning.
+    def restore(self, state: list[keras.Variable]) -> list[Epoch]:
+        """Assign the saved values to the variables of `state` and return the saved history; [] if the run starts anew.
 
         Raises UserError: the file is damaged, or of a run with other settings.
         """
@@ -273,20 +284,20 @@ class Checkpoint(NamedTuple):
                 say(f"{self.path} is of a stopped run: this run starts anew and overwrites it (see --resume)")
             return []
         if not self.path.exists():
-            say(f"there is no {self.path} to go on from: this run starts anew")
+            say(f"there is no {self.path} to resume from: this run starts from the beginning")
             return []
         saved = files.load_arrays(self.path)
         different = differing(json.loads(str(saved.get("settings", "{}"))), self.settings)
         if different:
             names = ", ".join(different)
             raise UserError(f"{self.path} is of a run with other settings ({names}): leave --resume out to start anew")
-        for place, variable in enumerate(state):
-            variable.assign(saved[f"variable_{place}"])
-        history = [Epoch(int(number), *rest) for number, *rest in saved["history"].tolist()]
+        for index, variable in enumerate(state):
+            variable.assign(saved[f"variable_{index}"])
+        history = [Epoch(int(number), *values) for number, *values in saved["history"].tolist()]
         say(f"going on after epoch {len(history)}")
         return history
 
-    def save(self, state, history):
+    def save(self, state: list[keras.Variable], history: list[Epoch]) -> None:
         """Write the state and the history over those of the epoch before."""
-        arrays = {f"variable_{place}": variable.numpy() for place, variable in enumerate(state)}
+        arrays = {f"variable_{index}": variable.numpy() for index, variable in enumerate(state)}
         files.save_arrays(self.path, settings=json.dumps(self.settings), history=history, **arrays)

@@ -119,7 +119,7 @@ def show(grid, arguments, num_images, figure):
         figure,
         xlabel="temperature",
         ylabel=counted,
-        title=f"Mean and range of {arguments.seeds} seeds; alpha is the weight of the teacher's part",
+        title=f"Mean and range of {arguments.seeds} seeds; alpha is the weight of the soft term",
     )
     header, rows = ["T", *(f"alpha {alpha:g}" for alpha in arguments.alphas)], []
     for place, temperature in enumerate(arguments.temperatures):
