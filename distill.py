@@ -15,6 +15,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from support import UserError, files, inference, model_files, plots, terminal, training
 from support.recipe import Recipe, any_temperature, fraction, setting
@@ -89,6 +90,36 @@ def distillation_loss(
     kl = tf.reduce_sum(targets * (teacher_log - student_log), axis=-1)
     hard = tf.where(labels >= 0, training.cross_entropy(tf.maximum(labels, 0), student_logits), 0.0)
     return alpha * temperature**2 * kl + (1 - alpha) * hard
+
+
+@keras.saving.register_keras_serializable("distillation")
+class SoftTargetLoss(keras.distillation.DistillationLoss):
+    """The soft term of `distillation_loss`, T^2 * KL, for keras.distillation.Distiller: the mean over the batch.
+
+    Both models must return logits (batch, C), or log-probabilities, which are logits too; inference.adapters makes
+    them of any classifier's outputs. The Distiller's student_loss_weight is 1 - alpha. Keras' own LogitsDistillation
+    applies neither softmax nor T^2 as it comes, and clips probabilities at 1e-7 with loss=KLDivergence() (3.15.1).
+    """
+
+    def __init__(self, temperature: float = MNIST.temperature) -> None:
+        self.temperature = float(temperature)
+
+    def compute_loss(self, teacher_outputs: tf.Tensor, student_outputs: tf.Tensor, **_: Any) -> tf.Tensor:
+        """The loss in nats, a float32 scalar."""
+        teacher_logits, student_logits = (tf.cast(logits, tf.float32) for logits in (teacher_outputs, student_outputs))
+        unlabelled = tf.fill(tf.shape(student_logits)[:1], -1)
+        losses = distillation_loss(unlabelled, teacher_logits, student_logits, self.temperature, alpha=1)
+        # Replicas' gradients are summed, so Keras divides its own losses by their number; its Distiller does not.
+        return tf.reduce_mean(losses) / tf.distribute.get_strategy().num_replicas_in_sync
+
+    def get_config(self) -> dict[str, float]:
+        """What Keras saves of it."""
+        return {"temperature": self.temperature}
+
+    @classmethod
+    def from_config(cls, config: dict[str, float]) -> "SoftTargetLoss":
+        """The loss that Keras saved."""
+        return cls(**config)
 
 
 # ---- the teacher's logits --------------------------------------------------------------------------------------------

@@ -1,0 +1,272 @@
+"""Distil from a folder of images that is never in memory as a whole, by Keras' own Distiller, on one or several GPUs.
+
+    python tools/stream.py photos --teacher big.keras --student small.keras
+
+photos holds train/CLASS/* and test/CLASS/*; or CLASS/* alone, of which a fifth becomes the test part. Teacher and
+student may want images of different sizes. The student is trained twice from its initial weights: on labels alone, and
+distilled. A stopped run goes on after its last finished epoch when the same command is given again.
+
+An epoch takes longer than with tools/convert.py and distill.py: use those where the images fit in memory. A net is
+trained on one machine: MultiWorkerMirroredStrategy does not work with `fit` in Keras 3.15. Dask trains many nets on
+many machines: tools/sweep.py --cluster.
+
+Writes student.keras, distilled.keras, their histories and plots/learning_curves_distilled.png to artifacts/.
+"""
+
+import contextlib
+import csv
+import hashlib
+import math
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from support import UserError, files, inference, model_files, plots, terminal, training
+from support.recipe import Recipe, changed, integer
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import data
+import distill
+
+SHUFFLED = 1000  # images from which the next one is drawn, besides the shuffled order of the files
+GPU_MEGABYTES = 8000  # of a GPU, shared by the logical devices of --devices
+
+
+@dataclass(frozen=True)
+class StreamRecipe(Recipe):
+    """All settings of the two students, apart from the images and the nets."""
+
+    temperature: float = changed(distill.DistillRecipe, "temperature", 2.0)
+    alpha: float = changed(distill.DistillRecipe, "alpha", 0.5)
+    seed: int = changed(distill.DistillRecipe, "seed", 0)
+    epochs: int = changed(distill.DistillRecipe, "epochs", 20)
+    batch_size: int = changed(distill.DistillRecipe, "batch_size", 64)
+    learning_rate: float = changed(distill.DistillRecipe, "learning_rate", 1e-3)
+
+
+class Images(NamedTuple):
+    """What `read_folder` returns. train, test: tf.data.Datasets of batches (images uint8 (n, h, w, c), labels (n,))."""
+
+    train: tf.data.Dataset
+    test: tf.data.Dataset
+    num_train: int
+    num_test: int
+    class_names: list[str]
+    fingerprint: str  # of the files' names and sizes
+
+
+def parse_arguments():
+    recipes = terminal.Output(), inference.TeacherPixels(), inference.StudentPixels(), StreamRecipe()
+    options = terminal.parser(__doc__, *recipes)
+    options.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="the images: train/CLASS/*, test/CLASS/*; or CLASS/*"
+    )
+    options.add_argument("--teacher", type=Path, required=True, metavar="FILE", help="a .keras file")
+    help_text = "a .keras file with initial weights"
+    options.add_argument("--student", type=Path, required=True, metavar="FILE", help=help_text)
+    help_text = "of the images as they are read (default: the larger of what the nets take)"
+    options.add_argument("--size", type=integer(1), nargs=2, metavar=("HEIGHT", "WIDTH"), help=help_text)
+    options.add_argument("--cache", action="store_true", help="keep the decoded images in files in --out")
+    options.add_argument("--mixed-precision", action="store_true", help="compute in float16, which is faster on a GPU")
+    help_text = "divide the GPU, or the processor, into N devices to train on (default: train on all GPUs)"
+    options.add_argument("--devices", type=integer(1, 64), metavar="N", help=help_text)
+    options.add_argument("--tensorboard", action="store_true", help="write logs for TensorBoard to --out")
+    return options.parse_args()
+
+
+def strategy_on(num_devices):
+    """The tf.distribute.Strategy: all GPUs; or the first one, else the processor, as so many logical devices."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if num_devices is None:
+        return tf.distribute.MirroredStrategy() if len(gpus) > 1 else tf.distribute.get_strategy()
+    device = (gpus or tf.config.list_physical_devices("CPU"))[0]
+    memory = GPU_MEGABYTES // num_devices if gpus else None
+    logical = [tf.config.LogicalDeviceConfiguration(memory_limit=memory)] * num_devices
+    tf.config.set_logical_device_configuration(device, logical)
+    return tf.distribute.MirroredStrategy([f"{device.device_type}:{number}" for number in range(num_devices)])
+
+
+def image_form(nets, size):
+    """((height, width), channels) of the images to be read: `size`, or the larger of what the nets take.
+
+    Raises UserError: no net has a fixed height and width, and there is no `size`.
+    """
+    shapes = [inference.single_shape(net.inputs) or () for net in nets]
+    sizes = [shape[:2] for shape in shapes if len(shape) > 1 and None not in shape[:2]]
+    if not (size or sizes):
+        raise UserError("neither teacher nor student has a fixed height and width: give --size HEIGHT WIDTH")
+    size = tuple(size or max(sizes, key=math.prod))
+    in_colour = [shape[2:] in ((3,), (None,)) or shape == (3 * math.prod(size),) for shape in shapes]
+    return size, 3 if any(in_colour) else 1
+
+
+def read_folder(folder, size, num_channels, recipe, cache):
+    """The Images of a folder. Raises UserError: it does not hold two classes, or the test part has other ones."""
+    options = {"image_size": size, "color_mode": "rgb" if num_channels == 3 else "grayscale", "batch_size": None}
+    options |= {"seed": recipe.seed, "verbose": False}
+    try:
+        if (folder / "train").is_dir():
+            parts = [keras.utils.image_dataset_from_directory(folder / name, **options) for name in ("train", "test")]
+        else:
+            options |= {"validation_split": 0.2, "subset": "both"}
+            parts = keras.utils.image_dataset_from_directory(folder, **options)
+    except (ValueError, OSError, tf.errors.NotFoundError) as error:
+        advice = "it must hold train/CLASS/* and test/CLASS/*, or CLASS/*"
+        raise UserError(f"{folder} cannot be read ({files.cause(error)}): {advice}") from error
+    names, test_names = (part.class_names for part in parts)
+    if len(names) < 2 or names != test_names:
+        raise UserError(f"{folder} has the classes {names}, and {test_names} for the test: it needs two, the same ones")
+    paths = [sorted(part.file_paths) for part in parts]
+    if len(paths[0]) < recipe.batch_size:
+        raise UserError(f"--batch-size {recipe.batch_size} is larger than the {len(paths[0])} images: lower it")
+    sizes = [Path(path).stat().st_size for of_part in paths for path in of_part]
+    fingerprint = hashlib.sha256(repr((size, num_channels, paths, sizes)).encode()).hexdigest()
+    batches = []
+    for name, part in zip(("train", "test"), parts):
+        images = part.map(lambda image, label: (tf.cast(tf.round(image), tf.uint8), label), tf.data.AUTOTUNE)
+        if cache:
+            cache.mkdir(exist_ok=True)
+            for lock_file in cache.glob("*.lockfile"):  # of a run that was stopped
+                lock_file.unlink()
+            images = images.cache(str(cache / f"{name}_{fingerprint[:8]}"))
+        images = images.shuffle(SHUFFLED, seed=recipe.seed) if name == "train" else images
+        batches.append(images.batch(recipe.batch_size, drop_remainder=name == "train").prefetch(tf.data.AUTOTUNE))
+    return Images(*batches, *map(len, paths), names, fingerprint)
+
+
+def classifier(net, images, pixels):
+    """A model around `net`, with its weights, from Images' batches to logits (batch, C) float32.
+
+    It gives the net its own size, channels, axes and pixels. pixels: see inference.pixels_for. Raises UserError: the
+    net cannot take such images, or has another number of classes.
+    """
+    sample = next(iter(images.test))[0]
+    taken, shape = inference.single_shape(net.inputs) or (), tuple(sample.shape[1:])
+    layers = [keras.Input(shape), keras.layers.Rescaling(1 / 255, dtype="float32")]
+    if len(taken) > 1 and None not in taken[:2] and taken[:2] != shape[:2]:
+        layers.append(keras.layers.Resizing(*taken[:2], dtype="float32"))
+    if shape[2] == 3 and (len(taken) == 2 or taken[2:] == (1,)):
+        layers.append(keras.layers.Lambda(tf.image.rgb_to_grayscale, dtype="float32"))
+    resize = keras.Sequential(layers, name="stream_resize")
+    feed, read = inference.adapters(net, resize(sample), pixels)
+    inputs = keras.Input(shape)
+    outputs = net(keras.layers.Lambda(feed, dtype="float32", name="stream_feed")(resize(inputs)))
+    model = keras.Model(inputs, keras.layers.Lambda(read, dtype="float32", name="stream_read")(outputs))
+    if model.output_shape[1] != len(images.class_names):
+        problem = f"a net has {model.output_shape[1]} classes, and the folder {len(images.class_names)}"
+        raise UserError(f"{problem}: choose another net, or other images")
+    return model
+
+
+def check_teacher(model, images):
+    """Raises UserError: the teacher, as `classifier` returns it, is no better than chance on training images."""
+    shown, labels = zip(*images.train.take(1 + distill.TEACHER_CHECK_EXAMPLES // images.num_train))
+    split = data.Split(np.concatenate(shown), np.concatenate(labels).astype(np.int32))
+    predict = lambda examples: model.predict(examples, verbose=0)
+    distill.check_teacher(predict, data.Dataset(split, split, split, len(images.class_names)))
+
+
+@contextlib.contextmanager
+def float16(net, wanted):
+    """Have the layers of `net` compute in float16, if wanted, until the block ends; their weights stay float32."""
+    layers = [layer for layer in net._flatten_layers() if wanted]
+    policies = [layer.dtype_policy for layer in layers]
+    try:
+        for layer in layers:
+            layer.dtype_policy = keras.DTypePolicy("mixed_float16")
+        yield
+    finally:
+        for layer, policy in zip(layers, policies):
+            layer.dtype_policy = policy
+
+
+def fit(model, images, recipe, folder, tensorboard):
+    """Train a Keras model on the images, or go on where an earlier call was stopped; returns a list of Epoch.
+
+    folder: keeps the state after each epoch. Raises UserError: the loss is no longer finite.
+    """
+    num_steps = recipe.epochs * (images.num_train // recipe.batch_size)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(training.adam(recipe.learning_rate, num_steps), loss, metrics=["accuracy"])
+    folder.mkdir(parents=True, exist_ok=True)
+    log = folder / "log.csv"
+    callbacks = [keras.callbacks.BackupAndRestore(folder / "state"), keras.callbacks.CSVLogger(log, append=True)]
+    callbacks += [keras.callbacks.TensorBoard(tensorboard)] if tensorboard else []
+    model(next(iter(images.test))[0])  # builds a Distiller, as BackupAndRestore wants it
+    verbose = 1 if sys.stdout.isatty() else 2
+    model.fit(images.train, epochs=recipe.epochs, callbacks=callbacks, shuffle=False, verbose=verbose)
+    with open(log, encoding="utf-8") as file:
+        rows = {int(row["epoch"]): row for row in csv.DictReader(file)}  # an epoch that was stopped may have two
+    history = [(epoch + 1, float(row["loss"]), float(row["accuracy"])) for epoch, row in sorted(rows.items())]
+    shutil.rmtree(folder)
+    if not math.isfinite(history[-1][1]):
+        raise UserError("the loss is no longer finite: lower --learning-rate")
+    return [model_files.Epoch(*row, validation_accuracy=math.nan, seconds=math.nan) for row in history]
+
+
+def count_errors(model, images):
+    """How many test images a model puts into another class."""
+    predict = tf.function(model)
+    return sum(int(np.sum(predict(shown).numpy().argmax(-1) != labels)) for shown, labels in images.test)
+
+
+def main():
+    arguments = parse_arguments()
+    terminal.print_settings(arguments)
+    strategy, out = strategy_on(arguments.devices), files.output_folder(arguments.out)
+    if arguments.mixed_precision:
+        keras.mixed_precision.set_global_policy("mixed_float16")  # so that Keras scales the loss
+    with strategy.scope():
+        train_both(arguments, StreamRecipe.of(vars(arguments)), out)
+
+
+def train_both(arguments, recipe, out):
+    """Train the student on labels alone and distilled, unless they are there, and print the result."""
+    teacher, student = (model_files.load(path) for path in (arguments.teacher, arguments.student))
+    form, cache = image_form([teacher, student], arguments.size), out / "cache" if arguments.cache else None
+    images = read_folder(arguments.folder, *form, recipe, cache)
+    counts = f"{images.num_train:,} training, {images.num_test:,} test images, {len(images.class_names)} classes"
+    print(f"data: {counts}, read as {form[0][0]}x{form[0][1]} with {form[1]} channels", flush=True)
+    teacher_pixels, pixels = arguments.teacher_pixels, arguments.student_pixels or 1.0
+    settings = recipe.settings() | {"data": images.fingerprint, "student": model_files.fingerprint(student)}
+    settings |= {"student_pixels": pixels, "mixed_precision": arguments.mixed_precision}
+    taught_by = {"teacher": model_files.fingerprint(teacher), "teacher_pixels": teacher_pixels}
+    runs = {"student": settings | {"temperature": None, "alpha": None}, "distilled": settings | taught_by}
+    errors, histories = {}, {}
+    with float16(teacher, arguments.mixed_precision):
+        teacher_model = classifier(teacher, images, teacher_pixels)
+        check_teacher(teacher_model, images)
+        errors["teacher"] = count_errors(teacher_model, images)
+        for name, wanted in runs.items():
+            path = out / f"{name}.keras"
+            if model_files.is_made_with(path, wanted, {}):
+                print(f"{path} was trained with these settings")
+            else:
+                print(f"training {path}", flush=True)
+                net = model_files.load(arguments.student)
+                with float16(net, arguments.mixed_precision):
+                    model = classifier(net, images, pixels)
+                    if name == "distilled":
+                        loss = distill.SoftTargetLoss(recipe.temperature)
+                        weight = {"student_loss_weight": 1 - recipe.alpha}
+                        model = keras.distillation.Distiller(teacher_model, model, loss, **weight)
+                    key = hashlib.sha256(repr(wanted).encode()).hexdigest()[:8]
+                    tensorboard = out / "tensorboard" / name if arguments.tensorboard else None
+                    history = fit(model, images, recipe, out / f"training_{name}_{key}", tensorboard)
+                model_files.save(net, path, wanted, history)
+                print(f"saved {path}, {net.count_params():,} parameters", flush=True)
+            net, histories[name] = model_files.load(path), model_files.load_training(path)[1]
+            errors["baseline" if name == "student" else name] = count_errors(classifier(net, images, pixels), images)
+    plots.learning_curves(histories, out / "plots" / "learning_curves_distilled.png")
+    print(f"\n{distill.describe_result(errors, images.num_test)}")
+
+
+if __name__ == "__main__":
+    terminal.run(main)
