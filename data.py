@@ -1,5 +1,6 @@
 """Data: loaded, checked, split, shifted or distorted, and served as shuffled batches."""
 
+import argparse
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +60,7 @@ class Dataset(NamedTuple):
     test: Split
     num_classes: int
     class_names: tuple[str, ...] = ()  # empty if the classes have no names
+    held_out: np.ndarray | tuple[int, ...] = ()  # the rows of x_train that are the validation split
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -76,7 +78,7 @@ class Dataset(NamedTuple):
         return len(self.image_shape) == 2 or len(self.image_shape) == 3 and self.image_shape[2] in (1, 3)
 
     def __str__(self) -> str:
-        train, validation, test = (f"{len(split.labels):,}" for split in self[:3])
+        train, validation, test = (f"{len(split.labels):,}" for split in (self.train, self.validation, self.test))
         size = "x".join(map(str, self.image_shape))
         num_unlabelled = int(np.sum(self.train.labels < 0))
         unlabelled = f" ({num_unlabelled:,} without a label)" if num_unlabelled else ""
@@ -163,7 +165,8 @@ def load(path: str | Path | None = None, validation: int | None = None) -> Datas
         return Dataset(train, splits["val"], splits["test"], num_classes, class_names)
     if validation is None:
         validation = min(5000, num_labelled // 12, num_labelled - num_classes)
-    return Dataset(*hold_out(train, validation), splits["test"], num_classes, class_names)
+    kept, held_out = (rows.images for rows in hold_out(Split(np.arange(len(train.labels)), train.labels), validation))
+    return Dataset(train.take(kept), train.take(held_out), splits["test"], num_classes, class_names, held_out)
 
 
 def hold_out(split: Split, number: int) -> tuple[Split, Split]:
@@ -264,6 +267,21 @@ def checked_split(
     return Split(images, labels.astype(np.int32))
 
 
+def load_for(arguments: argparse.Namespace) -> Dataset:
+    """Load the Dataset of --data and --validation, and print it. Raises UserError as `load` does.
+
+    If --batch-size was not given, and its default is more than an eighth of the training examples, it becomes that.
+    """
+    dataset = load(arguments.data, arguments.validation)
+    print(f"data: {dataset}", flush=True)
+    num_examples = len(dataset.train.labels)
+    eighth = max(1, num_examples // 8)
+    if "batch_size" in arguments and arguments.batch_size > eighth and "batch_size" not in arguments.given:
+        arguments.batch_size = eighth
+        print(f"batch-size: {eighth}, an eighth of the {num_examples:,} training examples", flush=True)
+    return dataset
+
+
 def num_shifts(pixels: int) -> int:
     """The number of shifts by at most `pixels` pixels in each direction, the zero shift included."""
     return (2 * pixels + 1) ** 2
@@ -314,8 +332,12 @@ class Batches:
     teacher's logits of exactly that view. Order, shifts and distortions of an epoch depend on `seed` and the epoch's
     number alone. The images left over after the last complete batch are not used in that epoch.
 
-    teacher_logits: what distill.teacher_logits returns for the images of the split. Raises UserError as `check_batches`
-    does; ValueError: translate and distort are both given, or teacher_logits are of other examples or shifts.
+    augment: a function or Keras layer that changes a batch of images before the teacher and the net see them. It gets
+    (batch, h, w, c) float32, in [0, 1] if the data are uint8, and keeps that shape; `seed` does not decide what it
+    draws. teacher_logits: what distill.teacher_logits returns for the images of the split.
+
+    Raises UserError as `check_batches` does, and if augment is given with translate or distort; ValueError: translate
+    and distort are both given, or teacher_logits are of other examples or shifts.
     """
 
     def __init__(
@@ -326,15 +348,18 @@ class Batches:
         seed: int,
         translate: int = 0,
         distort: float = 0.0,
+        augment: Callable[[tf.Tensor], tf.Tensor] | None = None,
         teacher_logits: TeacherLogits | None = None,
     ) -> None:
         check_batches(split.images, batch_size, translate, distort)
         if translate and distort:
             raise ValueError("translate and distort exclude each other")
+        if augment and (translate or distort):
+            raise UserError("augment excludes translate and distort: let it shift or distort the images too")
         self.num_images, *shape = split.images.shape
         self.shape = tuple(shape)
         self.batch_size, self.seed, self.translate = batch_size, seed, translate
-        self.distortion = distortion.distortion(distort)
+        self.distortion, self.augment = distortion.distortion(distort), augment
         self.num_steps = self.num_images // batch_size
         self._images = tf.constant(padded(split.images, translate).reshape(self.num_images, -1))
         self._labels = tf.constant(split.labels)
@@ -364,6 +389,8 @@ class Batches:
             images = tf.reshape(rows, (-1, *self.shape))
             distorted = distortion.distort(images, [self.seed % 2**31, noise_seed], self.distortion)
             rows = tf.reshape(distorted, rows.shape)
+        if self.augment:
+            rows = tf.stack([self._augmented(batch) for batch in rows])
         logits = self._teacher_logits
         if callable(logits):
             images = tf.reshape(rows, (-1, *self.shape)).numpy()
@@ -371,6 +398,18 @@ class Batches:
         elif logits is not None:
             logits = tf.gather(logits, indices * num_shifts(self.translate) + shifts)
         return Examples(rows, tf.convert_to_tensor(shifts), tf.gather(self._labels, indices), logits)
+
+    def _augmented(self, rows: tf.Tensor) -> tf.Tensor:
+        """What `augment` makes of a batch of flattened images, in their dtype. Raises UserError: another shape."""
+        images = tf.reshape(to_unit(rows), (-1, *self.shape, 1) if len(self.shape) == 2 else (-1, *self.shape))
+        augmented = tf.convert_to_tensor(self.augment(images))
+        if augmented.shape != images.shape:
+            shapes = f"images {tuple(images.shape)} into {tuple(augmented.shape)}"
+            raise UserError(f"augment turns {shapes}: it must keep their shape")
+        augmented = tf.reshape(tf.cast(augmented, tf.float32), rows.shape)
+        if rows.dtype == tf.uint8:
+            return tf.cast(tf.round(255 * tf.clip_by_value(augmented, 0, 1)), tf.uint8)
+        return augmented
 
     def view(self, examples: Examples) -> tf.Tensor:
         """What the nets see of the Examples of one step: (batch, *shape) float32, images in [0, 1]."""

@@ -15,7 +15,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from support import UserError, files, inference, model_files, plots, terminal, training
 from support.recipe import Recipe, any_temperature, fraction, setting
@@ -44,7 +44,7 @@ class OwnTeacher(Recipe):
     teacher: list[Path] | None = setting(
         None,
         Path,
-        "the teacher: one or more Keras models; several are averaged (default: teacher.keras in --out)",
+        "the teacher: Keras models (several are averaged), or an .npz of logits (default: teacher.keras in --out)",
         nargs="+",
         action="extend",
         metavar="FILE",
@@ -60,6 +60,17 @@ REMEDIES = {  # what to try for a net that is no better than the baseline
 LOGITS_VERSION = 2  # of cached logits: raise it after a change to how a model's outputs become logits
 IMAGES_AT_ONCE = 2000  # in one call of the teacher
 TEACHER_CHECK_EXAMPLES = 2000  # training examples on which a teacher has to be better than chance
+
+
+class StoredTeacher(NamedTuple):
+    """A teacher of another framework, as its logits (n, C) float32 of the splits of a data.Dataset."""
+
+    train: np.ndarray
+    validation: np.ndarray | None  # None if the file does not have them
+    test: np.ndarray | None
+
+
+Teacher = list[keras.Model] | StoredTeacher
 
 
 def soft_targets(logits: tf.Tensor | np.ndarray, temperature: float) -> tf.Tensor:
@@ -125,8 +136,15 @@ class SoftTargetLoss(keras.distillation.DistillationLoss):
 # ---- the teacher's logits --------------------------------------------------------------------------------------------
 
 
+def fingerprint(teacher: Teacher) -> str:
+    """What identifies a teacher in the settings of its students: the SHA-256 of its weights, or of its logits."""
+    if isinstance(teacher, StoredTeacher):
+        return files.fingerprint(*(logits for logits in teacher if logits is not None))
+    return model_files.fingerprint(*teacher)
+
+
 def teacher_logits(
-    teacher: keras.Model | list[keras.Model],
+    teacher: keras.Model | Teacher,
     images: np.ndarray,
     translate: int = 0,
     distort: float = 0.0,
@@ -140,8 +158,14 @@ def teacher_logits(
     listed, this returns a function instead, images (n, ...) -> logits (n, C). data.Batches takes both. The teacher
     runs in inference mode; neither its weights nor its state change.
 
-    Raises UserError: the teacher's outputs are not finite.
+    Raises UserError: the teacher's outputs are not finite; a StoredTeacher, whose logits are those of the images as
+    they are, is asked for other views.
     """
+    if isinstance(teacher, StoredTeacher):
+        if translate or distort:
+            problem = "stored logits are those of the images as they are"
+            raise UserError(f"{problem}: give --translate 0 and no --distort, or a Keras model as the teacher")
+        return teacher.train[:, None]
     predict = inference.predictor(teacher, IMAGES_AT_ONCE, pixels)
     if distort:
         _check_finite(predict(images[:IMAGES_AT_ONCE]))
@@ -189,50 +213,95 @@ def _check_finite(logits: np.ndarray) -> None:
         raise UserError("the teacher's outputs are not finite: train it again with a lower --learning-rate")
 
 
-def load_teacher(arguments: argparse.Namespace, dataset: data.Dataset, out: Path) -> list[keras.Model]:
-    """Load the models of --teacher, or else teacher.keras in the folder `out`; print their validation accuracy.
+def load_stored(paths: list[Path], dataset: data.Dataset) -> StoredTeacher | None:
+    """The logits in the .npz file that --teacher names; None if it names Keras models.
 
-    The accuracy is that on the training examples if there are no validation examples. Raises UserError: as
-    model_files.load and data.check_batches do; teacher.keras was not trained on these training examples; the models of
-    --teacher together are no better than chance.
+    The file has `train`, (n, C) logits or probabilities, a row for each row of x_train; and optionally `val` for x_val,
+    and `test` for x_test. Raises UserError: it is not of this form, or is named together with other files.
+    """
+    if not any(path.suffix == ".npz" for path in paths):
+        return None
+    path = paths[0]
+    if len(paths) > 1:
+        advice = "average their probabilities, and give one .npz file alone"
+        raise UserError(f"--teacher names {len(paths)} files, one of them with logits: {advice}")
+    with files.reading(path, "there is no such file", "save it again with numpy.savez"):
+        arrays = files.read_npz(path, ["train", "val", "test"])
+        if "train" not in arrays:
+            raise ValueError("it has no array `train`, with a row for each row of x_train")
+    num_train = len(dataset.train.labels) + len(dataset.held_out)
+    num_rows = {"train": num_train, "val": len(dataset.validation.labels), "test": len(dataset.test.labels)}
+    logits = {}
+    for name, array in arrays.items():
+        if array.shape != (num_rows[name], dataset.num_classes):
+            wanted = f"one for each row of x_{name} and class, {(num_rows[name], dataset.num_classes)}"
+            raise UserError(f"{path}: {name} has the shape {array.shape}, but the data need {wanted}")
+        logits[name] = inference.stored_logits(array, f"{path}: {name}")
+    held_out = np.asarray(dataset.held_out, int)
+    validation = logits["train"][held_out] if len(held_out) else logits.get("val")
+    return StoredTeacher(np.delete(logits["train"], held_out, 0), validation, logits.get("test"))
+
+
+def load_teacher(arguments: argparse.Namespace, dataset: data.Dataset, out: Path) -> Teacher:
+    """Load the models or the logits of --teacher, or else teacher.keras in the folder `out`; print their accuracy.
+
+    That is the accuracy on the validation examples, or else on the training examples. Raises UserError: as
+    model_files.load, `load_stored` and data.check_batches do; teacher.keras was not trained on these training examples;
+    the teacher of --teacher is no better than chance.
     """
     recipe = student.StudentRecipe.of(vars(arguments))
     data.check_batches(dataset.train.images, **recipe.only("batch_size", "translate", "distort"))  # before anyone waits
     paths = arguments.teacher or [out / "teacher.keras"]
+    if stored := load_stored(paths, dataset):
+        if stored.validation is not None and len(stored.validation):
+            print_accuracy(stored.validation.argmax(-1), dataset.validation.labels)
+        else:
+            print_accuracy(stored.train.argmax(-1), dataset.train.labels)
+        remedy = "are its rows in the order of x_train, and its columns in that of the classes?"
+        check_teacher(stored.train.argmax(-1), dataset.train.labels, remedy)
+        return stored
     teacher = [model_files.load(path, dataset.image_shape, dataset.num_classes) for path in paths]
-    fingerprint = files.fingerprint(*dataset.train)
+    data_sha256 = files.fingerprint(*dataset.train)
     for path in paths:
         trained_on = model_files.load_training(path)[0].get("data")
-        if trained_on != fingerprint and not arguments.teacher:
+        if trained_on != data_sha256 and not arguments.teacher:
             problem = f"{path} was not trained on these training examples, but with other --data or --validation"
             remedy = "run `python teacher.py` with the options given here, or name it with --teacher"
             raise UserError(f"{problem}: {remedy}")
-        if trained_on not in (None, fingerprint):
+        if trained_on not in (None, data_sha256):
             print(f"warning: {path} was trained on other examples than these, perhaps on validation or test examples")
-    split = dataset.validation if len(dataset.validation.labels) else dataset.train.labelled()
+    split = dataset.validation if len(dataset.validation.labels) else dataset.train
     predict = inference.predictor(teacher, pixels=arguments.teacher_pixels)
-    accuracy = np.mean(predict(split.images).argmax(-1) == split.labels)
-    print(f"teacher: accuracy {accuracy:.2%} on {len(split.labels):,} examples", flush=True)
+    print_accuracy(predict(split.images).argmax(-1), split.labels)
     if arguments.teacher:
         sample = data.sample(dataset.train)
         for path, model in zip(paths, teacher):
             inference.warn_of_pixels(path, model, sample, arguments.teacher_pixels, "--teacher-pixels")
-        check_teacher(predict, dataset)
+        sample = data.sample(dataset.train, TEACHER_CHECK_EXAMPLES)
+        remedy = "check the range of its pixels (--teacher-pixels 255) and the order of its classes"
+        check_teacher(predict(sample.images).argmax(-1), sample.labels, remedy)
     return teacher
 
 
-def check_teacher(predict: Callable[[np.ndarray], np.ndarray], dataset: data.Dataset) -> None:
-    """Warn if always naming the commonest class is right at least as often. predict: see inference.predictor.
+def print_accuracy(classes: np.ndarray, labels: np.ndarray) -> None:
+    """Print how often a teacher's predicted classes (n,) are the labels (n,), of the labelled examples."""
+    is_right = classes[labels >= 0] == labels[labels >= 0]
+    print(f"teacher: accuracy {np.mean(is_right):.2%} on {len(is_right):,} examples", flush=True)
 
-    Raises UserError: the teacher's balanced accuracy (its recall, averaged over the classes) is no better than chance.
+
+def check_teacher(classes: np.ndarray, labels: np.ndarray, remedy: str) -> None:
+    """Warn if always naming the commonest class is right at least as often as a teacher's predicted classes (n,).
+
+    Raises UserError: the teacher's balanced accuracy (its recall, averaged over the classes) is no better than chance;
+    `remedy` says what to do.
     """
-    split = data.sample(dataset.train, TEACHER_CHECK_EXAMPLES)
-    is_right = predict(split.images).argmax(-1) == split.labels
-    right_of_class = [is_right[split.labels == label] for label in np.unique(split.labels)]
+    classes, labels = classes[labels >= 0], labels[labels >= 0]
+    is_right = classes == labels
+    right_of_class = [is_right[labels == label] for label in np.unique(labels)]
     recall, chance = np.mean([right.mean() for right in right_of_class]), 1 / len(right_of_class)
     if recall <= chance + 2 * np.sqrt(chance * (1 - chance) / len(is_right)):  # within two standard errors
         problem = f"the teacher is no better than chance: right on {recall:.1%} of a class, averaged over the classes"
-        raise UserError(f"{problem}: check the range of its pixels (--teacher-pixels 255) and the order of its classes")
+        raise UserError(f"{problem}: {remedy}")
     commonest, accuracy = max(map(len, right_of_class)) / len(is_right), is_right.mean()
     if accuracy <= commonest:
         print(f"warning: always naming the commonest class is right on {commonest:.1%}, the teacher on {accuracy:.1%}")
@@ -256,7 +325,7 @@ def describe_gain(errors: dict[str, int]) -> str:
 
 
 def describe_result(errors: dict[str, int], num_images: int) -> str:
-    """The last lines that the script prints. errors: test errors of "teacher", "baseline" and "distilled"."""
+    """The last lines of the script. errors: test errors of "teacher" (if known), "baseline" and "distilled"."""
     lines = []
     for name, num_errors in errors.items():
         lines.append(f"{name + ':':<10} {inference.describe_errors(num_errors, num_images)}")
@@ -264,12 +333,12 @@ def describe_result(errors: dict[str, int], num_images: int) -> str:
 
 
 def advice(wrong: dict[str, int]) -> list[str]:
-    """What to try if distilling did not help. wrong: validation errors of "teacher", "baseline" and "distilled"."""
+    """What to try if distilling did not help. wrong: validation errors, as in `describe_result`."""
     return [
         f"the {name} net makes no fewer errors on the validation images than the baseline ({wrong[name]:,} and"
         f" {wrong['baseline']:,}): try {remedy}"
         for name, remedy in REMEDIES.items()
-        if wrong[name] >= wrong["baseline"]
+        if wrong.get(name, -1) >= wrong["baseline"] > 0
     ]
 
 
@@ -278,7 +347,7 @@ def advice(wrong: dict[str, int]) -> list[str]:
 
 def distill(
     student: keras.Model,
-    teacher: keras.Model | list[keras.Model],
+    teacher: keras.Model | list[keras.Model] | np.ndarray,
     images: ArrayLike,
     labels: ArrayLike,
     *,
@@ -290,6 +359,7 @@ def distill(
     seed: int = 0,
     translate: int = 0,
     distort: float = 0.0,
+    augment: Callable[[tf.Tensor], tf.Tensor] | None = None,
     pixels: float = 1.0,
     student_pixels: float = 1.0,
     validation: tuple[ArrayLike, ArrayLike] | None = None,
@@ -299,11 +369,12 @@ def distill(
     """Train `student`, a Keras classifier, on labels and on the soft targets of `teacher`; returns the history.
 
     The student is changed, the teacher is not; nothing is printed. teacher: one Keras classifier, or several, whose
-    probabilities are averaged. images, labels: see data.checked_split. temperature, alpha: see `distillation_loss`.
-    translate, distort: see data.Batches; both are off by default, while the script shifts MNIST's images by up to a
-    pixel. pixels, student_pixels: factors for the inputs of teacher and student, see inference.pixels_for.
-    validation: (images, labels). callbacks: see training.Run. optimizer: used as it is; None is Adam with
-    learning_rate, see training.adam. seed: decides the order of the images, the shifts and the distortions.
+    probabilities are averaged; or any model's logits or probabilities (n, C) of these images. images, labels: see
+    data.checked_split. temperature, alpha: see `distillation_loss`. translate, distort, augment: see data.Batches; all
+    are off by default, while the script shifts MNIST's images by up to a pixel. pixels, student_pixels: factors for the
+    inputs of teacher and student, see inference.pixels_for. validation: (images, labels). callbacks: see training.Run.
+    optimizer: used as it is; None is Adam with learning_rate, see training.adam. seed: decides the order of the images,
+    the shifts and the distortions.
 
     Raises UserError: an argument cannot be used; or as teacher_logits, data.Batches and training.Run do.
     """
@@ -321,9 +392,14 @@ def distill(
         if not isinstance(validation, (tuple, list)) or len(validation) != 2:
             raise UserError("validation must be a pair, (images, labels)")
         validation = data.checked_split(*validation, "validation[0]", "validation[1]")
+    if isinstance(teacher, np.ndarray):
+        if teacher.ndim != 2 or len(teacher) != len(split.labels):
+            raise UserError(f"teacher has the shape {teacher.shape}: it must have a row for each image, and C columns")
+        teacher = StoredTeacher(inference.stored_logits(teacher, "teacher"), None, None)
     check_classes(student, teacher, split, validation)
-    logits = teacher_logits(teacher, split.images, translate, distort, pixels=pixels)
-    views = {"seed": seed, "translate": translate, "distort": distort, "teacher_logits": logits}
+    # What `augment` draws cannot be listed either.
+    logits = teacher_logits(teacher, split.images, translate, distort or float(augment is not None), pixels=pixels)
+    views = {"seed": seed, "translate": translate, "distort": distort, "augment": augment, "teacher_logits": logits}
     return training.train(
         student,
         data.Batches(split, batch_size, **views),
@@ -338,12 +414,14 @@ def distill(
 
 
 def check_classes(
-    student: keras.Model, teacher: keras.Model | list[keras.Model], split: data.Split, validation: data.Split | None
+    student: keras.Model, teacher: keras.Model | Teacher, split: data.Split, validation: data.Split | None
 ) -> None:
     """Raises UserError: the models differ in their numbers of classes, or a label is not of one of the classes."""
     examples = inference.to_unit(split.images[: inference.PROBED])
-    models = [student, *(teacher if isinstance(teacher, list) else [teacher])]
-    num_outputs = [inference.caller(model, examples)(examples[:1]).shape[-1] for model in models]
+    num_outputs = []
+    for model in [student, *(teacher if isinstance(teacher, list) else [teacher])]:
+        is_stored = isinstance(model, StoredTeacher)
+        num_outputs.append(model.train.shape[1] if is_stored else inference.caller(model, examples)(examples).shape[1])
     num_classes = num_outputs[0]
     if len(set(num_outputs)) > 1:
         listed = ", ".join(map(str, num_outputs))
@@ -366,9 +444,8 @@ def main() -> None:
     options = terminal.parser(__doc__, terminal.Files(), *of_models, MNIST, own_data=OWN_DATA)
     arguments = options.parse_args()
     terminal.print_settings(arguments)
-    recipe, out = DistillRecipe.of(vars(arguments)), files.output_folder(arguments.out)
-    dataset = data.load(arguments.data, arguments.validation)
-    print(f"data: {dataset}", flush=True)
+    out, dataset = files.output_folder(arguments.out), data.load_for(arguments)
+    recipe = DistillRecipe.of(vars(arguments))
     settings = student.settings_from(recipe, arguments.student, dataset)
     teacher = load_teacher(arguments, dataset, out)
     views = recipe.only("translate", "distort")
@@ -386,21 +463,25 @@ def main() -> None:
     temperature, alpha = recipe.temperature, recipe.alpha
     print(f"distilled: the same student, T = {temperature:g}, alpha = {alpha:g} (the weight of the soft term)")
     distilled, history = student.train_student(dataset, recipe, loss_of(recipe), logits, arguments.student)
-    settings |= {"temperature": temperature, "alpha": alpha, "teacher": model_files.fingerprint(*teacher)}
+    settings |= {"temperature": temperature, "alpha": alpha, "teacher": fingerprint(teacher)}
     model_files.save(distilled, out / "distilled.keras", settings, history)
     histories = {"student": baseline_history, "distilled": history}
     plots.learning_curves(histories, out / "plots" / "learning_curves_distilled.png")
     print(f"saved {out / 'distilled.keras'}\n")
 
-    models = {"teacher": (teacher, arguments.teacher_pixels)}
-    models |= {"baseline": (baseline, recipe.student_pixels), "distilled": (distilled, recipe.student_pixels)}
-
-    def count_errors(split: data.Split) -> dict[str, int]:
-        return {name: inference.count_errors(model, split, pixels) for name, (model, pixels) in models.items()}
+    def count_errors(name: str) -> dict[str, int]:
+        split, errors = getattr(dataset, name), {}
+        if not isinstance(teacher, StoredTeacher):
+            errors["teacher"] = inference.count_errors(teacher, split, arguments.teacher_pixels)
+        elif (stored := getattr(teacher, name)) is not None:
+            errors["teacher"] = int(np.sum(stored.argmax(-1) != split.labels))
+        for model_name, model in (("baseline", baseline), ("distilled", distilled)):
+            errors[model_name] = inference.count_errors(model, split, recipe.student_pixels)
+        return errors
 
     if len(dataset.validation.labels):
-        print("\n".join([*advice(count_errors(dataset.validation)), ""]), end="")
-    print(describe_result(count_errors(dataset.test), len(dataset.test.labels)))
+        print("\n".join([*advice(count_errors("validation")), ""]), end="")
+    print(describe_result(count_errors("test"), len(dataset.test.labels)))
 
 
 if __name__ == "__main__":

@@ -115,6 +115,15 @@ def mean_of(several: list[Evaluated]) -> Evaluated:
     return Evaluated({}, {}, [], "+".join(sorted(model.weights for model in several)), test, validation)
 
 
+def of_stored(stored: distill.StoredTeacher | None) -> Evaluated | None:
+    """The Evaluated of stored logits; None if there are none of the test images, which is printed."""
+    if stored and stored.test is None:
+        print("no model is compared with the teacher: its file has no logits of the test images, `test`")
+    if not stored or stored.test is None:
+        return None
+    return Evaluated({}, {}, [], distill.fingerprint(stored), stored.test, stored.validation)
+
+
 def measure_speed(predict: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> dict[str, Any]:
     """The median speed of inference.predictor's `predict` on this machine: with all images (n, ...), and with one."""
 
@@ -347,12 +356,12 @@ def main() -> None:
     arguments = options.parse_args()
     terminal.print_settings(arguments)
     out = files.output_folder(arguments.out)
-    dataset = data.load(arguments.data, arguments.validation)
-    print(f"data: {dataset}", flush=True)
+    dataset = data.load_for(arguments)
 
     models = find_models(arguments.models, out)
     spelling = {path.resolve(): path for path in models.values()}  # --teacher may spell one of them in another way
-    teacher_paths = find_teacher(arguments.teacher, out, dataset.train)
+    stored = distill.load_stored(arguments.teacher or [], dataset)
+    teacher_paths = [] if stored else find_teacher(arguments.teacher, out, dataset.train)
     teacher_paths = [spelling.get(path.resolve(), path) for path in teacher_paths]
     by_path = {}
     for path in dict.fromkeys([*models.values(), *teacher_paths]):
@@ -362,7 +371,7 @@ def main() -> None:
         else:
             by_path[path] = run_model(path, dataset, arguments.student_pixels, "--student-pixels")
     terminal.clear_progress()
-    teacher = mean_of([by_path[path] for path in teacher_paths]) if teacher_paths else None
+    teacher = mean_of([by_path[path] for path in teacher_paths]) if teacher_paths else of_stored(stored)
     print_warnings(by_path, teacher, dataset.train)
     evaluated = {name: by_path[path] for name, path in models.items()}
     rows = {name: measure(model, dataset, teacher) for name, model in evaluated.items()}

@@ -88,8 +88,8 @@ def main() -> None:
     arguments = options.parse_args()
     terminal.print_settings(arguments)
     out = files.output_folder(arguments.out)
-    dataset = data.load(arguments.data, arguments.validation)
-    print(f"data: {dataset}\nteacher: if stopped, --resume continues after its last finished epoch", flush=True)
+    dataset = data.load_for(arguments)
+    print("teacher: if stopped, --resume continues after its last finished epoch", flush=True)
 
     recipe = TeacherRecipe.of(vars(arguments))
     settings = recipe.settings() | {"data": files.fingerprint(*dataset.train)}

@@ -211,6 +211,25 @@ def _epsilon(model: keras.Model) -> float:
     return max(EPSILON.get(layer.compute_dtype, FLOAT32_EPSILON) for layer in model._flatten_layers())
 
 
+def stored_logits(outputs: np.ndarray, name: str) -> np.ndarray:
+    """Logits (n, C) float32 of stored outputs: of logits, or of probabilities, if every row sums to 1.
+
+    name: what error messages call them. Raises UserError: they are not finite, or from 0 to 1 without such sums.
+    """
+    tolerance = max(1e-3, 16 * EPSILON.get(str(outputs.dtype), FLOAT32_EPSILON))
+    if outputs.dtype.kind not in "fiu" or np.isnan(outputs).any() or np.isposinf(outputs).any():
+        raise UserError(f"{name} has values that are no finite numbers: save them again")
+    outputs = outputs.astype(np.float32)
+    outputs[np.isneginf(outputs)] = math.log(TINY)  # the logarithm of a probability of 0
+    if outputs.min() < 0 or outputs.max() > 1 + tolerance:
+        return outputs
+    if not np.allclose(outputs.sum(-1), 1, rtol=0, atol=tolerance):
+        raise UserError(
+            f"{name} is from 0 to 1, but its rows do not sum to 1: save logits, or a softmax's probabilities"
+        )
+    return np.log(np.maximum(outputs, TINY))
+
+
 def adapters(
     model: keras.Model, examples: np.ndarray | tf.Tensor, pixels: float = 1.0
 ) -> tuple[Callable[[tf.Tensor], Any], Callable[[Any], tf.Tensor]]:

@@ -115,11 +115,12 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (see `python {sys.argv[0]} --help`)\n")
 
     def parse_args(self, *args: Any) -> argparse.Namespace:
-        """As argparse does. Then options that were not given get their defaults.
+        """As argparse does. Then options that were not given get their defaults; `given` has the names of the others.
 
         With --data, those of `own_data` come first. Of --translate and --distort, giving one turns the other off.
         """
         arguments = super().parse_args(*args)
+        given = {name for name, value in vars(arguments).items() if value is not None}
         if "distort" in arguments:
             if arguments.translate and arguments.distort:
                 self.error("--translate and --distort exclude each other: give one of them")
@@ -129,6 +130,7 @@ class _Parser(argparse.ArgumentParser):
         for name, default in defaults.items():
             if getattr(arguments, name) is None:
                 setattr(arguments, name, default)
+        arguments.given = given
         return arguments
 
 
@@ -155,7 +157,8 @@ def print_settings(arguments: argparse.Namespace) -> None:
     """Print every option with its value, and the device."""
     print("settings")
     for name, value in (vars(arguments) | {"device": device()}).items():
-        print(f"  {name.replace('_', '-'):<15} {_shown(value)}")
+        if name != "given":
+            print(f"  {name.replace('_', '-'):<15} {_shown(value)}")
     print(flush=True)
 
 

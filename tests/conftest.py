@@ -4,15 +4,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
+from dataclasses import replace
 from pathlib import Path
 
-from support import terminal
+from support import plots, terminal
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import data
+import evaluate
 import student
 
 ROOT = Path(__file__).parent.parent
@@ -40,9 +43,7 @@ def browser():
 
 
 def make_arrays(num_train=240, num_test=60, shape=(12, 10), num_classes=3, seed=0):
-    """The four arrays of a data file: class c is a bright stripe in row 2 * c + 2, under noise that makes some
-    ambiguous.
-    """
+    """The four arrays of a data file: class c is a bright stripe in row 2 * c + 2, under noise."""
     random = np.random.default_rng(seed)
     arrays = {}
     for part, number in (("train", num_train), ("test", num_test)):
@@ -69,6 +70,21 @@ def tiny(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="session")
+def digits(tiny):
+    """The data.Dataset of `tiny`: 220 training, 20 validation and 60 test images."""
+    return data.load(tiny)
+
+
+@pytest.fixture(scope="session")
+def knowing(digits, tmp_path_factory):
+    """The path of a net, saved by Keras alone, that has learnt these images."""
+    net, _ = student.train_student(digits, replace(SMALL, hidden=(32,), epochs=60))
+    path = tmp_path_factory.mktemp("knowing") / "knowing.keras"
+    net.save(path)
+    return path
+
+
 @pytest.fixture(autouse=True)
 def ctrl_c():
     """Restore what Ctrl-C does: a script that a test runs in this process changes it."""
@@ -86,28 +102,46 @@ def eager():
 
 
 @pytest.fixture
+def cheap(eager, monkeypatch):
+    """Compile nothing, draw no learning curves and measure no speeds: most of the time of a script on tiny data."""
+    speeds = {"images_per_second": 1, "microseconds_for_one_image": 1.0}
+    monkeypatch.setattr(evaluate, "measure_speed", lambda *arguments: speeds)
+    monkeypatch.setattr(plots, "learning_curves", lambda *arguments: None)
+
+
+@pytest.fixture
+def printed(monkeypatch, capsys):
+    """printed(main, *options) -> stdout of a script that is run in this process."""
+
+    def run(main, *options):
+        monkeypatch.setattr(sys, "argv", [f"{main.__module__.split('.')[-1]}.py", *map(str, options)])
+        terminal.run(main)
+        return capsys.readouterr().out
+
+    return run
+
+
+@pytest.fixture
 def ended(monkeypatch, capsys):
     """ended(main, *options) -> (exit status, stderr) of a script that is run in this process."""
 
     def run(main, *options):
         monkeypatch.setattr(sys, "argv", [f"{main.__module__.split('.')[-1]}.py", *map(str, options)])
-        status, said = 0, ""
+        status, message = 0, ""
         try:
             terminal.run(main)
         except SystemExit as end:
             status = end.code
             if isinstance(status, str):  # what Python prints to stderr, and exits with 1
-                status, said = 1, status + "\n"
-        return status, capsys.readouterr().err + said
+                status, message = 1, status + "\n"
+        return status, capsys.readouterr().err + message
 
     return run
 
 
 @pytest.fixture
 def refusal(ended):
-    """refusal(main, *options) -> (status, the line on stderr) of a script that ends in an error, run in this
-    process.
-    """
+    """refusal(main, *options) -> (exit status, the line on stderr) of a script that ends in an error."""
 
     def run(main, *options):
         status, stderr = ended(main, *options)
@@ -119,8 +153,24 @@ def refusal(ended):
     return run
 
 
-def run_script(script, *options):
-    """Run a script as a user does, as a process of its own; returns the finished process with its output as text."""
-    return subprocess.run(
-        [sys.executable, ROOT / script, *map(str, options)], capture_output=True, text=True, check=False, timeout=120
-    )
+def python(*arguments, **options):
+    """Python as a process of its own, in the project's folder; returns it when it has ended, its output as text."""
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=ROOT, **options)
+
+
+def same_weights(one, other):
+    """Whether two models have the same weights, bit for bit."""
+    return all(np.array_equal(a, b) for a, b in zip(one.get_weights(), other.get_weights(), strict=True))
+
+
+def read_zip(file):
+    """{name: content} of the members of a zip archive, which is what .keras and .npz files are."""
+    with zipfile.ZipFile(file) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def write_zip(file, members):
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)

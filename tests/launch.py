@@ -1,6 +1,4 @@
-"""Runs a script that is killed as it calls a function of `os` for the nth time: launch.py FUNCTION N DATA SCRIPT
-OPTIONS.
-"""
+"""Runs a script until it calls a function of `os` for the Nth time: launch.py FUNCTION N DATA SCRIPT OPTIONS."""
 
 import os
 import runpy

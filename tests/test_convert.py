@@ -261,6 +261,9 @@ def test_arrays_are_taken_as_they_are_with_numbers_or_words_for_labels(run, tmp_
     dataset, _ = run(tmp_path / "x.npy", tmp_path / "y.npy")
     assert dataset.class_names == ("no", "yes") and len(dataset.test.labels) == 8
     assert dataset.train.images.dtype == dtype
+    np.save(tmp_path / "y.npy", np.arange(40) % 3 - 1)
+    dataset, _ = run(tmp_path / "x.npy", tmp_path / "y.npy")
+    assert dataset.num_classes == 2 and np.sum(dataset.train.labels == -1) == 14  # those without a label
     np.save(tmp_path / "y.npy", np.arange(40.0)[:, None] % 4)
     dataset, _ = run(*(tmp_path / name for name in ("x.npy", "y.npy", "x.npy", "y.npy")))
     np.testing.assert_array_equal(dataset.test.images, images)

@@ -9,8 +9,7 @@ from support import UserError, files, inference, model_files, terminal, training
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
-from conftest import SMALL, make_arrays
+from conftest import SMALL
 
 import data
 import distill
@@ -18,11 +17,6 @@ import evaluate
 import student
 import teacher
 from tools import sweep
-
-
-@pytest.fixture(scope="module")
-def digits(tiny):
-    return data.load(tiny)
 
 
 @pytest.fixture
@@ -33,10 +27,6 @@ def net(digits):
     built = teacher.build_teacher(*shape, teacher.TeacherRecipe(hidden=(16,)))
     built.set_weights([3 * weight for weight in built.get_weights()])
     return built
-
-
-def ends_in_softmax(net):
-    return keras.Sequential([keras.Input(net.input_shape[1:]), *net.layers, keras.layers.Softmax()])
 
 
 @pytest.mark.parametrize("translate", [0, 1, 2])
@@ -95,14 +85,6 @@ def test_logits_are_computed_once_and_again_when_teacher_or_data_change(digits, 
     assert times_computed(net, other_images, 0) == 1
 
 
-def test_a_teacher_that_ends_in_a_softmax_gives_the_same_soft_targets(digits, net):
-    images = digits.train.images
-    plain, soft = (distill.teacher_logits(one, images)[:, 0] for one in (net, ends_in_softmax(net)))
-    for temperature in (1.0, 4.0):
-        targets = [distill.soft_targets(logits, temperature) for logits in (plain, soft)]
-        np.testing.assert_allclose(*targets, atol=1e-6)
-
-
 def test_a_teacher_whose_outputs_are_not_finite_is_refused(digits, net):
     net.layers[-1].bias.assign([0.0, np.nan, 0.0])
     with pytest.raises(UserError, match="not finite"):
@@ -131,49 +113,29 @@ def test_baseline_and_distilled_student_start_alike_and_the_teacher_stays_as_it_
     assert net.trainable == trainable
 
 
-def test_a_student_that_sees_only_noise_for_labels_learns_what_its_teacher_knows(digits):
-    """At alpha 1 the labels must not matter: a run without distillation would learn nothing."""
-    knows = tf.one_hot(digits.train.labels, 3).numpy()[:, None, :] * 8
-    noise = np.random.default_rng(99).integers(3, size=len(digits.train.labels)).astype(np.int32)
-    blind = digits._replace(train=digits.train._replace(labels=noise))
-    recipe = replace(SMALL, hidden=(32,), epochs=40)
-
-    def accuracy(alpha):
-        loss = lambda y, t, s: distill.distillation_loss(y, t, s, 4.0, alpha)
-        model, _ = student.train_student(blind, recipe, loss, knows)
-        return 1 - inference.count_errors(model, digits.test) / len(digits.test.labels)
-
-    assert accuracy(alpha=1.0) > 0.75
-    assert accuracy(alpha=0.0) < 0.6
-
-
-def test_the_script_teaches_what_the_teacher_knows_and_alpha_weighs_the_teachers_part(
-    digits, tiny, tmp_path, monkeypatch
+def test_a_student_with_noise_for_labels_learns_what_its_teacher_knows_as_far_as_alpha_says(
+    digits, tiny, tmp_path, knowing, printed
 ):
-    """The same from the command line, where the loss, alpha and T are put together."""
-    keras.utils.set_random_seed(1)
-    knows, _ = student.train_student(digits, replace(SMALL, hidden=(32,), epochs=60))
-    knows.save(tmp_path / "knows.keras")
+    random = np.random.default_rng(99)
     with np.load(tiny) as file:
-        random = np.random.default_rng(99)
         noise = random.integers(3, size=240).astype(np.uint8)
-        noise = np.where(
-            random.random(240) < 0.2, file["y_train"], noise
-        )  # or the teacher would be no better than chance
-        np.savez(tmp_path / "noise.npz", **(dict(file) | {"y_train": noise}))
-    options = f"--data {tmp_path / 'noise.npz'} --out {tmp_path} --teacher {tmp_path / 'knows.keras'} --batch-size 20"
+        labels = np.where(random.random(240) < 0.2, file["y_train"], noise)  # with noise alone, no teacher is better
+        np.savez(tmp_path / "noise.npz", **(dict(file) | {"y_train": labels}))
+    options = ["--data", tmp_path / "noise.npz", "--out", tmp_path, "--teacher", knowing, "--batch-size", 20]
+    options += ["--hidden", 32, "--epochs", 40, "--learning-rate", 0.01]
 
-    def accuracy(alpha):
-        run = f"distill.py {options} --hidden 32 --epochs 40 --learning-rate 0.01 --alpha {alpha}"
-        monkeypatch.setattr("sys.argv", run.split())
-        terminal.run(distill.main)
-        assert model_files.load_training(tmp_path / "distilled.keras")[0]["alpha"] == alpha
-        model = model_files.load(tmp_path / "distilled.keras", digits.image_shape, digits.num_classes)
+    def accuracy(path):
+        model = model_files.load(path, digits.image_shape, digits.num_classes)
         return 1 - inference.count_errors(model, digits.test) / len(digits.test.labels)
 
-    assert 1 - inference.count_errors(knows, digits.test) / len(digits.test.labels) > 0.8
-    assert accuracy(alpha=1.0) > 0.75
-    assert accuracy(alpha=0.0) < 0.6
+    def student_accuracy(alpha):
+        printed(distill.main, *options, "--alpha", alpha)
+        assert model_files.load_training(tmp_path / "distilled.keras")[0]["alpha"] == alpha
+        return accuracy(tmp_path / "distilled.keras")
+
+    assert accuracy(knowing) > 0.8
+    assert student_accuracy(alpha=1.0) > 0.75
+    assert student_accuracy(alpha=0.0) < 0.6
 
 
 def test_the_teacher_is_not_run_before_the_options_are_known_to_be_possible(refusal, tiny, tmp_path, monkeypatch):
@@ -184,35 +146,26 @@ def test_the_teacher_is_not_run_before_the_options_are_known_to_be_possible(refu
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"),
+    ("options", "translate", "distort", "dropout"),
     [
-        ([], (2, 0)),
-        (["--distort", "0"], (2, 0)),
-        (["--distort", "1"], (0, 1)),
-        (["--translate", "1"], (1, 0)),
-        (["--distort", "0", "--translate", "1"], (1, 0)),
-        (["--distort", "1", "--translate", "0"], (0, 1)),
+        ([], 1, 0, 0.25),
+        (["--distort", "0"], 1, 0, 0.25),
+        (["--distort", "1"], 0, 1, 0.25),
+        (["--translate", "2"], 2, 0, 0.25),
+        (["--distort", "0", "--translate", "2"], 2, 0, 0.25),
+        (["--distort", "1", "--translate", "0"], 0, 1, 0.25),
+        (["--data", "mine.npz"], 0, 0, 0.4),
+        (["--data", "mine.npz", "--translate", "1"], 1, 0, 0.4),
+        (["--data", "mine.npz", "--distort", "1", "--dropout", "0"], 0, 1, 0),
     ],
 )
-def test_a_distortion_replaces_the_default_shift_and_none_does_not(options, expected):
-    arguments = terminal.parser("", student.StudentRecipe(translate=2)).parse_args(options)
-    assert (arguments.translate, arguments.distort) == expected
-
-
-@pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        ([], (1, 0, 0.25)),
-        (["--data", "mine.npz"], (0, 0, 0.4)),
-        (["--data", "mine.npz", "--translate", "1"], (1, 0, 0.4)),
-        (["--data", "mine.npz", "--distort", "1", "--dropout", "0"], (0, 1, 0)),
-    ],
-)
-def test_shifts_and_distortions_are_defaults_for_the_digits_only(options, expected):
-    of_digits = teacher.TeacherRecipe(translate=1, distort=0.0, dropout=0.25)
-    own_data = replace(of_digits, translate=0, dropout=0.4)
-    arguments = terminal.parser("", terminal.Files(), of_digits, own_data=own_data).parse_args(options)
-    assert (arguments.translate, arguments.distort, arguments.dropout) == expected
+def test_a_distortion_replaces_the_default_shift_and_own_data_have_their_own_defaults(
+    options, translate, distort, dropout
+):
+    mnist = teacher.TeacherRecipe(translate=1, distort=0.0, dropout=0.25)
+    own_data = replace(mnist, translate=0, dropout=0.4)
+    arguments = terminal.parser("", terminal.Files(), mnist, own_data=own_data).parse_args(options)
+    assert (arguments.translate, arguments.distort, arguments.dropout) == (translate, distort, dropout)
 
 
 def test_with_own_data_the_scripts_neither_shift_nor_distort():
@@ -221,38 +174,31 @@ def test_with_own_data_the_scripts_neither_shift_nor_distort():
 
 
 @pytest.mark.parametrize(
-    ("errors", "sentence"),
+    ("teacher", "baseline", "distilled", "sentence"),
     [
-        (
-            (60, 138, 82),
-            "saves 56 of the student's 138 test errors (40.6%), 72% of the way from the baseline to its teacher",
-        ),
-        ((138, 138, 82), "saves 56 of the student's 138 test errors (40.6%)"),
-        (
-            (60, 138, 138),
-            "saves 0 of the student's 138 test errors (0.0%), 0% of the way from the baseline to its teacher",
-        ),
-        ((0, 0, 0), "saves 0 of the student's 0 test errors"),
-        ((60, 138, 150), "costs the student 12 test errors: 150 in place of 138"),
+        (60, 138, 82, "saves 56 of the student's 138 test errors (40.6%), 72% of the way from"),
+        (138, 138, 82, "saves 56 of the student's 138 test errors (40.6%)"),
+        (60, 138, 138, "saves 0 of the student's 138 test errors (0.0%), 0% of the way from"),
+        (0, 0, 0, "saves 0 of the student's 0 test errors"),
+        (60, 138, 150, "costs the student 12 test errors: 150 in place of 138"),
     ],
 )
-def test_the_gain_in_a_sentence(errors, sentence):
-    errors = dict(zip(("teacher", "baseline", "distilled"), errors))
-    assert distill.describe_gain(errors) == f"distillation {sentence}"
+def test_the_gain_in_a_sentence(teacher, baseline, distilled, sentence):
+    errors = {"teacher": teacher, "baseline": baseline, "distilled": distilled}
+    end = " the baseline to its teacher" if sentence.endswith("from") else ""
+    assert distill.describe_gain(errors) == f"distillation {sentence}{end}"
 
 
-def test_what_to_try_is_said_where_distilling_did_not_help():
-    assert distill.advice({"teacher": 30, "baseline": 60, "distilled": 40}) == []
-    (line,) = distill.advice({"teacher": 60, "baseline": 60, "distilled": 40})
-    assert line.startswith(
-        "the teacher net makes no fewer errors on the validation images than the baseline (60 and 60)"
-    )
-    assert "--epochs" in line
-    (line,) = distill.advice({"teacher": 30, "baseline": 60, "distilled": 61})
-    assert line.startswith(
-        "the distilled net makes no fewer errors on the validation images than the baseline (61 and 60)"
-    )
-    assert "--temperature" in line
+@pytest.mark.parametrize(
+    ("net", "num_errors", "option"), [("teacher", 60, "--epochs"), ("distilled", 61, "--temperature")]
+)
+def test_what_to_try_is_said_where_distilling_did_not_help(net, num_errors, option):
+    errors = {"teacher": 30, "baseline": 60, "distilled": 40}
+    assert distill.advice(errors) == []
+    (line,) = distill.advice(errors | {net: num_errors})
+    no_fewer = "net makes no fewer errors on the validation images than the baseline"
+    assert line.startswith(f"the {net} {no_fewer} ({num_errors} and 60)")
+    assert option in line
 
 
 def test_bad_options_end_with_status_2_and_a_line(refusal):
@@ -289,12 +235,10 @@ def test_bad_options_end_with_status_2_and_a_line(refusal):
     assert (status, "must be below 1" in line) == (2, True)
 
 
-def test_what_the_user_can_mend_ends_with_status_1_and_a_line(refusal, tiny, tmp_path, digits, net):
+def test_what_the_user_can_mend_ends_with_status_1_and_a_line(refusal, tiny, tmp_path):
     common_options = ["--data", tiny, "--out", tmp_path, "--batch-size", "20"]
     status, line = refusal(distill.main, *common_options)
     assert (status, "no such model file: `python teacher.py`" in line) == (1, True)
-    status, line = refusal(student.main, "--data", tiny, "--out", tmp_path, "--batch-size", "1000")
-    assert (status, "--batch-size 1000 is larger than the 220" in line) == (1, True)
     for script in (student, distill):
         status, line = refusal(script.main, *common_options, "--crop", "5")
         assert (status, "--crop and --pool leave nothing of examples of shape (12, 10)" in line) == (1, True)
@@ -305,98 +249,65 @@ def test_what_the_user_can_mend_ends_with_status_1_and_a_line(refusal, tiny, tmp
 # ---- which teacher ---------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def knowing(digits, tmp_path_factory):
-    """A file with a net that has learnt the tiny images, without a word about how."""
-    net, _ = student.train_student(digits, replace(SMALL, hidden=(32,), epochs=60))
-    path = tmp_path_factory.mktemp("knowing") / "knowing.keras"
-    net.save(path)
-    return path
-
-
-def run_distill(monkeypatch, capsys, *options):
-    monkeypatch.setattr("sys.argv", ["distill.py", *map(str, options), "--batch-size", "20", "--epochs", "1"])
-    terminal.run(distill.main)
-    return capsys.readouterr().out
+SHORT = ["--batch-size", "20", "--epochs", "1"]
 
 
 @pytest.mark.quick
-def test_a_teacher_that_is_found_must_be_of_these_data(refusal, tiny, tmp_path, knowing, digits, monkeypatch, capsys):
-    net = model_files.load(knowing, digits.image_shape, digits.num_classes)
+def test_a_teacher_that_is_found_must_be_of_these_data(refusal, tiny, tmp_path, knowing, digits, printed, cheap):
+    net = keras.models.load_model(knowing)
     whole = data.load(tiny, 0).train  # as with teacher.py --validation 0: the validation images are among them
+    options = ["--data", tiny, "--out", tmp_path, *SHORT]
     for settings in ({}, {"data": files.fingerprint(*whole)}):
         model_files.save(net, tmp_path / "teacher.keras", settings, [])
         for main in (distill.main, sweep.main):
-            status, line = refusal(main, "--data", tiny, "--out", tmp_path, "--batch-size", "20")
+            status, line = refusal(main, *options)
             assert status == 1
             assert f"{tmp_path / 'teacher.keras'} was not trained on these training examples" in line
             assert "or name it with --teacher" in line
-        said = run_distill(
-            monkeypatch, capsys, "--data", tiny, "--out", tmp_path, "--teacher", tmp_path / "teacher.keras"
-        )
-        assert ("was trained on other examples than these" in said) == bool(settings)
+        lines = printed(distill.main, *options, "--teacher", tmp_path / "teacher.keras")
+        assert ("was trained on other examples than these" in lines) == bool(settings)
     model_files.save(net, tmp_path / "teacher.keras", {"data": files.fingerprint(*digits.train)}, [])
-    assert "warning" not in run_distill(monkeypatch, capsys, "--data", tiny, "--out", tmp_path)
-
-
-def test_a_teacher_of_other_classes_is_refused(refusal, tmp_path, knowing):
-    arrays = make_arrays()
-    moved = {key: (arrays[key] + 1) % 3 for key in ("y_train", "y_test")}
-    np.savez(tmp_path / "moved.npz", **(arrays | moved))
-    options = ["--data", tmp_path / "moved.npz", "--out", tmp_path, "--teacher", knowing, "--batch-size", "20"]
-    status, line = refusal(distill.main, *options)
-    assert (status, "the teacher is no better than chance" in line) == (1, True)
+    assert "warning" not in printed(distill.main, *options)
 
 
 def test_a_teacher_that_finds_the_rare_class_is_taken_though_naming_the_other_is_right_more_often(
-    tmp_path, monkeypatch, capsys
+    tmp_path, printed, cheap
 ):
-    random = np.random.default_rng(0)
-    labels = {"y_train": np.int64(random.random(2400) < 0.03), "y_test": np.int64(random.random(600) < 0.03)}
-    sure = {
-        key: np.where(value == 1, random.random(value.shape) < 0.78, random.random(value.shape) < 0.13)
-        for key, value in labels.items()
-    }
-    tables = {f"x_{key[2:]}": np.float32(sure[key][:, None] * [2, 0] - [1, 0]) for key in labels}
-    np.savez(tmp_path / "rare.npz", **tables, **labels)
+    random, arrays = np.random.default_rng(0), {}
+    for part, number in (("train", 2400), ("test", 600)):
+        is_rare = random.random(number) < 0.03
+        seems_rare = random.random(number) < np.where(is_rare, 0.78, 0.13)
+        arrays |= {f"y_{part}": np.int64(is_rare), f"x_{part}": np.float32(seems_rare[:, None] * [2, 0] - [1, 0])}
+    np.savez(tmp_path / "rare.npz", **arrays)
     net = keras.Sequential([keras.Input((2,)), keras.layers.Dense(2)])
     net.layers[0].kernel.assign([[-1.0, 1.0], [0.0, 0.0]])
     net.save(tmp_path / "weighted.keras")
     options = ["--data", tmp_path / "rare.npz", "--out", tmp_path, "--teacher", tmp_path / "weighted.keras"]
-    assert re.search(
-        r"warning: always naming the commonest class is right on 9.\..%, the teacher on 8",
-        run_distill(monkeypatch, capsys, *options),
-    )
+    options += [*SHORT, "--batch-size", "200"]
+    warning = r"warning: always naming the commonest class is right on 9.\..%, the teacher on 8"
+    assert re.search(warning, printed(distill.main, *options))
 
 
-def test_a_perfect_teacher_is_taken_with_one_validation_example(tiny, tmp_path, knowing, monkeypatch, capsys):
-    said = run_distill(
-        monkeypatch, capsys, "--data", tiny, "--out", tmp_path, "--teacher", knowing, "--validation", "1"
-    )
-    assert "teacher: accuracy 100.00% on 1 examples" in said
+def test_a_perfect_teacher_is_taken_with_one_validation_example(tiny, tmp_path, knowing, printed, cheap):
+    options = ["--data", tiny, "--out", tmp_path, "--teacher", knowing, "--validation", "1", *SHORT]
+    assert "teacher: accuracy 100.00% on 1 examples" in printed(distill.main, *options)
 
 
 def test_pixels_of_teacher_and_student_can_be_named_and_are_kept_with_the_student(
-    tiny, tmp_path, knowing, digits, monkeypatch, capsys
+    tiny, tmp_path, knowing, digits, printed, cheap
 ):
-    net = model_files.load(knowing, digits.image_shape, digits.num_classes)
-    of_255 = keras.Sequential([keras.Input((12, 10)), keras.layers.Rescaling(1 / 255), *net.layers])
-    of_255.save(tmp_path / "of_255.keras")
-    options = ["--data", tiny, "--out", tmp_path, "--teacher", knowing, "--student", tmp_path / "of_255.keras"]
-    assert "give --student-pixels 255" in run_distill(monkeypatch, capsys, *options)
-    nets = ["--teacher", tmp_path / "of_255.keras", "--student", tmp_path / "of_255.keras"]
-    nets += ["--teacher-pixels", "255", "--student-pixels", "255", "--learning-rate", "1e-6"]
-    said = run_distill(monkeypatch, capsys, "--data", tiny, "--out", tmp_path, *nets)
-    assert "warning" not in said
+    net, of_255 = keras.models.load_model(knowing), tmp_path / "of_255.keras"
+    keras.Sequential([keras.Input((12, 10)), keras.layers.Rescaling(1 / 255), *net.layers]).save(of_255)
+    options = ["--data", tiny, "--out", tmp_path, *SHORT, "--student", of_255, "--teacher"]
+    assert "give --student-pixels 255" in printed(distill.main, *options, knowing)
+    pixels = ["--teacher-pixels", "255", "--student-pixels", "255", "--learning-rate", "1e-6"]
+    lines = printed(distill.main, *options, of_255, *pixels)
+    assert "warning" not in lines
     for name in ("student", "distilled"):  # the pixels are those of the training too
         assert model_files.load_training(tmp_path / f"{name}.keras")[1][0].training_accuracy > 0.95
     errors = inference.count_errors(net, digits.test)
     for name in ("teacher", "baseline", "distilled"):
-        assert re.search(rf"{name}: +{errors} test errors", said)
-    monkeypatch.setattr(
-        "sys.argv", ["evaluate.py", "--data", str(tiny), "--out", str(tmp_path), str(tmp_path / "distilled.keras")]
-    )
-    terminal.run(evaluate.main)
-    assert "warning" not in capsys.readouterr().out
+        assert re.search(rf"{name}: +{errors} test errors", lines)
+    assert "warning" not in printed(evaluate.main, "--data", tiny, "--out", tmp_path, tmp_path / "distilled.keras")
     report = json.loads((tmp_path / "metrics.json").read_text())
     assert report["models"]["distilled"]["test_errors"] == errors

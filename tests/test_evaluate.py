@@ -2,7 +2,7 @@
 
 import json
 
-from support import UserError, inference, model_files, terminal
+from support import UserError, inference, model_files
 
 import keras
 import numpy as np
@@ -13,10 +13,7 @@ import data
 import evaluate
 import student
 
-
-@pytest.fixture
-def digits(tiny):
-    return data.load(tiny)
+layers = keras.layers
 
 
 def small_set(labels):
@@ -33,9 +30,9 @@ def evaluated(cost, test, validation):
 def test_measure_counts_errors_per_class_and_agreement():
     digits = small_set([0, 0, 1, 2])
     logits = np.eye(3, dtype=np.float32)[[0, 1, 1, 0]] * 5
-    its = evaluated({"parameters": 7}, logits, logits)
+    model = evaluated({"parameters": 7}, logits, logits)
     teacher = evaluated({}, np.eye(3, dtype=np.float32)[[0, 1, 2, 2]], logits)
-    row = evaluate.measure(its, digits, teacher)
+    row = evaluate.measure(model, digits, teacher)
     assert row["parameters"] == 7
     assert row["test_errors"] == 2
     assert row["accuracy"] == 0.5
@@ -44,15 +41,13 @@ def test_measure_counts_errors_per_class_and_agreement():
     assert row["nll_at_best"] < row["nll"]
     assert row["ece_at_best"] < row["ece"]
     assert json.loads(json.dumps(row)) == row
-    alone = evaluate.measure(its, digits._replace(validation=data.Split(*(x[:0] for x in digits.test))), None)
+    alone = evaluate.measure(model, digits._replace(validation=digits.test.take(slice(0))), None)
     unknown = ("agreement", "kl_to_teacher", "best_temperature", "ece_at_best")
     assert all(alone[key] is None for key in unknown)
 
 
 def test_temperature_is_fitted_on_validation_and_tried_on_test():
-    """Validation: 3 of 4 right at a gap of 4, so T = 4 / ln 3; on the test images, all right, that leaves a gap of ln
-    3.
-    """
+    """Validation: 3 of 4 right at a gap of 4, so T = 4 / ln 3. Test: all right, at a gap that this makes ln 3."""
     labels, gaps = np.array([0, 0, 0, 1], np.int32), np.array([[4.0, 0.0]] * 4, np.float32)
     images = np.zeros((4, 2, 2), np.uint8)
     digits = data.Dataset(None, data.Split(images, labels), data.Split(images, 0 * labels), 2)
@@ -66,7 +61,7 @@ def test_temperature_is_fitted_on_validation_and_tried_on_test():
     assert (row["accuracy_low"], row["accuracy_high"]) == (pytest.approx(0.5101, abs=1e-4), 1.0)  # Wilson of 4 in 4
 
 
-def test_the_report_of_one_foreign_model(tiny, tmp_path, monkeypatch, capsys):
+def test_the_report_of_one_foreign_model(tiny, tmp_path, printed):
     """One model that Keras saved, no teacher, no validation images, figures as SVG."""
     net = keras.Sequential([student.build_student((12, 10), 3), keras.layers.Softmax()])
     net.save(tmp_path / "my net.keras")
@@ -74,56 +69,38 @@ def test_the_report_of_one_foreign_model(tiny, tmp_path, monkeypatch, capsys):
     (tmp_path / "out" / "plots").mkdir(parents=True)
     for name in ("gallery.svg", "gallery.png", "errors_per_class.pdf"):  # of earlier evaluations
         (tmp_path / "out" / "plots" / name).touch()
-    options = [
-        "--data",
-        tiny,
-        "--out",
-        tmp_path / "out",
-        "--validation",
-        0,
-        "--format",
-        "svg",
-        tmp_path / "my net.keras",
-    ]
-    monkeypatch.setattr("sys.argv", ["evaluate.py", *map(str, options)])
-    terminal.run(evaluate.main)
+    options = ["--data", tiny, "--out", tmp_path / "out", "--validation", 0, "--format", "svg"]
+    printed(evaluate.main, *options, tmp_path / "my net.keras")
     row = json.loads((tmp_path / "out" / "metrics.json").read_text())["models"]["my net"]
     assert row["best_temperature"] is row["agreement"] is None
     drawn = sorted(path.name for path in (tmp_path / "out" / "plots").iterdir())
     assert drawn == ["accuracy_against_parameters.svg", "confusions.svg", "errors_per_class.svg"]
 
 
-def test_a_teacher_is_no_student_and_listed_once_however_it_is_named(tiny, tmp_path, monkeypatch):
+def test_a_teacher_is_no_student_and_listed_once_however_it_is_named(tiny, tmp_path, monkeypatch, printed, cheap):
     for name in ("big", "small"):
         student.build_student((12, 10), 3).save(tmp_path / f"{name}.keras")
-    drawn = {}
-    monkeypatch.setattr(evaluate, "draw", lambda data, its, rows, students, *rest: drawn.update(its=its, s=students))
-    big, small = tmp_path / "big.keras", tmp_path / "small.keras"
+    drawn = []
+    monkeypatch.setattr(evaluate, "draw", lambda *arguments: drawn.append(arguments))
     monkeypatch.chdir(tmp_path)  # the teacher's path is spelled in two ways
-    options = ["--data", tiny, "--out", tmp_path, "big.keras", small, "--teacher", big]
-    monkeypatch.setattr("sys.argv", ["evaluate.py", *map(str, options)])
-    terminal.run(evaluate.main)
-    assert (list(drawn["its"]), drawn["s"]) == (["big", "small"], ["small"])
+    models = ["big.keras", tmp_path / "small.keras", "--teacher", tmp_path / "big.keras"]
+    printed(evaluate.main, "--data", tiny, "--out", tmp_path, *models)
+    ((_, evaluated, _, students, *_),) = drawn
+    assert (list(evaluated), students) == (["big", "small"], ["small"])
 
 
 def test_multiply_adds_are_those_of_the_layers():
     assert inference.multiply_adds(student.build_student((28, 28), 10), (28, 28)) == 784 * 64 + 64 * 64 + 64 * 10
-    layers = keras.layers
-    net = keras.Sequential(
-        [
-            keras.Input((8, 6)),
-            layers.Reshape((8, 6, 1)),
-            layers.Conv2D(4, 3),  # to (6, 4, 4)
-            layers.DepthwiseConv2D(3, padding="same"),
-            layers.Flatten(),
-            layers.Dense(5),
-        ]
-    )
+    image = keras.Input((8, 6))
+    maps = layers.Conv2D(4, 3)(layers.Reshape((8, 6, 1))(image))  # (6, 4, 4)
+    maps = layers.DepthwiseConv2D(3, padding="same")(maps)
+    net = keras.Model(image, layers.Dense(5)(layers.Flatten()(maps)))
     assert inference.multiply_adds(net, (8, 6)) == 6 * 4 * 4 * 9 + 6 * 4 * 4 * 9 + 96 * 5
-    assert (
-        inference.multiply_adds(keras.Sequential([keras.Input((8, 6)), layers.LSTM(3), layers.Dense(2)]), (8, 6))
-        is None
-    )
+    image = keras.Input((None, None, 1))
+    net = keras.Model(image, layers.Dense(5)(layers.GlobalMaxPooling2D()(layers.Conv2D(4, 3)(image))))
+    assert inference.multiply_adds(net, (8, 6)) == 6 * 4 * 4 * 9 + 4 * 5
+    recurrent = keras.Sequential([keras.Input((8, 6)), layers.LSTM(3), layers.Dense(2)])
+    assert inference.multiply_adds(recurrent, (8, 6)) is None
 
 
 def test_a_model_that_ends_in_softmax_is_recognised_and_gives_the_same_metrics(digits, tmp_path):
@@ -198,66 +175,50 @@ def test_the_gallery_shows_what_only_one_model_has_right():
     }
 
 
-def run_evaluate(monkeypatch, capsys, *options):
-    monkeypatch.setattr("sys.argv", ["evaluate.py", *map(str, options)])
-    terminal.run(evaluate.main)
-    return capsys.readouterr().out
-
-
-def test_files_that_do_not_say_how_they_were_trained_are_not_credited(tiny, tmp_path, monkeypatch, capsys):
+def test_files_that_do_not_say_how_they_were_trained_are_not_credited(tiny, tmp_path, printed, cheap):
     for name in ("student", "distilled"):
         student.build_student((12, 10), 3).save(tmp_path / f"{name}.keras")
-    said = run_evaluate(monkeypatch, capsys, "--data", tiny, "--out", tmp_path)
-    assert "what distillation did is not known" in said
-    assert "distillation saves" not in said
+    report = printed(evaluate.main, "--data", tiny, "--out", tmp_path)
+    assert "what distillation did is not known" in report
+    assert "distillation saves" not in report
 
 
-def test_a_teacher_of_other_data_that_nobody_named_stops_nothing(tiny, tmp_path, monkeypatch, capsys):
+def test_a_teacher_of_other_data_that_nobody_named_stops_nothing(tiny, tmp_path, printed, cheap):
     student.build_student((7, 5), 4).save(tmp_path / "teacher.keras")
     student.build_student((12, 10), 3).save(tmp_path / "good.keras")
-    said = run_evaluate(monkeypatch, capsys, "--data", tiny, "--out", tmp_path, tmp_path / "good.keras")
-    assert "no model is compared with" in said
+    report = printed(evaluate.main, "--data", tiny, "--out", tmp_path, tmp_path / "good.keras")
+    assert "no model is compared with" in report
     assert json.loads((tmp_path / "metrics.json").read_text())["models"]["good"]["agreement"] is None
 
 
-def test_teachers_in_another_order_are_the_same_teacher(tiny, tmp_path, digits, monkeypatch, capsys):
+def test_teachers_in_another_order_are_the_same_teacher(tiny, tmp_path, printed, cheap):
     nets = {name: student.build_student((12, 10), 3) for name in ("a", "b", "c")}
     for name, net in nets.items():
         net.save(tmp_path / f"{name}.keras")
     settings = {"teacher": model_files.fingerprint(nets["a"], nets["b"])}
     assert settings["teacher"] == model_files.fingerprint(nets["b"], nets["a"])
     model_files.save(nets["c"], tmp_path / "taught.keras", settings, [])
-    for teachers, same in (("ab", True), ("ba", True), ("ac", False)):
-        named = ["--teacher", *(tmp_path / f"{name}.keras" for name in teachers)]
-        said = run_evaluate(monkeypatch, capsys, "--data", tiny, "--out", tmp_path, tmp_path / "taught.keras", *named)
-        assert ("had another teacher" not in said) == same
+    for names, is_its_teacher in (("ab", True), ("ba", True), ("ac", False)):
+        teachers = [tmp_path / f"{name}.keras" for name in names]
+        options = ["--data", tiny, "--out", tmp_path, tmp_path / "taught.keras", "--teacher", *teachers]
+        assert ("had another teacher" not in printed(evaluate.main, *options)) == is_its_teacher
 
 
-def test_a_link_to_a_file_of_another_name_is_a_model(tiny, tmp_path, monkeypatch, capsys):
+def test_a_link_to_a_file_of_another_name_is_a_model(tiny, tmp_path, printed, cheap):
     student.build_student((12, 10), 3).save(tmp_path / "net.keras")
     (tmp_path / "net.keras").rename(tmp_path / "0123abcd")
     (tmp_path / "link.keras").symlink_to("0123abcd")
-    assert "\nlink " in run_evaluate(monkeypatch, capsys, "--data", tiny, "--out", tmp_path, tmp_path / "link.keras")
+    assert "\nlink " in printed(evaluate.main, "--data", tiny, "--out", tmp_path, tmp_path / "link.keras")
 
 
-def test_any_name_can_be_drawn(tiny, tmp_path, monkeypatch, capsys, recwarn):
-    arrays = make_arrays(shape=(26, 10), num_classes=12)
-    names = ["$\\mathds{N}$", "US$ or A$", "\u4e2d\u6587", *"abcdefghi"]
-    np.savez(tmp_path / "names.npz", **arrays, class_names=np.array(names))
-    student.build_student((26, 10), 12).save(tmp_path / "a$\\foo$.keras")
+def test_any_name_can_be_drawn(tmp_path, printed, recwarn):
+    names = np.array(["$\\mathds{N}$", "US$ or A$", "\u4e2d\u6587", *"abcdefghi"])
+    np.savez(tmp_path / "names.npz", **make_arrays(shape=(26, 10), num_classes=12), class_names=names)
     net = tmp_path / "a$\\foo$.keras"
-    said = run_evaluate(
-        monkeypatch, capsys, "--data", tmp_path / "names.npz", "--out", tmp_path, net, "--format", "svg"
-    )
-    assert "there, these have their numbers" in said
-    assert "\u4e2d\u6587" in said  # in the table
+    student.build_student((26, 10), 12).save(net)
+    options = ["--data", tmp_path / "names.npz", "--out", tmp_path, net, "--format", "svg"]
+    report = printed(evaluate.main, *options)
+    assert "there, these have their numbers" in report
+    assert "\u4e2d\u6587" in report  # in the table
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
     assert (tmp_path / "plots" / "errors_per_class.svg").stat().st_size > 1000
-
-
-def test_a_model_of_an_open_size_has_multiply_adds():
-    layers = keras.layers
-    net = keras.Sequential(
-        [keras.Input((None, None, 1)), layers.Conv2D(4, 3), layers.GlobalMaxPooling2D(), layers.Dense(5)]
-    )
-    assert inference.multiply_adds(net, (8, 6)) == 6 * 4 * 4 * 9 + 4 * 5

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import sys
 from dataclasses import replace
 
@@ -16,6 +15,8 @@ import pytest
 import data
 import student
 from tools import export
+
+layers = keras.layers
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +52,9 @@ def test_files_give_the_classes_of_the_model_on_real_digits(real, exported):
 
 
 def test_the_small_file_is_int8_from_end_to_end(exported):
-    made = export.interpreter(exported[1])
-    assert made.get_input_details()[0]["dtype"] == made.get_output_details()[0]["dtype"] == np.int8
-    weights = [detail for detail in made.get_tensor_details() if len(detail["shape"]) == 2]
+    loaded = export.interpreter(exported[1])
+    assert loaded.get_input_details()[0]["dtype"] == loaded.get_output_details()[0]["dtype"] == np.int8
+    weights = [detail for detail in loaded.get_tensor_details() if len(detail["shape"]) == 2]
     assert all(detail["dtype"] in (np.int8, np.int32) for detail in weights)
     assert exported[1].stat().st_size <= exported[0].stat().st_size / 3
 
@@ -61,26 +62,13 @@ def test_the_small_file_is_int8_from_end_to_end(exported):
 def test_the_script_writes_both_files_and_says_what_they_do(real, monkeypatch, capfd):
     monkeypatch.setattr(sys, "argv", ["export.py", "--out", str(real[2])])
     terminal.run(export.main)
-    printed, noise = capfd.readouterr()
+    printed, noise = capfd.readouterr()  # TensorFlow's from C++ too
     assert noise == ""
     lines = printed.rstrip().splitlines()[-3:]
     assert [line.split()[0] for line in lines] == ["distilled.keras", "distilled.tflite", "distilled_int8.tflite"]
     errors = inference.count_errors(real[1], real[0].test)
     assert f" {errors:,} " in lines[0]
     assert lines[1].split()[2:5] == [f"{errors:,}", f"{1 - errors / 10_000:.2%}", "0"]
-
-
-def test_an_interrupted_export_leaves_the_last_file_whole(real, exported, monkeypatch):
-    before, names = exported[0].read_bytes(), sorted(os.listdir(real[2]))
-
-    def interrupted(scratch, **options):
-        scratch.write_bytes(b"half")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(keras.Sequential, "export", lambda self, scratch, **options: interrupted(scratch))
-    with pytest.raises(KeyboardInterrupt):
-        export.convert(real[1], exported[0], real[0].train.images[:1])
-    assert (exported[0].read_bytes(), sorted(os.listdir(real[2]))) == (before, names)
 
 
 def test_a_model_that_cannot_be_converted_is_refused_in_a_line(refusal, real, tmp_path):
@@ -109,15 +97,12 @@ def run_export(ended, tmp_path, data_file, net, *options):
     return status, stderr, json.loads((tmp_path / "export.json").read_text())
 
 
-LAYERS = keras.layers
-
-
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: [keras.Input((None, None, 1)), LAYERS.Conv2D(4, 5), LAYERS.GlobalMaxPooling2D(), LAYERS.Dense(3)],
-        lambda: [keras.Input((12, 10), batch_size=20), LAYERS.Flatten(), LAYERS.Dense(3)],
-        lambda: [keras.Input((12, 10), dtype="uint8"), LAYERS.Rescaling(1 / 255), LAYERS.Flatten(), LAYERS.Dense(3)],
+        lambda: [keras.Input((None, None, 1)), layers.Conv2D(4, 5), layers.GlobalMaxPooling2D(), layers.Dense(3)],
+        lambda: [keras.Input((12, 10), batch_size=20), layers.Flatten(), layers.Dense(3)],
+        lambda: [keras.Input((12, 10), dtype="uint8"), layers.Rescaling(1 / 255), layers.Flatten(), layers.Dense(3)],
     ],
     ids=["open size", "fixed batch", "uint8"],
 )
@@ -132,9 +117,9 @@ def test_a_model_of_any_input_is_exported_and_agrees_with_keras(ended, tmp_path,
 def test_one_output_is_read_as_two_classes(ended, tmp_path):
     keras.utils.set_random_seed(0)
     arrays = conftest.make_arrays()
-    two = {key: np.int64(arrays[key] == 0) for key in ("y_train", "y_test")}
-    np.savez(tmp_path / "two.npz", **(arrays | two))
-    net = keras.Sequential([keras.Input((12, 10)), LAYERS.Flatten(), LAYERS.Dense(1, "sigmoid")])
+    two_classes = {name: np.int64(arrays[name] == 0) for name in ("y_train", "y_test")}
+    np.savez(tmp_path / "two.npz", **(arrays | two_classes))
+    net = keras.Sequential([keras.Input((12, 10)), layers.Flatten(), layers.Dense(1, "sigmoid")])
     net.layers[-1].kernel.assign(np.repeat(np.arange(12) == 2, 10)[:, None] - 0.08)
     status, _, rows = run_export(ended, tmp_path, tmp_path / "two.npz", net)
     assert status == 0
@@ -144,7 +129,7 @@ def test_one_output_is_read_as_two_classes(ended, tmp_path):
 
 @pytest.mark.quick
 def test_a_recurrent_net_keeps_its_float32_file_and_report(ended, tmp_path, tiny):
-    net = keras.Sequential([keras.Input((12, 10)), LAYERS.LSTM(4), LAYERS.Dense(3)])
+    net = keras.Sequential([keras.Input((12, 10)), layers.LSTM(4), layers.Dense(3)])
     status, stderr, rows = run_export(ended, tmp_path, tiny, net)
     assert status == 1
     assert stderr.count("\n") == 1
@@ -162,16 +147,14 @@ def test_a_file_that_is_unlike_its_model_is_pointed_out(capsys, tmp_path, tiny, 
         return outputs, microseconds
 
     monkeypatch.setattr(export, "run_file", wrong)
-    net = keras.Sequential([keras.Input((12, 10)), LAYERS.Flatten(), LAYERS.Dense(3)])
+    net = keras.Sequential([keras.Input((12, 10)), layers.Flatten(), layers.Dense(3)])
     monkeypatch.setattr(export, "int8_options", lambda examples: {})  # float32 twice
     net.save(tmp_path / "net.keras")
     monkeypatch.setattr(
-        sys, "argv", ["export.py", "--data", str(tiny), "--out", str(tmp_path), str(tmp_path / "net.keras")]
+        sys, "argv", ["export.py", *map(str, ["--data", tiny, "--out", tmp_path, tmp_path / "net.keras"])]
     )
-    ending = (
-        contextlib.nullcontext() if status == 0 else pytest.raises(SystemExit, match="is not what net.keras is: 7%")
-    )
-    with ending:
+    refused = pytest.raises(SystemExit, match="is not what net.keras is: 7%")
+    with refused if status else contextlib.nullcontext():
         terminal.run(export.main)
     assert ("warning: " in capsys.readouterr().out) == (unlike > 0)
 
@@ -181,9 +164,8 @@ def test_it_calibrates_with_examples_of_all_classes(tmp_path, monkeypatch, ended
     order = np.argsort(arrays["y_train"], kind="stable")
     np.savez(tmp_path / "sorted.npz", **(arrays | {key: arrays[key][order] for key in ("x_train", "y_train")}))
     monkeypatch.setattr(export, "CALIBRATION_IMAGES", 30)
-    seen = []
-    options = export.int8_options
-    monkeypatch.setattr(export, "int8_options", lambda examples: seen.append(examples) or options(examples))
+    calibrating, options = [], export.int8_options
+    monkeypatch.setattr(export, "int8_options", lambda examples: calibrating.append(examples) or options(examples))
     run_export(ended, tmp_path, tmp_path / "sorted.npz", student.build_student((12, 10), 3))
-    stripes = seen[0][:, [2, 4, 6]].mean(-1).argmax(-1)
+    stripes = calibrating[0][:, [2, 4, 6]].mean(-1).argmax(-1)
     assert (np.bincount(stripes, minlength=3) > 5).all()

@@ -4,7 +4,7 @@ import json
 import subprocess
 from dataclasses import replace
 
-from support import UserError, terminal
+from support import UserError
 
 import pytest
 from conftest import ROOT
@@ -16,30 +16,30 @@ from studies import headline
 
 
 @pytest.fixture(scope="module")
-def found():
+def record():
     return json.loads((ROOT / "studies" / "headline.json").read_text())
 
 
-def test_the_committed_runs_are_of_the_defaults(found):
-    for run in found["runs"]:
+def test_the_committed_runs_are_of_the_defaults(record):
+    for run in record["runs"]:
         expected = {"teacher": teacher.MNIST, "student": student.MNIST, "distilled": distill.MNIST}
         for name, recipe in expected.items():
             assert type(recipe).of(run["settings"][name]) == replace(recipe, seed=run["seed"])
 
 
-def test_the_default_is_as_good_as_what_the_sweep_chose(found):
+def test_the_default_is_as_good_as_what_the_sweep_chose(record):
     def errors(temperature, alpha):
-        swept = found["sweep"]["runs"]
+        swept = record["sweep"]["runs"]
         return [run["validation_errors"] for run in swept if (run["temperature"], run["alpha"]) == (temperature, alpha)]
 
-    best = found["sweep"]["chosen"]
+    best = record["sweep"]["chosen"]
     chosen, default = errors(best["temperature"], best["alpha"]), errors(2.0, 0.5)
     assert len(chosen) == len(default) == 3
     assert min(default) <= max(chosen)  # their ranges overlap
 
 
-def test_the_committed_ladder_has_all_its_runs(found):
-    runs = {(run["step"], run["seed"], run["net"]): run["errors"] for run in found["ladder"]}
+def test_the_committed_ladder_has_all_its_runs(record):
+    runs = {(run["step"], run["seed"], run["net"]): run["errors"] for run in record["ladder"]}
     wanted = {(step, seed) for step, (*_, seeds) in headline.STEPS.items() for seed in range(seeds)}
     assert runs.keys() == {(*pair, net) for pair in wanted for net in ("student", "distilled")}
 
@@ -65,16 +65,14 @@ def test_a_command_runs_unless_its_file_is_there_and_its_failure_is_told(tmp_pat
 
 
 @pytest.mark.parametrize("options", ["--seeds 1 --quick", "--seeds 2"])
-def test_less_than_the_whole_study_leaves_the_documents_alone(found, options, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(headline, "run_seed", lambda seed, out, quick: out.mkdir(parents=True) or found["runs"][seed])
-    monkeypatch.setattr("sys.argv", ["headline.py", "--out", str(tmp_path), *options.split()])
+def test_less_than_the_whole_study_leaves_the_documents_alone(record, options, tmp_path, monkeypatch, printed):
+    monkeypatch.setattr(headline, "run_seed", lambda seed, out, quick: out.mkdir(parents=True) or record["runs"][seed])
     kept = {path: path.read_bytes() for path in [ROOT / "README.md", *(ROOT / "studies").glob("headline*")]}
-    terminal.run(headline.main)
+    assert "saves" in printed(headline.main, "--out", tmp_path, *options.split())
     assert kept == {path: path.read_bytes() for path in kept}
     folder = tmp_path / "headline" / ("quick" if "--quick" in options else "")
     assert len(json.loads((folder / "headline.json").read_text())["runs"]) == int(options[8])
     assert (folder / "headline_ladder.png").stat().st_size > 10_000
-    assert "saves" in capsys.readouterr().out
 
 
 def test_a_row_of_the_ladder_is_paired_with_the_same_seeds_of_the_row_above(monkeypatch):
@@ -98,14 +96,15 @@ def test_a_row_of_the_ladder_is_paired_with_the_same_seeds_of_the_row_above(monk
     assert second == ["second", "3", "-1.0 (p 0.32)", "0", "-1.0 (p 0.32)", "-3.0 (p 0.083)"]
 
 
-def test_it_runs_from_any_folder(found, tmp_path, monkeypatch, capsys):
+def test_it_runs_from_any_folder(record, tmp_path, monkeypatch, printed):
     folders = []
-    monkeypatch.setattr(
-        headline,
-        "run_seed",
-        lambda seed, out, quick: out.mkdir(parents=True) or folders.append(out) or found["runs"][0],
-    )
+
+    def run_seed(seed, out, quick):
+        out.mkdir(parents=True)
+        folders.append(out)
+        return record["runs"][0]
+
+    monkeypatch.setattr(headline, "run_seed", run_seed)
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["headline.py", "--out", "here", "--seeds", "1", "--quick"])
-    terminal.run(headline.main)
+    printed(headline.main, "--out", "here", "--seeds", "1", "--quick")
     assert folders == [tmp_path / "here" / "headline" / "quick" / "0"]

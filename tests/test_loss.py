@@ -89,13 +89,3 @@ def test_soft_gradient_vanishes_where_the_student_agrees():
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(distill.distillation_loss(LABELS, logits(1), variable, 4.0, 1.0))
     np.testing.assert_allclose(tape.gradient(loss, variable), 0, atol=1e-5)
-
-
-@pytest.mark.parametrize("temperature", [1e-3, 1.0, 20.0, 1e6])
-def test_loss_and_gradient_are_finite_at_huge_logits(temperature):
-    teacher, student = (np.sign(logits(seed)) * np.float32(1e4) for seed in (1, 2))
-    variable = tf.Variable(student)
-    with tf.GradientTape() as tape:
-        loss = distill.distillation_loss(LABELS, teacher, variable, temperature, 0.9)
-    assert np.isfinite(loss).all()
-    assert np.isfinite(tape.gradient(loss, variable)).all()

@@ -37,9 +37,8 @@ def test_pairs_are_images_and_not_seeds():
     first[:60], second[40:80] = 1, 1  # 40 images for which only the first is wrong, 20 for the second, 20 for both
     assert metrics.paired_p(first, second) == pytest.approx(0.00982, abs=1e-5)  # z = 20 / sqrt(60) = 2.582
     assert metrics.paired_p(second, first) == metrics.paired_p(first, second)
-    assert metrics.paired_p(5 * first, 5 * second) == pytest.approx(
-        metrics.paired_p(first, second)
-    )  # five seeds alike are no five draws
+    five_alike = metrics.paired_p(5 * first, 5 * second)  # five seeds alike are no five draws
+    assert five_alike == pytest.approx(metrics.paired_p(first, second))
     assert metrics.paired_p(first, first) == 1
 
 
@@ -71,9 +70,8 @@ def test_empty_bins_do_not_count_and_full_ones_say_what_they_hold():
     assert (accuracy[8], accuracy[13]) == (1.0, 0.5)
     assert (mean_confidence[8], mean_confidence[13]) == (pytest.approx(0.6), pytest.approx(0.9))
     assert np.isnan(accuracy[images == 0]).all()
-    assert metrics.ece(np.array([0, 1, 0]), logits) == pytest.approx(
-        (2 * 0.4 + 0.4) / 3
-    )  # too sure and too shy both count
+    too_sure_and_too_shy = 2 * 0.4 + 0.4
+    assert metrics.ece(np.array([0, 1, 0]), logits) == pytest.approx(too_sure_and_too_shy / 3)
 
 
 def test_kl_is_that_of_two_coins():
@@ -91,7 +89,6 @@ def test_the_best_temperature_makes_confidence_the_accuracy():
     best = metrics.best_temperature(labels, logits)
     assert best == pytest.approx(4 / math.log(3), rel=1e-3)
     assert metrics.ece(labels, logits / best) == pytest.approx(0, abs=1e-3)
-    assert (
-        metrics.nll(np.zeros(4, int), logits / metrics.best_temperature(np.zeros(4, int), logits)) < 1e-12
-    )  # all right
+    all_right = np.zeros(4, int)
+    assert metrics.nll(all_right, logits / metrics.best_temperature(all_right, logits)) < 1e-12
     assert metrics.best_temperature(np.ones(4, int), logits) == pytest.approx(20, rel=1e-3)

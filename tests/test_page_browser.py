@@ -69,9 +69,7 @@ def chromium(browser):
 
 @pytest.fixture
 def opened(chromium, path):
-    """The browser, just after it has opened the page in a window of 1400x1000 pixels, light; the test must log no
-    error.
-    """
+    """The browser, with the page just opened in a light window of 1400x1000 pixels; the test must log no error."""
     show(chromium, 1400, "light")
     chromium.get(path.as_uri())
     WebDriverWait(chromium, 20).until(lambda driver: driver.execute_script("return !!window.page"))
@@ -129,8 +127,8 @@ def test_a_test_digit_gives_the_class_and_the_logits_of_keras(opened, nets, digi
         np.testing.assert_array_equal(seen(opened), image[0])
         for name, cell in zip(NAMES, table(opened)["predicts"]):
             expected = inference.predictor(nets[name])(image)[0]
-            found = opened.execute_script("return page.logits(...arguments)", name, (image / 255).ravel().tolist())
-            np.testing.assert_allclose(found, expected, atol=1e-4 * np.ptp(expected))
+            logits = opened.execute_script("return page.logits(...arguments)", name, (image / 255).ravel().tolist())
+            np.testing.assert_allclose(logits, expected, atol=1e-4 * np.ptp(expected))
             assert cell.split()[0] == str(expected.argmax())
 
 
@@ -236,15 +234,14 @@ def test_the_layout_holds(opened, width, scheme):
     observe = f"{shifts}.observe({{type: 'layout-shift', buffered: true}})"
     script = f"const done = arguments[0]; {observe}; setTimeout(done, 300, [])"
     assert sum(opened.execute_async_script(script)) == 0
-    assert {
-        *opened.execute_script("return [...document.querySelectorAll('.classes tr')].map((row) => row.offsetHeight)")
-    } == {24}
+    rows = "[...document.querySelectorAll('.classes tr')]"
+    assert set(opened.execute_script(f"return {rows}.map((row) => row.offsetHeight)")) == {24}
     texts = "[...document.querySelectorAll('th, td, p, button')]"
     cut_off = f"return {texts}.filter((e) => e.scrollWidth > e.clientWidth + 1).length"
     assert opened.execute_script(cut_off) == 1  # the status line, for screen readers
     colours = "const body = getComputedStyle(document.body), soft = getComputedStyle(document.querySelector('.soft'));"
-    found = opened.execute_script(f"{colours} return [body.backgroundColor, body.color, soft.color]")
-    back, *texts = (luminance(text) for text in found)
+    used = opened.execute_script(f"{colours} return [body.backgroundColor, body.color, soft.color]")
+    back, *texts = (luminance(colour) for colour in used)
     assert (back < 0.1) == (scheme == "dark")
     for text in texts:  # the contrast that WCAG 2.1 asks of text, level AA
         assert (max(back, text) + 0.05) / (min(back, text) + 0.05) >= 4.5

@@ -2,33 +2,16 @@
 
 import os
 import signal
-import subprocess
-import sys
 
 from support import UserError, files, model_files, parallel
 
+import keras
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import same_weights
 
-import data
 import teacher
-
-GRID = [
-    "--temperatures",
-    "1",
-    "4",
-    "--alphas",
-    "0.5",
-    "--seeds",
-    "2",
-    "--hidden",
-    "8",
-    "--epochs",
-    "3",
-    "--batch-size",
-    "20",
-]
+from tools import sweep
 
 
 def add(first, second):
@@ -53,21 +36,23 @@ def results(pool):
     first = pool.submit(add, array, 1, name="first")
     second = pool.submit(add, first, array, name="second")
     tasks = [first, second, pool.submit(add, second, first, name="third")]
-    found = dict(pool.finished(tasks, lambda: "running"))
-    return [found[task].tolist() for task in tasks]
+    by_task = dict(pool.finished(tasks, lambda: "running"))
+    return [by_task[task].tolist() for task in tasks]
 
 
 EXPECTED = [[1, 2, 3, 4, 5], [1, 3, 5, 7, 9], [2, 5, 8, 11, 14]]
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    """The address of a Dask cluster of two workers."""
-    import distributed
+def two_workers():
+    with parallel.pool(workers=2) as pool:
+        yield pool
 
-    made = {"n_workers": 2, "threads_per_worker": 1, "memory_limit": 0, "dashboard_address": ":0"}
-    with distributed.LocalCluster(**made) as cluster:
-        yield cluster.scheduler_address
+
+@pytest.fixture(scope="module")
+def cluster(two_workers):
+    """The address of these workers' scheduler, as --cluster takes it."""
+    return two_workers.client.scheduler.address
 
 
 def test_tasks_in_this_process_need_no_dask(monkeypatch):
@@ -85,7 +70,9 @@ def test_a_finished_task_frees_what_nobody_else_needs():
     assert task.arguments == ()
 
 
-def test_a_running_cluster_gives_the_same(cluster):
+def test_workers_and_a_running_cluster_give_the_same(two_workers, cluster):
+    assert len(two_workers.client.nthreads()) == 2
+    assert results(two_workers) == EXPECTED
     with parallel.pool(cluster=cluster) as pool:
         assert results(pool) == EXPECTED
 
@@ -113,35 +100,22 @@ def test_an_address_without_a_cluster_is_refused():
         pass
 
 
-def run_sweep(tiny, out, *options):
-    command = [sys.executable, ROOT / "tools" / "sweep.py", "--data", tiny, "--out", out, *GRID, *options]
-    return subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def test_a_student_does_not_depend_on_the_number_of_workers_nor_on_a_kill(tiny, tmp_path):
-    nets, made = {}, {"data": files.fingerprint(*data.load(tiny).train)}
-    for name, workers in (("one", "1"), ("two", "2")):
-        out = tmp_path / name
-        out.mkdir()
-        parallel.tf.keras.utils.set_random_seed(3)
-        model_files.save(
-            teacher.build_teacher((12, 10), 3, teacher.TeacherRecipe(hidden=(16,))), out / "teacher.keras", made, []
-        )
-        if workers == "2":
-            killed = run_sweep(tiny, out, "--workers", workers)
-            next(line for line in killed.stdout if "images wrong" in line)
-            killed.kill()
-            killed.communicate()
-        ended = run_sweep(tiny, out, "--workers", workers)
-        printed, errors = ended.communicate()
-        assert (ended.returncode, errors) == (0, "")
-        assert ("of 4 students are there already" in printed) == (workers == "2")
-        nets[name] = {path.name: path for path in (out / "sweep").glob("*.keras")}
-    assert nets["one"].keys() == nets["two"].keys() and len(nets["one"]) == 4
-    for name, path in nets["one"].items():
-        one, other = (model_files.load(its, (12, 10), 3).get_weights() for its in (path, nets["two"][name]))
-        for first, second in zip(one, other):
-            np.testing.assert_array_equal(first, second)
+def test_a_student_does_not_depend_on_the_workers_that_train_it(cluster, tiny, digits, tmp_path, printed):
+    keras.utils.set_random_seed(3)
+    net = teacher.build_teacher((12, 10), 3, teacher.TeacherRecipe(hidden=(16,)))
+    model_files.save(net, tmp_path / "teacher.keras", {"data": files.fingerprint(*digits.train)}, [])
+    options = ["--temperatures", "4", "--alphas", "0.5", "--seeds", "2"]
+    options += ["--hidden", "8", "--epochs", "1", "--batch-size", "20"]
+    students = {}
+    for name, where in (("here", ["--workers", "1"]), ("cluster", ["--cluster", cluster])):
+        lines = printed(sweep.main, "--data", tiny, "--out", tmp_path, *options, *where)
+        assert "there already" not in lines
+        students[name] = (tmp_path / "sweep").rename(tmp_path / name)
+    paths = sorted(students["here"].glob("*.keras"))
+    assert len(paths) == 2
+    for path in paths:
+        other = model_files.load(students["cluster"] / path.name, (12, 10), 3)
+        assert same_weights(model_files.load(path, (12, 10), 3), other)
 
 
 class LostCluster:

@@ -1,43 +1,33 @@
 """A training run: reproducible, saved whole, loaded safely."""
 
 import os
-import zipfile
 from dataclasses import replace
 
 from support import UserError, files, inference, model_files, training
 
-import conftest
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import SMALL, read_zip, same_weights, write_zip
 
 import data
 import student
 import teacher
 
-RECIPE = replace(conftest.SMALL, epochs=3, translate=1)
+RECIPE = replace(SMALL, epochs=3, translate=1)
 TEACHER = replace(teacher.OWN_DATA, hidden=(16, 16), epochs=3, batch_size=20, learning_rate=0.01)
-
-
-@pytest.fixture(scope="module")
-def digits(tiny):
-    return data.load(tiny)
-
-
-def same(one, other):
-    return all(np.array_equal(a, b) for a, b in zip(one.get_weights(), other.get_weights(), strict=True))
 
 
 @pytest.mark.quick
 def test_the_same_seed_gives_the_same_bits_and_another_gives_others(digits):
     """With dropout, which runs without XLA, and without it, which runs under XLA."""
     one, again, other = (teacher.train_teacher(digits, replace(TEACHER, seed=seed))[0] for seed in (1, 1, 2))
-    assert same(one, again)
-    assert not same(one, other)
+    assert same_weights(one, again)
+    assert not same_weights(one, other)
     first, again = (student.train_student(digits, RECIPE)[0] for _ in range(2))
-    assert same(first, again)
-    assert not same(first, student.train_student(digits, replace(RECIPE, seed=1))[0])
+    assert same_weights(first, again)
+    assert not same_weights(first, student.train_student(digits, replace(RECIPE, seed=1))[0])
 
 
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(digits, tmp_path):
@@ -60,7 +50,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(digits, tmp_path):
     with pytest.raises(Stopped):
         run(Stopping(path, {"seed": 1}, False))
     rested, history = run(training.Checkpoint(path, {"seed": 1}, True))
-    assert same(whole, rested)
+    assert same_weights(whole, rested)
     assert [row[:4] for row in history] == [row[:4] for row in whole_history]  # all but the seconds
     with pytest.raises(UserError, match=r"other settings \(seed\): leave --resume out"):
         run(training.Checkpoint(path, {"seed": 2}, True))
@@ -190,79 +180,51 @@ def test_any_keras_model_is_trained_with_its_state_and_its_regularisation(digits
     assert len(ours.non_trainable_weights) == 2 and np.abs(ours.non_trainable_weights[0]).max() > 0  # moved
 
 
-def test_a_run_that_diverges_is_stopped_and_said(digits):
-    with pytest.raises(UserError, match=r"diverged in epoch \d+ .*lower --learning-rate"):
-        student.train_student(digits, replace(RECIPE, learning_rate=1e30))
+@pytest.fixture(scope="module")
+def trained(digits):
+    """A net and its history."""
+    return student.train_student(digits, replace(RECIPE, epochs=1))
 
 
 @pytest.fixture
-def saved(digits, tmp_path):
-    net, history = student.train_student(digits, replace(RECIPE, epochs=1))
+def path(trained, tmp_path):
+    """The file of that net."""
+    net, history = trained
     model_files.save(net, tmp_path / "net.keras", RECIPE.settings(), history)
-    return net, history, tmp_path / "net.keras"
+    return tmp_path / "net.keras"
 
 
 @pytest.mark.quick
-def test_a_saved_model_gives_the_same_logits_settings_and_history(digits, saved):
-    net, history, path = saved
+def test_a_saved_model_gives_the_same_logits_settings_and_history(digits, trained, path):
+    net, history = trained
+    assert sorted(os.listdir(path.parent)) == ["net.csv", "net.keras"]
+    assert path.with_suffix(".csv").read_text().count("\n") == len(history) + 1
     loaded = model_files.load(path, digits.image_shape, digits.num_classes)
     logits = inference.predictor(net)(digits.test.images)
     np.testing.assert_array_equal(inference.predictor(loaded)(digits.test.images), logits)
-    assert model_files.load_training(path)[0] == RECIPE.settings()
-    assert model_files.load_training(path)[1] == history
-    assert sorted(os.listdir(path.parent)) == ["net.csv", "net.keras"]
+    assert model_files.load_training(path) == (RECIPE.settings(), history)
 
 
-def test_keras_alone_loads_a_saved_model(saved):
-    net, _, path = saved
-    assert same(keras.models.load_model(path), net)
-
-
-def test_an_interrupted_save_leaves_the_last_file_whole(saved, digits, monkeypatch):
-    net, _, path = saved
-    before = path.read_bytes()
-
-    def interrupted(scratch):
-        scratch.write_bytes(b"half")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(net, "save", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        model_files.save(net, path, {}, [])
-    assert path.read_bytes() == before
-    assert sorted(os.listdir(path.parent)) == ["net.csv", "net.keras"]
-
-
-def test_the_history_comes_with_the_model_whatever_became_of_the_table(saved):
-    net, history, path = saved
-    assert path.with_suffix(".csv").read_text().count("\n") == len(history) + 1
-    path.with_suffix(".csv").write_text("epoch,loss\nx")
-    assert model_files.load_training(path)[1] == history
-    net.save(path)  # by Keras alone
-    assert model_files.load_training(path)[1] == []
-    assert model_files.load_training(path)[0] == {}
+def test_keras_alone_loads_and_saves_the_models(trained, path):
+    net = keras.models.load_model(path)
+    assert same_weights(net, trained[0])
+    net.save(path)
+    assert same_weights(model_files.load(path, (12, 10), 3), net)
+    assert model_files.load_training(path) == ({}, [])
 
 
 def truncate(path):
     path.write_bytes(path.read_bytes()[:-500])
 
 
-def flip(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
 def lambda_layer(path):
     keras.Sequential([keras.Input((12, 10)), keras.layers.Lambda(lambda x: x)]).save(path)
 
 
-def rewritten(path, member, edit):
-    with zipfile.ZipFile(path) as archive:
-        members = {name: archive.read(name) for name in archive.namelist() if name != "sha256.json"}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members.items():
-            archive.writestr(name, edit(content) if name == member else content)
+def edit_member(path, name, edit):
+    members = read_zip(path)
+    members.pop("sha256.json", None)
+    write_zip(path, members | {name: edit(members[name])})
 
 
 class Own(keras.layers.Layer):
@@ -275,12 +237,12 @@ def own_layer(path):
 
 
 def of_another_keras(path):
-    rewritten(path, "config.json", lambda config: config.replace(b'"units": 3', b'"units": 3, "new_option": true'))
-    rewritten(path, "metadata.json", lambda about: about.replace(keras.__version__.encode(), b"3.99.0"))
+    edit_member(path, "config.json", lambda config: config.replace(b'"units": 3', b'"units": 3, "new_option": true'))
+    edit_member(path, "metadata.json", lambda about: about.replace(keras.__version__.encode(), b"3.99.0"))
 
 
 def other_weights(path):
-    rewritten(path, "config.json", lambda config: config.replace(b'"units": 3', b'"units": 4'))
+    edit_member(path, "config.json", lambda config: config.replace(b'"units": 3', b'"units": 4'))
 
 
 def hdf5(path):
@@ -288,15 +250,8 @@ def hdf5(path):
     path.with_suffix(".h5").rename(path)
 
 
-def huge_history(path):
-    rewritten(
-        path, "training.json", lambda content: b'{"settings": {}, "history": [' + b"[0,0,0,0,0]," * 2**21 + b"0]}"
-    )
-
-
-def no_keras(path):
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("hello.txt", "hello")
+def save_untrained(image_shape, num_classes):
+    return lambda path: student.build_student(image_shape, num_classes).save(path)
 
 
 @pytest.mark.parametrize(
@@ -304,9 +259,7 @@ def no_keras(path):
     [
         (lambda path: path.unlink(), "no such model file"),
         (truncate, "not a zip file"),
-        (flip, "Bad CRC-32 for file"),
-        (lambda path: path.write_text("hello"), "not a zip file"),
-        (no_keras, "no config.json"),
+        (lambda path: write_zip(path, {"hello.txt": "hello"}), "no config.json"),
         (lambda path: keras.Sequential([keras.layers.Flatten()]).save(path), "input_shape is None"),
         (lambda_layer, "Lambda"),
         (own_layer, r"cannot be read \(Could not locate class 'Own'"),
@@ -314,18 +267,11 @@ def no_keras(path):
         (other_weights, "could not be loaded. Example error message for object <Dense.*: The shape of"),
         (hdf5, "is an HDF5 file, Keras' older format: rename it to NAME.h5; then python -c .* turns it into one"),
         (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid"), "a pointer of Git LFS"),
-        (
-            lambda path: student.build_student((28, 28), 3).save(path),
-            r"input_shape is \(None, 28, 28\), but the data need",
-        ),
-        (
-            lambda path: student.build_student((12, 10), 10).save(path),
-            r"output_shape is \(None, 10\), but the data need",
-        ),
+        (save_untrained((28, 28), 3), r"input_shape is \(None, 28, 28\), but the data need"),
+        (save_untrained((12, 10), 10), r"output_shape is \(None, 10\), but the data need"),
     ],
 )
-def test_a_bad_model_file_is_refused_in_words(saved, digits, damage, message):
-    path = saved[2]
+def test_a_bad_model_file_is_refused_in_words(path, digits, damage, message):
     damage(path)
     with pytest.raises(UserError, match=message) as refused:
         model_files.load(path, digits.image_shape, digits.num_classes)
@@ -342,8 +288,8 @@ def test_a_compiled_model_from_elsewhere_loads(tmp_path, optimizer, nested):
     net.fit(images, np.zeros(20), verbose=0)
     whole = keras.Sequential([keras.Input((12, 10)), net]) if nested else net
     whole.save(tmp_path / "net.keras")
-    found = model_files.load(tmp_path / "net.keras", (12, 10), 3)
-    assert np.array_equal(found(images), whole(images))
+    loaded = model_files.load(tmp_path / "net.keras", (12, 10), 3)
+    assert np.array_equal(loaded(images), whole(images))
 
 
 def test_replacing_moves_a_whole_file_or_nothing(tmp_path):
@@ -351,14 +297,14 @@ def test_replacing_moves_a_whole_file_or_nothing(tmp_path):
     with files.atomic_write(path) as scratch:
         scratch.write_text("first")
         assert not path.exists()
-    with pytest.raises(ZeroDivisionError), files.atomic_write(path) as scratch:
+    with pytest.raises(KeyboardInterrupt), files.atomic_write(path) as scratch:
         scratch.write_text("second")
-        raise ZeroDivisionError
+        raise KeyboardInterrupt
     assert path.read_text() == "first"
     assert os.listdir(tmp_path) == ["file.txt"]
 
 
-def test_the_training_accuracy_is_that_of_the_labelled_examples(digits):
+def test_the_training_accuracy_is_that_of_the_labelled_examples(digits, eager):
     """And nan, not 0, where no example of an epoch has a label."""
 
     def accuracy(labels):
@@ -369,32 +315,27 @@ def test_the_training_accuracy_is_that_of_the_labelled_examples(digits):
 
     classes = inference.predictor(accuracy(digits.train.labels)[1])(digits.train.images).argmax(-1)
     assert accuracy(classes)[0] == 1
-    few = np.where(np.arange(len(classes)) % 50 == 7, classes, -1)  # most steps see none of these
-    assert accuracy(few)[0] == 1
-    few[7] = (few[7] + 1) % 3
-    assert accuracy(few)[0] == pytest.approx(1 - 1 / np.sum(few >= 0))
-    assert np.isnan(accuracy(np.full_like(few, -1))[0])
+    sparse = np.where(np.arange(len(classes)) % 50 == 7, classes, -1)  # most steps see none of these
+    assert accuracy(sparse)[0] == 1
+    sparse[7] = (sparse[7] + 1) % 3
+    assert accuracy(sparse)[0] == pytest.approx(1 - 1 / np.sum(sparse >= 0))
+    assert np.isnan(accuracy(np.full_like(sparse, -1))[0])
+
+
+HUGE_HISTORY = b'{"settings": {}, "history": [' + b"[0,0,0,0,0]," * 2**21 + b"0]}"
 
 
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (huge_history, "its training.json would take"),
-        (
-            lambda path: rewritten(path, "training.json", lambda content: content.replace(b"[1,", b'["one",')),
-            "other things than numbers",
-        ),
-        (
-            lambda path: rewritten(path, "training.json", lambda content: content.replace(b"[1,", b"[")),
-            "cannot be read",
-        ),
-        (
-            lambda path: rewritten(path, "training.json", lambda content: b'{"settings": [1], "history": []}'),
-            "cannot be read",
-        ),
+        (lambda training: HUGE_HISTORY, "its training.json would take"),
+        (lambda training: training.replace(b"[1,", b'["one",'), "other things than numbers"),
+        (lambda training: training.replace(b"[1,", b"["), "cannot be read"),
+        (lambda training: b'{"settings": [1], "history": []}', "cannot be read"),
+        (lambda training: b"[]", "cannot be read"),
     ],
 )
-def test_a_history_of_another_form_is_refused(saved, edit, message):
-    edit(saved[-1])
+def test_a_history_of_another_form_is_refused(path, edit, message):
+    edit_member(path, "training.json", edit)
     with pytest.raises(UserError, match=message):
-        model_files.load_training(saved[-1])
+        model_files.load_training(path)

@@ -427,14 +427,14 @@ def parse_arguments():
     options = terminal.parser(__doc__)
     options.add_argument("source", nargs="+", type=Path, metavar="SOURCE", help="a folder, or files")
     options.add_argument("output", type=Path, metavar="mine.npz", help="the file to write")
-    help_text = "of the training examples, for the test, if there is no test part (default: 0.2)"
+    help_text = "share of the training examples that becomes the test part, if there is none (default: 0.2)"
     options.add_argument("--test", type=number(1e-6, 0.9), default=0.2, metavar="SHARE", help=help_text)
-    help_text = "of all images (default: theirs; the median where they differ)"
+    help_text = "resize all images to this (default: their size; the median where they differ)"
     options.add_argument("--size", type=integer(1, 10_000), nargs=2, metavar=("HEIGHT", "WIDTH"), help=help_text)
     options.add_argument("--grey", action="store_true", help="make the images grey")
     options.add_argument("--transpose", action="store_true", help="swap height and width of IDX images: for EMNIST")
     options.add_argument("--skip-unreadable", action="store_true", help="leave out images that cannot be read")
-    help_text = f"of a CSV file's labels (default: the one called {', '.join(LABELS)})"
+    help_text = f"the CSV file's column of labels (default: the one called {', '.join(LABELS)})"
     options.add_argument("--label", metavar="COLUMN", help=help_text)
     options.add_argument("--drop", nargs="+", default=[], metavar="COLUMN", help="columns of a CSV file to leave out")
     help_text = "put a column's mean in the place of a CSV file's missing values"

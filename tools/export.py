@@ -124,8 +124,7 @@ def main():
     terminal.print_settings(arguments)
     out = files.output_folder(arguments.out)
     find_interpreter()  # before anyone waits
-    dataset = data.load(arguments.data, arguments.validation)
-    print(f"data: {dataset}", flush=True)
+    dataset = data.load_for(arguments)
     source = arguments.model or out / "distilled.keras"
     model = model_files.load(source, dataset.image_shape, dataset.num_classes)
     pixels = model_files.pixels(model_files.load_training(source)[0], arguments.student_pixels)

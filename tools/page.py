@@ -306,8 +306,7 @@ def main():
     arguments = options.parse_args()
     terminal.print_settings(arguments)
     out = files.output_folder(arguments.out)
-    dataset = data.load(arguments.data, arguments.validation)
-    print(f"data: {dataset}", flush=True)
+    dataset = data.load_for(arguments)
     if not dataset.has_images:
         raise UserError(f"the page shows images, but an example here has shape {dataset.image_shape}: use image data")
     test = data.Split(to_bytes(dataset.test.images), dataset.test.labels)

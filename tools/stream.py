@@ -32,7 +32,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-import data
 import distill
 
 SHUFFLED = 1000  # images from which the next one is drawn, besides the shuffled order of the files
@@ -168,9 +167,8 @@ def classifier(net, images, pixels):
 def check_teacher(model, images):
     """Raises UserError: the teacher, as `classifier` returns it, is no better than chance on training images."""
     shown, labels = zip(*images.train.take(1 + distill.TEACHER_CHECK_EXAMPLES // images.num_train))
-    split = data.Split(np.concatenate(shown), np.concatenate(labels).astype(np.int32))
-    predict = lambda examples: model.predict(examples, verbose=0)
-    distill.check_teacher(predict, data.Dataset(split, split, split, len(images.class_names)))
+    remedy = "check its pixels (--teacher-pixels 255) and whether its classes are in the order of the folders' names"
+    distill.check_teacher(model.predict(np.concatenate(shown), verbose=0).argmax(-1), np.concatenate(labels), remedy)
 
 
 @contextlib.contextmanager

@@ -49,7 +49,7 @@ def plan(arguments, dataset, teacher, folder):
     """{path of a student: its settings} of the whole grid, seed by seed."""
     common = student.settings_from(student.StudentRecipe.of(vars(arguments)), arguments.student, dataset)
     common |= {"validation": files.fingerprint(*dataset.validation)}
-    common |= {"teacher": model_files.fingerprint(*teacher), "teacher_pixels": arguments.teacher_pixels}
+    common |= {"teacher": distill.fingerprint(teacher), "teacher_pixels": arguments.teacher_pixels}
     students = {}
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
     for seed, temperature, alpha in itertools.product(seeds, arguments.temperatures, arguments.alphas):
@@ -134,8 +134,7 @@ def main():
     terminal.print_settings(arguments)
     parallel.use_one_core()  # before anything is computed: then the students do not depend on the number of workers
     out = files.output_folder(arguments.out)
-    dataset = data.load(arguments.data, arguments.validation)
-    print(f"data: {dataset}", flush=True)
+    dataset = data.load_for(arguments)
     if not len(dataset.validation.labels):
         raise UserError("there are no validation images to choose on: leave --validation out, or raise it")
     teacher = distill.load_teacher(arguments, dataset, out)

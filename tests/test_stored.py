@@ -1,0 +1,188 @@
+"""Teachers of other frameworks, as stored logits; images changed by the caller; batch sizes for small data."""
+
+import json
+
+from support import UserError, inference, metrics, model_files
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import make_arrays
+
+import data
+import distill
+import evaluate
+import student
+import teacher
+
+OPTIONS = ["--hidden", "8", "--epochs", "2", "--batch-size", "20"]
+
+
+def nearest_mean(arrays):
+    """A teacher in plain NumPy: {"train", "test": logits}, the closer to a class's mean image the higher."""
+    means = np.stack([arrays["x_train"][arrays["y_train"] == label].mean(0) for label in range(3)])
+    distances = lambda images: ((images[:, None] - means) ** 2).mean((2, 3)) / 400
+    return {part: -distances(arrays[f"x_{part}"].astype(float)) for part in ("train", "test")}
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """(the data file, the logits of its rows, the file of these)."""
+    arrays = make_arrays()
+    logits = nearest_mean(arrays)
+    np.savez(tmp_path / "mine.npz", **arrays)
+    np.savez(tmp_path / "logits.npz", **logits)
+    return tmp_path / "mine.npz", logits, tmp_path / "logits.npz"
+
+
+def test_stored_logits_teach_by_row_before_the_hold_out(stored, tmp_path, cheap, printed):
+    path, logits, file = stored
+    lines = printed(distill.main, "--data", path, "--teacher", file, "--out", tmp_path / "out", *OPTIONS)
+    dataset = data.load(path)
+    assert len(dataset.held_out) == 20
+    loaded = distill.load_stored([file], dataset)
+    for logits_of_split, split in ((loaded.train, dataset.train), (loaded.validation, dataset.validation)):
+        means = {image.tobytes(): row for image, row in zip(make_arrays()["x_train"], logits["train"])}
+        expected = np.array([means[image.tobytes()] for image in split.images])
+        np.testing.assert_allclose(logits_of_split, expected, rtol=1e-5)
+    errors = int(np.sum(logits["test"].argmax(-1) != dataset.test.labels))
+    assert f"teacher:   {errors} test errors in 60 images" in lines and "teacher: accuracy" in lines
+    loss = distill.loss_of(distill.MNIST)
+    recipe = student.StudentRecipe.of({"hidden": [8], "epochs": 2, "batch_size": 20, "translate": 0})
+    expected, _ = student.train_student(dataset, recipe, loss, loaded.train[:, None])
+    saved = model_files.load(tmp_path / "out" / "distilled.keras", (12, 10), 3)
+    np.testing.assert_array_equal(saved.get_weights()[0], expected.get_weights()[0])
+
+
+def test_probabilities_are_recognised_and_teach_as_their_logits_do(stored, tmp_path):
+    path, logits, _ = stored
+    softmax = {part: np.exp(metrics.log_softmax(values)) for part, values in logits.items()}
+    dataset = data.load(path)
+    np.savez(tmp_path / "p.npz", **softmax)
+    probabilities, expected = distill.load_stored([tmp_path / "p.npz"], dataset).train, logits["train"]
+    expected = np.delete(expected, dataset.held_out, 0)
+    for temperature in (1.0, 4.0):
+        targets = [distill.soft_targets(values.astype(np.float32), temperature) for values in (probabilities, expected)]
+        np.testing.assert_allclose(*targets, atol=1e-5)
+    log_of_zero = np.log(
+        np.array([[1.0, 0.0]], np.float32), where=[[True, False]], out=np.full((1, 2), -np.inf, np.float32)
+    )
+    assert np.isfinite(inference.stored_logits(log_of_zero, "a")).all()
+    assert inference.stored_logits(np.array([[-500.0, 3.0]]), "a")[0, 0] == -500
+
+
+def test_evaluate_compares_with_the_stored_logits_of_the_test_images(stored, tmp_path, cheap, printed):
+    path, logits, file = stored
+    out = tmp_path / "out"
+    printed(distill.main, "--data", path, "--teacher", file, "--out", out, *OPTIONS)
+    printed(evaluate.main, "--data", path, "--teacher", file, "--out", out)
+    rows = json.loads((out / "metrics.json").read_text())["models"]
+    predicted = inference.predictor(model_files.load(out / "distilled.keras", (12, 10), 3))(data.load(path).test.images)
+    assert rows["distilled"]["agreement"] == np.mean(predicted.argmax(-1) == logits["test"].argmax(-1))
+    assert rows["distilled"]["kl_to_teacher"] == pytest.approx(
+        metrics.kl(logits["test"].astype(np.float32), predicted), rel=1e-4
+    )
+    np.savez(file, train=logits["train"])
+    assert "no logits of the test images, `test`" in printed(
+        evaluate.main, "--data", path, "--teacher", file, "--out", out
+    )
+    assert json.loads((out / "metrics.json").read_text())["models"]["distilled"]["agreement"] is None
+    lines = printed(distill.main, "--data", path, "--teacher", file, "--out", out, *OPTIONS)
+    assert "distillation " in lines and "\nteacher: " not in lines.split("saved")[-1]
+
+
+def test_stored_logits_that_do_not_fit_are_refused_in_a_line(stored, tmp_path, refusal):
+    path, logits, file = stored
+
+    def refused(*options, **arrays):
+        np.savez(file, **arrays)
+        status, line = refusal(
+            distill.main, "--data", path, "--out", tmp_path / "out", *OPTIONS, "--teacher", file, *options
+        )
+        assert status == 1 and not (tmp_path / "out" / "distilled.keras").exists()
+        return line
+
+    train, nan = logits["train"], logits["train"].copy()
+    nan[5, 1] = np.nan
+    assert "train has the shape (200, 3), but the data need" in refused(train=train[:200])
+    assert "train has the shape (240, 4)" in refused(train=np.pad(train, ((0, 0), (0, 1))))
+    assert "train has values that are no finite numbers" in refused(train=nan)
+    assert "it has no array `train`" in refused(val=train[:20])
+    assert "its rows do not sum to 1" in refused(train=1 / (1 + np.exp(-train)))
+    shuffled = np.random.default_rng(0).permutation(train)
+    assert "no better than chance" in (line := refused(train=shuffled)) and "in the order of x_train" in line
+    assert "give --translate 0 and no --distort" in refused("--translate", "1", train=train)
+    assert "average their probabilities, and give one .npz file alone" in refused("big.keras", train=train)
+
+
+# ---- from Python -----------------------------------------------------------------------------------------------------
+
+
+def dense():
+    keras.utils.set_random_seed(0)
+    return keras.Sequential([keras.Input((12, 10)), keras.layers.Flatten(), keras.layers.Dense(3)])
+
+
+def test_an_array_can_be_the_teacher(stored):
+    path, logits, _ = stored
+    dataset = data.load(path, validation=0)
+    history = distill.distill(dense(), logits["train"], *dataset.train, epochs=30, batch_size=20, learning_rate=0.01)
+    assert history[-1].training_accuracy > 0.9
+    for wrong, problem in (
+        (logits["train"][:9], "a row for each image"),
+        (logits["train"][:, :2], "numbers of classes: 3, 2"),
+    ):
+        with pytest.raises(UserError, match=problem):
+            distill.distill(dense(), wrong, *dataset.train, epochs=1, batch_size=20)
+    with pytest.raises(UserError, match="give --translate 0"):
+        distill.distill(dense(), logits["train"], *dataset.train, epochs=1, batch_size=20, translate=1)
+
+
+class Recording(keras.Sequential):
+    """A teacher that keeps what it is shown."""
+
+    def call(self, inputs, training=None, mask=None):
+        if not isinstance(inputs, keras.KerasTensor) and len(inputs) > 100:
+            self.seen = np.asarray(inputs) if tf.executing_eagerly() else None
+        return super().call(inputs, training=training)
+
+
+def test_teacher_and_student_see_the_images_that_augment_makes(digits, eager):
+    layers = lambda: [keras.Input((12, 10)), keras.layers.Flatten(), keras.layers.Dense(3)]
+    teacher_net, student_net = Recording(layers()), Recording(layers())
+    shapes = set()
+
+    def darken(images):
+        shapes.add((tuple(images.shape[1:]), images.dtype.name, float(tf.reduce_max(images)) <= 1))
+        return images / 2
+
+    batch = len(digits.train.labels)
+    distill.distill(student_net, teacher_net, *digits.train, epochs=1, batch_size=batch, augment=darken)
+    assert shapes == {((12, 10, 1), "float32", True)}
+    for net in (teacher_net, student_net):
+        assert 0.3 < net.seen.max() <= 0.51
+    np.testing.assert_array_equal(teacher_net.seen, student_net.seen)
+
+
+def test_augment_can_be_a_keras_layer_and_must_keep_the_shape(digits, knowing):
+    model = keras.models.load_model(knowing)
+    history = distill.distill(dense(), model, *digits.train, epochs=2, batch_size=20, augment=keras.layers.RandomFlip())
+    assert np.isfinite(history[-1].loss)
+    with pytest.raises(UserError, match="augment turns images .* it must keep their shape"):
+        distill.distill(dense(), model, *digits.train, epochs=1, batch_size=20, augment=lambda images: images[:, :-1])
+    with pytest.raises(UserError, match="augment excludes translate and distort"):
+        distill.distill(dense(), model, *digits.train, epochs=1, batch_size=20, augment=abs, translate=1)
+
+
+# ---- small data ------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_size_that_was_not_given_is_fitted_and_a_given_one_is_not(tmp_path, cheap, printed, refusal):
+    np.savez(tmp_path / "small.npz", **make_arrays(60, 30))
+    options = ["--data", tmp_path / "small.npz", "--out", tmp_path / "out", "--hidden", "8", "--epochs", "2"]
+    lines = printed(teacher.main, *options)
+    assert "batch-size: 6, an eighth of the 55 training examples" in lines
+    assert model_files.load_training(tmp_path / "out" / "teacher.keras")[0]["batch_size"] == 6
+    status, line = refusal(teacher.main, *options, "--batch-size", "500")
+    assert status == 1 and "--batch-size 500 is larger than the 55 training examples" in line
