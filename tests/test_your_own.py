@@ -273,7 +273,7 @@ def test_logits_of_other_shifts_are_refused(digits):
         data.Batches(digits.train, 20, seed=0, translate=0, teacher_logits=logits)
 
 
-def test_the_readmes_example_of_distill_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+def test_the_readmes_example_of_distill_runs_as_it_stands(tmp_path, monkeypatch):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (block,) = [block for block in blocks if "distill.distill(" in block]
     assert len(block.splitlines()) <= 15
@@ -281,8 +281,9 @@ def test_the_readmes_example_of_distill_runs_as_it_stands(tmp_path, monkeypatch,
     net = teacher.build_teacher((28, 28), 10, teacher.TeacherRecipe(hidden=(8,)))
     net.save(tmp_path / "artifacts" / "teacher.keras")
     monkeypatch.chdir(tmp_path)
-    exec(block, {})  # noqa: S102
-    assert "validation accuracy" in capsys.readouterr().out
+    variables = {}
+    exec(block, variables)  # noqa: S102
+    assert variables["history"][-1].validation_accuracy > 0.5
     assert (tmp_path / "my_student.keras").exists()
 
 
