@@ -175,24 +175,24 @@ def settings_of_teacher(dataset, run):
     return run.settings() | {"data": files.fingerprint(*split_for(dataset, run.held_out)[0])}
 
 
-def record_of(dataset, run, model, history, start, more):
-    """What is recorded of a run that began at `start`. more(run, model, train split, logits, labels) adds to it."""
+def record_of(dataset, run, model, history, start, extra):
+    """What is recorded of a run that began at `start`. extra(run, model, train split, logits, labels) adds to it."""
     train, scored = split_for(dataset, run.held_out)
     logits = inference.predictor(model)(scored.images)
     record = {"images": len(scored.labels)} | score(logits, scored.labels)
-    record |= more(run, model, train, logits, scored.labels)
+    record |= extra(run, model, train, logits, scored.labels)
     record["train_errors"] = inference.count_errors(model, train)
     record["seconds_an_epoch"] = round(statistics.median(row.seconds for row in history), 3)
     # Of students that were trained together: `seconds` of all; the first one's epochs hold what they share.
     return record | {"seconds": round(time.perf_counter() - start, 1), "versions": files.versions()}
 
 
-def nothing_more(run, model, train, logits, labels):
+def no_extra(run, model, train, logits, labels):
     """What most studies record of a run besides `score`."""
     return {}
 
 
-def train_teacher(dataset, run, saved, more):
+def train_teacher(dataset, run, saved, extra):
     """([the record of a TeacherRun], its .keras file as bytes). saved: those bytes, if it was trained before."""
     start = time.perf_counter()
     if saved:
@@ -202,7 +202,7 @@ def train_teacher(dataset, run, saved, more):
         loss = functools.partial(smoothed_cross_entropy, share=run.smoothing)
         model, history = teacher.train_teacher(on, run, loss, report=training.show_epoch)
         saved = model_files.to_bytes(model, settings_of_teacher(dataset, run), history)
-    return [record_of(dataset, run, model, history, start, more)], saved
+    return [record_of(dataset, run, model, history, start, extra)], saved
 
 
 def teacher_logits(dataset, taught, held_out, translate, distort=0):
@@ -211,7 +211,7 @@ def teacher_logits(dataset, taught, held_out, translate, distort=0):
     return distill.teacher_logits(model, split_for(dataset, held_out)[0].images, translate, distort)
 
 
-def train_students(dataset, runs, taught, logits, more):
+def train_students(dataset, runs, taught, logits, extra):
     """(the records of StudentRuns that see the same images, see `shared_views`; None).
 
     They are trained as by training.train_together; bit for bit as by distill.py, if the transfer set is all training
@@ -233,7 +233,7 @@ def train_students(dataset, runs, taught, logits, more):
         nets.append((student.first_student(dataset, each), loss, options))
     histories = training.train_together(nets, batches)
     trained = zip(runs, nets, histories)
-    return [record_of(dataset, each, net[0], history, start, more) for each, net, history in trained], None
+    return [record_of(dataset, each, net[0], history, start, extra) for each, net, history in trained], None
 
 
 def smoothed_cross_entropy(labels, logits, share):

@@ -22,7 +22,7 @@ from studies.runs import (
     FOLDER,
     RunStore,
     StudentRun,
-    nothing_more,
+    no_extra,
     split_for,
     teacher_logits,
     train_students,
@@ -34,20 +34,20 @@ from studies.runs import (
 AT_ONCE = 16  # students at most that are trained together; they are all lost when one is stopped
 
 
-def run_study(description, name, experiments, texts, draw, more=nothing_more, in_quick=lambda run: True):
+def run_study(description, name, experiments, texts, draw, extra=no_extra, in_quick=lambda run: True):
     """The main function of a study on MNIST, whose records are in studies/NAME.json.
 
     experiments: {name: function() -> {row: run}}. texts(store): {name: Markdown} of its tables. draw(store): draws
-    its figures. more: see `record_of`. in_quick(run): whether --quick has this student.
+    its figures. extra: see `record_of`. in_quick(run): whether --quick has this student.
     """
     arguments = parse_arguments(description, experiments)
     store = open_store(arguments, name)
     if arguments.check:
-        return check(store, arguments, more)
+        return check(store, arguments, extra)
     names = plan(store, {chosen: store.rows(experiments[chosen]) for chosen in arguments.experiments})
     if arguments.quick:
         names = {run: name for run, name in names.items() if run.net == "teacher" or in_quick(run)}
-    run_all(store, names, arguments, more)
+    run_all(store, names, arguments, extra)
     draw(store)
     report(store, texts(store))
 
@@ -95,7 +95,7 @@ def open_store(arguments, name):
     return RunStore(dataset, folder, results, arguments.seeds, arguments.quick)
 
 
-def check(store, arguments, more):
+def check(store, arguments, extra):
     """Repeat --check recorded runs, chosen at random, and print which are right and wrong on the same images again."""
     recorded = list(store.finished.items())
     places = sorted(np.random.default_rng().permutation(len(recorded))[: arguments.check])
@@ -103,7 +103,7 @@ def check(store, arguments, more):
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     again = RunStore(store.dataset, folder, folder / "runs.json")
-    run_all(again, {recorded[place][0]: f"record {place}" for place in places}, arguments, more)
+    run_all(again, {recorded[place][0]: f"record {place}" for place in places}, arguments, extra)
     rows = []
     for place in places:
         run, record = recorded[place]
@@ -161,7 +161,7 @@ def grouped(runs):
     return [group[i : i + AT_ONCE] for group in groups.values() for i in range(0, len(group), AT_ONCE)]
 
 
-def submit(pool, store, names, more):
+def submit(pool, store, names, extra):
     """Hand runs, {run: name}, to the pool: {task: its runs}. A teacher that is neither among them nor saved is
     trained too.
     """
@@ -170,7 +170,7 @@ def submit(pool, store, names, more):
     @functools.cache
     def teacher_task(run):
         saved, name = store.saved_teacher(run), names.get(run, f"a teacher, seed {run.seed}")
-        task = pool.submit(train_teacher, dataset, run, saved and pool.share(saved), more, name=name)
+        task = pool.submit(train_teacher, dataset, run, saved and pool.share(saved), extra, name=name)
         tasks[task] = [run]
         return task
 
@@ -187,18 +187,18 @@ def submit(pool, store, names, more):
         taught = run.teacher and teacher_task(run.teacher)
         listed = taught and not run.distort  # distorted views cannot be listed: their logits are computed as they come
         logits = logits_task(run.teacher, run.held_out, run.translate) if listed else None
-        tasks[pool.submit(train_students, dataset, group, taught, logits, more, name=names[run])] = group
+        tasks[pool.submit(train_students, dataset, group, taught, logits, extra, name=names[run])] = group
     return tasks
 
 
-def run_all(store, names, arguments, more=nothing_more):
-    """Run those of {run: name} that have no record yet. arguments: as of `parse_arguments`. more: see `record_of`."""
+def run_all(store, names, arguments, extra=no_extra):
+    """Run those of {run: name} that have no record yet. arguments: as of `parse_arguments`. extra: see `record_of`."""
     missing = {run: name for run, name in names.items() if run not in store.finished}
     print(f"{len(names)} runs, {len(names) - len(missing)} of them finished before")
     if not missing:
         return
     with parallel.pool(arguments.workers, arguments.cluster) as pool:
-        tasks, start = submit(pool, store, missing, more), time.perf_counter()
+        tasks, start = submit(pool, store, missing, extra), time.perf_counter()
         costs = {task: cost(store, group) for task, group in tasks.items()}
         num_runs, num_finished, spent = sum(map(len, tasks.values())), 0, 0
 

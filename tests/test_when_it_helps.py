@@ -112,7 +112,7 @@ def test_its_students_are_those_of_distill_py_also_when_trained_together(tiny, t
     taught_by = runs.TeacherRun(hidden=(16,), epochs=30, batch_size=20, learning_rate=0.01, distort=0, seed=1)
     common = {"temperature": 6, "alpha": 0.9, "epochs": 3, "batch_size": 20, "learning_rate": 0.002, "seed": 1}
     run = runs.StudentRun((8,), teacher=taught_by, **common, **{"translate": 0} | changes)
-    taught = runs.train_teacher(dataset, taught_by, None, runs.nothing_more)
+    taught = runs.train_teacher(dataset, taught_by, None, runs.no_extra)
     (tmp_path / "teacher.keras").write_bytes(taught[1])
     group, logits = [run], None
     if "distort" in changes:
