@@ -92,7 +92,7 @@ def test_images_of_any_mode_and_size_are_read_as_they_look(run, folder):
     exif[0x0112] = 8  # to be turned by a quarter against the clock: its lower half becomes the right one
     turned.save(folder / "cat" / "turned.webp", exif=exif, lossless=True)
     dataset, printed = run(folder, "--test", 0.01)
-    assert dataset.image_shape == (8, 6) and "--size 8 6, the median" in printed
+    assert dataset.image_shape == (8, 6) and "resized to the median, --size 8 6" in printed
     images, labels = (np.concatenate(pair) for pair in zip(dataset.train, dataset.test))
     cats = images[labels == 0]
     assert np.sum((cats == 77).all((1, 2))) == 3 and np.sum((cats == 255).all((1, 2))) == 1

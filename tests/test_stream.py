@@ -196,6 +196,8 @@ def test_what_cannot_be_streamed_is_refused_in_a_line(photos, nets, tmp_path, re
     keras.Sequential(four).save(tmp_path / "4.keras")
     assert "a net has 4 classes, and the folder 3" in refused(photos, student=tmp_path / "4.keras")
     assert "the teacher is no better than chance" in refused(photos, teacher=student)
+    keras.Sequential([keras.Input((500,)), keras.layers.Dense(3)]).save(tmp_path / "flat.keras")
+    assert "a model that takes (None, 500) cannot take examples" in refused(photos, student=tmp_path / "flat.keras")
     path, layers = tmp_path / "open.keras", [keras.layers.GlobalMaxPooling2D(), keras.layers.Dense(3)]
     keras.Sequential([keras.Input((None, None, 1)), *layers]).save(path)
     assert "give --size HEIGHT WIDTH" in refused(photos, teacher=path, student=path)

@@ -14,6 +14,7 @@ import collections
 import contextlib
 import gzip
 import itertools
+import math
 import re
 import struct
 import sys
@@ -61,9 +62,10 @@ class Source(NamedTuple):
 
 def image_folder(folder, arguments):
     """The Source of a folder of images: train/CLASS/*, test/CLASS/*, val/CLASS/*, or CLASS/* alone."""
-    named = {
-        PARTS[path.name.lower()]: path for path in folder.iterdir() if path.is_dir() and path.name.lower() in PARTS
-    }
+    named = {}
+    for path in folder.iterdir():
+        if path.is_dir() and path.name.lower() in PARTS:
+            named[PARTS[path.name.lower()]] = path
     folders = named if "train" in named else {"train": folder}
     paths, labels = {}, {}
     for part, root in folders.items():
@@ -119,12 +121,12 @@ def form_of(paths, arguments):
     mode = "L" if arguments.grey or modes <= GREY_MODES else "RGB"
     if arguments.size:
         return tuple(arguments.size[::-1]), mode
-    size = tuple(int(np.median([side for side in sides])) for sides in zip(*sizes.elements()))
+    width, height = (int(np.median(sides)) for sides in zip(*sizes.elements()))
     if len(sizes) > 1:
-        listed = [f"{height}x{width}" for width, height in (min(sizes), max(sizes))]
-        median = f"--size {size[1]} {size[0]}, the median"
-        print(f"images of {len(sizes)} sizes, {listed[0]} to {listed[1]} (height x width), are resized to {median}")
-    return size, mode
+        smallest, largest = min(sizes, key=math.prod), max(sizes, key=math.prod)
+        listed = f"from {smallest[1]}x{smallest[0]} to {largest[1]}x{largest[0]} (height x width)"
+        print(f"images of {len(sizes)} sizes, {listed}: all are resized to the median, --size {height} {width}")
+    return (width, height), mode
 
 
 def refuse_unless_skipped(path, error, arguments):
@@ -392,6 +394,16 @@ def report_duplicates(parts, rows, source):
         print(f"{len(pairs):,} test examples are also in the training part, such as {' = '.join(names)}: {known}")
 
 
+def print_counts(parts, class_names):
+    """Print how many examples each part has of each class, of the first 20 classes."""
+    counts = []
+    for split in parts.values():
+        counts.append(np.bincount(split.labels[split.labels >= 0], minlength=len(class_names)))
+    lines = [[name, *(f"{count:,}" for count in of_class)] for name, *of_class in zip(class_names, *counts)]
+    which = f" (the first 20 of {len(lines)})" if len(lines) > 20 else ""
+    terminal.print_table(f"examples of each class{which}", ["class", *parts], lines[:20])
+
+
 def contact_sheet(split, class_names, path):
     """Draw the first ten images of each class, of the first 20 classes. split: a data.Split of images."""
     num_rows = min(20, len(class_names))
@@ -420,6 +432,8 @@ def source_of(paths, arguments):
         return npy_files(paths)
     if len(paths) <= 2 and all(re.search(r"\.csv(\.gz)?$", path.name) for path in paths):
         return csv_files(paths, arguments)
+    if paths[0].suffix == ".npz":
+        raise UserError(f"{paths[0]} needs no conversion: python teacher.py --data {paths[0]}")
     raise UserError(f"{paths[0]}: this is no folder, .csv, .npy or idx-ubyte file: --help says what is taken")
 
 
@@ -459,10 +473,7 @@ def main():
     validation = parts.get("val", parts["train"].take(slice(0)))
     dataset = data.Dataset(parts["train"], validation, parts["test"], len(class_names), tuple(class_names))
     print(f"data: {dataset}\n")
-    counts = [np.bincount(split.labelled().labels, minlength=len(class_names)) for split in parts.values()]
-    lines = [[name, *(f"{count:,}" for count in of_class)] for name, *of_class in zip(class_names, *counts)]
-    more = f" (the first 20 of {len(lines)})" if len(lines) > 20 else ""
-    terminal.print_table(f"examples of each class{more}", ["class", *parts], lines[:20])
+    print_counts(parts, class_names)
     report_duplicates(parts, rows, source)
     if dataset.has_images:
         sheet = output.with_suffix(".png")
