@@ -2,6 +2,7 @@
 
 import argparse
 import hashlib
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -220,6 +221,8 @@ def _from_keras(name: str) -> dict[str, ArrayLike]:
 
 def _read(path: str) -> dict[str, np.ndarray]:
     """The arrays of an .npz file, see `load`. Raises UserError: it is missing or damaged, or lacks an array."""
+    if Path(path).suffix != ".npz" and (Path(path).is_dir() or re.search(r"\.(csv|npy|gz)$", path)):
+        raise UserError(f"{path} is no .npz file: python tools/convert.py {path} mine.npz makes one of it")
     with files.reading(path, "there is no such data file", "get a new copy"):
         arrays = files.read_npz(path, [*SHA256, "x_val", "y_val", "class_names"])
         for key in {*SHA256, *arrays}:
@@ -300,7 +303,7 @@ def check_batches(examples: np.ndarray, batch_size: int, translate: int = 0, dis
     """Raises UserError: there are fewer than batch_size examples (n, ...), or they cannot be shifted or distorted."""
     num_examples, *shape = examples.shape
     if batch_size > num_examples:
-        raise UserError(f"--batch-size {batch_size} is larger than the {num_examples} training examples: lower it")
+        raise UserError(f"the batch size, {batch_size}, is larger than the {num_examples} training examples: lower it")
     if not (translate or distort):
         return
     if len(shape) not in (2, 3):

@@ -252,12 +252,16 @@ def load_teacher(arguments: argparse.Namespace, dataset: data.Dataset, out: Path
     recipe = student.StudentRecipe.of(vars(arguments))
     data.check_batches(dataset.train.images, **recipe.only("batch_size", "translate", "distort"))  # before anyone waits
     paths = arguments.teacher or [out / "teacher.keras"]
+    if not arguments.teacher and not paths[0].exists():
+        raise UserError(f"there is no {paths[0]}: run `python teacher.py`, with the same --data and --out, first")
     if stored := load_stored(paths, dataset):
-        if stored.validation is not None and len(stored.validation):
-            print_accuracy(stored.validation.argmax(-1), dataset.validation.labels)
-        else:
-            print_accuracy(stored.train.argmax(-1), dataset.train.labels)
+        accuracies = {}
+        for name, logits in zip(stored._fields, stored):
+            if logits is not None and len(logits):
+                accuracies[name] = print_accuracy(logits.argmax(-1), getattr(dataset, name).labels, name)
         remedy = "are its rows in the order of x_train, and its columns in that of the classes?"
+        if accuracies["train"] < accuracies.get("test", 0) - 0.05:
+            print(f"warning: the teacher is better on the test examples: {remedy}")
         check_teacher(stored.train.argmax(-1), dataset.train.labels, remedy)
         return stored
     teacher = [model_files.load(path, dataset.image_shape, dataset.num_classes) for path in paths]
@@ -272,7 +276,8 @@ def load_teacher(arguments: argparse.Namespace, dataset: data.Dataset, out: Path
             print(f"warning: {path} was trained on other examples than these, perhaps on validation or test examples")
     split = dataset.validation if len(dataset.validation.labels) else dataset.train
     predict = inference.predictor(teacher, pixels=arguments.teacher_pixels)
-    print_accuracy(predict(split.images).argmax(-1), split.labels)
+    name = "train" if split is dataset.train else "validation"
+    print_accuracy(predict(split.images).argmax(-1), split.labels, name)
     if arguments.teacher:
         sample = data.sample(dataset.train)
         for path, model in zip(paths, teacher):
@@ -283,10 +288,12 @@ def load_teacher(arguments: argparse.Namespace, dataset: data.Dataset, out: Path
     return teacher
 
 
-def print_accuracy(classes: np.ndarray, labels: np.ndarray) -> None:
-    """Print how often a teacher's predicted classes (n,) are the labels (n,), of the labelled examples."""
+def print_accuracy(classes: np.ndarray, labels: np.ndarray, name: str) -> float:
+    """Print, and return, the share of labelled examples whose label (n,) a teacher predicts; name: of their split."""
     is_right = classes[labels >= 0] == labels[labels >= 0]
-    print(f"teacher: accuracy {np.mean(is_right):.2%} on {len(is_right):,} examples", flush=True)
+    part = "training" if name == "train" else name
+    print(f"teacher: accuracy {np.mean(is_right):.2%} on {len(is_right):,} {part} examples", flush=True)
+    return float(np.mean(is_right))
 
 
 def check_teacher(classes: np.ndarray, labels: np.ndarray, remedy: str) -> None:
@@ -314,10 +321,12 @@ def describe_gain(errors: dict[str, int]) -> str:
     """A sentence on what distillation did. errors: test errors of "baseline", "distilled" and, if known, "teacher"."""
     baseline, distilled = errors["baseline"], errors["distilled"]
     saved = baseline - distilled
+    if saved == 0:
+        return f"distillation changes nothing: the student makes {baseline:,} test errors with it and without it"
     if saved < 0:
         return f"distillation costs the student {-saved:,} test errors: {distilled:,} in place of {baseline:,}"
-    share = f" ({saved / baseline:.1%})" if baseline else ""
-    sentence = f"distillation saves {saved:,} of the student's {baseline:,} test errors{share}"
+    share = f"{saved / baseline:.1%}"
+    sentence = f"distillation saves {saved:,} of the student's {baseline:,} test errors ({share})"
     gap = baseline - errors.get("teacher", baseline)
     if gap > 0:
         sentence += f", {saved / gap:.0%} of the way from the baseline to its teacher"
@@ -368,13 +377,14 @@ def distill(
 ) -> list[model_files.Epoch]:
     """Train `student`, a Keras classifier, on labels and on the soft targets of `teacher`; returns the history.
 
-    The student is changed, the teacher is not; nothing is printed. teacher: one Keras classifier, or several, whose
-    probabilities are averaged; or any model's logits or probabilities (n, C) of these images. images, labels: see
-    data.checked_split. temperature, alpha: see `distillation_loss`. translate, distort, augment: see data.Batches; all
-    are off by default, while the script shifts MNIST's images by up to a pixel. pixels, student_pixels: factors for the
-    inputs of teacher and student, see inference.pixels_for. validation: (images, labels). callbacks: see training.Run.
-    optimizer: used as it is; None is Adam with learning_rate, see training.adam. seed: decides the order of the images,
-    the shifts and the distortions.
+    For use from Python; the script trains by student.train_student, with the same loss. The student is changed, the
+    teacher is not; nothing is printed. teacher: one Keras classifier, or several, whose probabilities are averaged; or
+    any model's logits or probabilities (n, C) of these images. images, labels: see data.checked_split. temperature,
+    alpha: see `distillation_loss`. translate, distort, augment: see data.Batches; all are off by default, while the
+    script shifts MNIST's images by up to a pixel. pixels, student_pixels: factors for the inputs of teacher and
+    student, see inference.pixels_for. validation: (images, labels). callbacks: see training.Run. optimizer: used as it
+    is; None is Adam with learning_rate, see training.adam. seed: decides the order of the images, the shifts and the
+    distortions.
 
     Raises UserError: an argument cannot be used; or as teacher_logits, data.Batches and training.Run do.
     """
@@ -392,10 +402,16 @@ def distill(
         if not isinstance(validation, (tuple, list)) or len(validation) != 2:
             raise UserError("validation must be a pair, (images, labels)")
         validation = data.checked_split(*validation, "validation[0]", "validation[1]")
+    if isinstance(teacher, tuple):
+        teacher = list(teacher)
     if isinstance(teacher, np.ndarray):
+        if augment:
+            raise UserError("stored logits are those of the images as they are: leave augment out")
         if teacher.ndim != 2 or len(teacher) != len(split.labels):
             raise UserError(f"teacher has the shape {teacher.shape}: it must have a row for each image, and C columns")
         teacher = StoredTeacher(inference.stored_logits(teacher, "teacher"), None, None)
+    elif not all(isinstance(model, keras.Model) for model in (teacher if isinstance(teacher, list) else [teacher])):
+        raise UserError(f"teacher is a {type(teacher).__name__}: it must be a Keras model, a list of them, or an array")
     check_classes(student, teacher, split, validation)
     # What `augment` draws cannot be listed either.
     logits = teacher_logits(teacher, split.images, translate, distort or float(augment is not None), pixels=pixels)
@@ -403,7 +419,7 @@ def distill(
     return training.train(
         student,
         data.Batches(split, batch_size, **views),
-        functools.partial(distillation_loss, temperature=temperature, alpha=alpha),
+        loss_of(DistillRecipe(temperature=temperature, alpha=alpha)),
         epochs=epochs,
         learning_rate=learning_rate,
         pixels=student_pixels,

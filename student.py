@@ -43,6 +43,7 @@ class OwnStudent(Recipe):
     student: Path | None = setting(None, Path, "your own student: a .keras file with initial weights", metavar="FILE")
 
 
+NET_SETTINGS = ("hidden", "crop", "pool", "activation")  # what `build_student` uses
 MNIST = StudentRecipe()
 OWN_DATA = StudentRecipe(translate=0)  # a shifted example of other data may belong to another class
 
@@ -52,8 +53,8 @@ def build_student(
 ) -> keras.Model:
     """A dense net from images (batch, *image_shape) float32 in [0, 1] to logits (batch, num_classes).
 
-    Of the recipe, it uses hidden, activation, crop (so many pixels at each edge are ignored) and pool (each square of
-    pool x pool of the remaining pixels is replaced by its mean). Most parameters of a small net are in its first
+    Of the recipe, it uses NET_SETTINGS: crop pixels at each edge are ignored, and each square of pool x pool of the
+    remaining pixels is replaced by its mean. Most parameters of a small net are in its first
     layer: 28x28 pixels cropped by 3 are 22x22, and then pooled by 2 are 11x11, less than a sixth. seed: decides the
     initial weights; None leaves them to Keras' random state.
     """
@@ -81,12 +82,17 @@ def settings_from(recipe: StudentRecipe, own_path: Path | None, dataset: data.Da
     if (recipe.crop or recipe.pool > 1) and (len(shape) not in (2, 3) or 2 * recipe.crop >= min(shape[:2])):
         raise UserError(f"--crop and --pool leave nothing of examples of shape {shape}: lower them, or leave them out")
     fingerprints = {"data": files.fingerprint(*dataset.train), "student": None}
+    settings = StudentRecipe.of(recipe.settings()).settings()
     if own_path:
+        of_built_nets = MNIST.only(*NET_SETTINGS)
+        if recipe.only(*NET_SETTINGS) != of_built_nets:
+            print(f"note: --student brings its layers, so {', '.join(map(str, NET_SETTINGS))} have no effect")
+        settings |= of_built_nets
         own = model_files.load(own_path, shape, dataset.num_classes)
         training.check_trainable(own, own_path)
         inference.warn_of_pixels(own_path, own, data.sample(dataset.train), recipe.student_pixels, "--student-pixels")
         fingerprints["student"] = own.to_json() + model_files.fingerprint(own)
-    return StudentRecipe.of(recipe.settings()).settings() | fingerprints
+    return settings | fingerprints
 
 
 def train_student(

@@ -84,6 +84,7 @@ def open_store(arguments, name):
     dataset, results = data.load(validation=0), arguments.results or FOLDER / f"{name}.json"
     if arguments.quick:
         dataset = dataset._replace(train=dataset.train.take(slice(10_000)))
+        print("quick: 10,000 training images, and a tenth of each run's epochs")
         folder = folder / "quick"
         folder.mkdir(exist_ok=True)
         results = arguments.results or folder / results.name

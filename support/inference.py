@@ -90,7 +90,7 @@ def fitting_advice(model: keras.Model, example_shape: tuple[int, ...]) -> str:
     example_sizes = Counter(size for size in example_shape if size != 1)
     if model_sizes == example_sizes:
         return "transpose them: the axes are in another order"
-    return "choose another model, or other data"
+    return "choose another model, or the --data that it is for"
 
 
 def build(model: keras.Model, example_shape: tuple[int, ...]) -> None:

@@ -144,7 +144,7 @@ def is_made_with(path: Path, wanted: dict[str, Any], defaults: dict[str, Any]) -
 
 def _read(path: str | Path, read: Callable[[zipfile.ZipFile], Any]) -> Any:
     """read(archive) of the .keras file at `path`, after every member of it has passed its checksum."""
-    missing = "there is no such model file: `python teacher.py` and `python distill.py` make them"
+    missing = "there is no such model file"
     with files.reading(path, missing, "train or save it again"):
         with open(path, "rb") as file:
             start = file.read(64)

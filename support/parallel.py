@@ -114,11 +114,14 @@ def use_one_core() -> None:
 
 
 def time_left(start: float, done: float, total: float) -> str:
-    """', 12 min left', extrapolated from the share done / total since `start`; '' before anything is done.
+    """', about 12 min left', extrapolated from the share done / total since `start`; '' before anything is done.
 
     start: a value of time.perf_counter().
     """
-    return f", {(time.perf_counter() - start) / 60 * (total / done - 1):.0f} min left" if done else ""
+    if not done:
+        return ""
+    minutes = (time.perf_counter() - start) / 60 * (total / done - 1)
+    return f", about {minutes:.0f} min left" if minutes >= 1 else ", less than a minute left"
 
 
 class _Task:

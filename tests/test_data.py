@@ -207,7 +207,7 @@ def test_an_epoch_shows_each_image_once_in_an_order_of_its_own(tiny):
 
 def test_batches_that_cannot_be_made_are_refused(tiny):
     train = data.load(tiny).train
-    with pytest.raises(UserError, match="--batch-size 221 is larger than the 220 training examples"):
+    with pytest.raises(UserError, match="the batch size, 221, is larger than the 220 training examples"):
         data.Batches(train, 221, seed=0)
     with pytest.raises(UserError, match="--translate 10 would shift images of 12x10 out of sight"):
         data.Batches(train, 20, seed=0, translate=10)
@@ -321,3 +321,11 @@ def test_labels_may_stand_in_a_column_and_names_be_bytes(tmp_path):
     assert dataset.names == ["cat", "Stra\u00dfe", "cow"]
     with pytest.raises(UserError, match=r"of one-hot labels, take argmax\(-1\)"):
         load_changed(tmp_path / "hot.npz", y_train=np.eye(3)[LABELS])
+
+
+@pytest.mark.parametrize("name", ["photos", "train.csv"])
+def test_data_that_convert_takes_are_sent_there(tmp_path, name):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "train.csv").write_text("label,a\n0,1\n")
+    with pytest.raises(UserError, match=f"{name} is no .npz file: python tools/convert.py .*{name} mine.npz"):
+        data.load(tmp_path / name)

@@ -185,4 +185,19 @@ def test_a_batch_size_that_was_not_given_is_fitted_and_a_given_one_is_not(tmp_pa
     assert "batch-size: 6, an eighth of the 55 training examples" in lines
     assert model_files.load_training(tmp_path / "out" / "teacher.keras")[0]["batch_size"] == 6
     status, line = refusal(teacher.main, *options, "--batch-size", "500")
-    assert status == 1 and "--batch-size 500 is larger than the 55 training examples" in line
+    assert status == 1 and "the batch size, 500, is larger than the 55 training examples" in line
+
+
+def test_rows_of_training_in_another_order_than_those_of_the_test_are_pointed_out(stored, tmp_path, cheap, printed):
+    path, logits, file = stored
+    train = logits["train"].copy()
+    train[:60] = train[:60][::-1]
+    np.savez(file, train=train, test=logits["test"])
+    lines = printed(distill.main, "--data", path, "--teacher", file, "--out", tmp_path / "out", *OPTIONS)
+    assert "warning: the teacher is better on the test examples: are its rows in the order of x_train" in lines
+
+
+def test_a_teacher_of_another_type_is_refused(digits):
+    for wrong in ("teacher.keras", [1.0], None):
+        with pytest.raises(UserError, match="it must be a Keras model, a list of them, or an array"):
+            distill.distill(dense(), wrong, *digits.train, epochs=1, batch_size=20)

@@ -191,10 +191,16 @@ def test_what_cannot_be_streamed_is_refused_in_a_line(photos, nets, tmp_path, re
     for number in range(5):
         Image.new("L", (10, 12)).save(tmp_path / "one" / "a" / f"{number}.png")
     assert "it needs two" in refused(tmp_path / "one")
-    assert "--batch-size 5000 is larger than the 240 images: lower it" in refused(photos, "--batch-size", "5000")
+    assert "--batch-size 5000 is larger than the 240 training images" in refused(photos, "--batch-size", "5000")
     four = [keras.Input((12, 10)), keras.layers.Flatten(), keras.layers.Dense(4)]
     keras.Sequential(four).save(tmp_path / "4.keras")
     assert "a net has 4 classes, and the folder 3" in refused(photos, student=tmp_path / "4.keras")
+    (tmp_path / "text").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "text" / name).mkdir()
+        for number in range(50):
+            (tmp_path / "text" / name / f"{number}.png").write_text("this is text")
+    assert "holds a file that cannot be read as an image: python tools/convert.py" in refused(tmp_path / "text")
     assert "the teacher is no better than chance" in refused(photos, teacher=student)
     keras.Sequential([keras.Input((500,)), keras.layers.Dense(3)]).save(tmp_path / "flat.keras")
     assert "a model that takes (None, 500) cannot take examples" in refused(photos, student=tmp_path / "flat.keras")

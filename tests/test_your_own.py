@@ -325,7 +325,7 @@ def test_labels_in_a_column_or_as_whole_floats_are_labels(eager):
         ({"alpha": 1.5}, "alpha is 1.5: it must be from 0 to 1"),
         ({"epochs": 0}, "epochs is 0: it must be 1 or more"),
         ({"batch_size": 0}, "batch_size is 0: it must be 1 or more"),
-        ({"batch_size": 241}, "batch-size 241 is larger than the 240 training examples"),
+        ({"batch_size": 241}, "the batch size, 241, is larger than the 240 training examples"),
         ({"learning_rate": 0}, "learning_rate is 0: it must be above 0"),
         ({"teacher": flat(num_classes=4)}, "student and teacher have different numbers of classes: 3, 4"),
         ({"teacher": [flat(), flat(num_classes=4)]}, "student and teacher have different numbers of classes: 3, 3, 4"),

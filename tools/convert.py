@@ -251,6 +251,9 @@ def numbers_of(frames, paths, fill):
         for name, of_column in words.items():
             for word in of_column:
                 numbers[part][f"{name}={word}"] = (frame[name].astype(str) == word).astype(float)
+        filled = f"; {len(rows):,} missing values are filled" if len(rows) else ""
+        counts = "".join(f"; {name}: {len(of_column)} words, one-hot" for name, of_column in words.items())
+        print(f"{path}: {len(frame):,} rows, {len(frame.columns) - len(words)} columns of numbers{counts}{filled}")
     return numbers
 
 
@@ -440,7 +443,7 @@ def source_of(paths, arguments):
 def parse_arguments():
     options = terminal.parser(__doc__)
     options.add_argument("source", nargs="+", type=Path, metavar="SOURCE", help="a folder, or files")
-    options.add_argument("output", type=Path, metavar="mine.npz", help="the file to write")
+    options.add_argument("output", type=Path, metavar="OUTPUT", help="the file to write, such as mine.npz")
     help_text = "share of the training examples that becomes the test part, if there is none (default: 0.2)"
     options.add_argument("--test", type=number(1e-6, 0.9), default=0.2, metavar="SHARE", help=help_text)
     help_text = "resize all images to this (default: their size; the median where they differ)"
@@ -451,7 +454,7 @@ def parse_arguments():
     help_text = f"the CSV file's column of labels (default: the one called {', '.join(LABELS)})"
     options.add_argument("--label", metavar="COLUMN", help=help_text)
     options.add_argument("--drop", nargs="+", default=[], metavar="COLUMN", help="columns of a CSV file to leave out")
-    help_text = "put a column's mean in the place of a CSV file's missing values"
+    help_text = "take a column's mean for a CSV file's missing numbers, and none of its words for a missing word"
     options.add_argument("--fill", choices=["mean"], help=help_text)
     arguments = options.parse_args()
     if arguments.output.suffix != ".npz" or not arguments.output.parent.is_dir():
@@ -481,7 +484,7 @@ def main():
         print(f"look at {sheet}: does each class have its images?")
     megabytes = sum(array.nbytes for array in arrays.values()) / 1e6
     next_step = f"python teacher.py --data {output} --out {output.with_suffix('')}"
-    print(f"saved {output}, {megabytes:,.1f} MB; next: {next_step}")
+    print(f"saved {output}, {megabytes:,.2f} MB; next: {next_step}")
 
 
 if __name__ == "__main__":

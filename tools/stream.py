@@ -42,8 +42,8 @@ GPU_MEGABYTES = 8000  # of a GPU, shared by the logical devices of --devices
 class StreamRecipe(Recipe):
     """All settings of the two students, apart from the images and the nets."""
 
-    temperature: float = changed(distill.DistillRecipe, "temperature", 2.0)
-    alpha: float = changed(distill.DistillRecipe, "alpha", 0.5)
+    temperature: float = changed(distill.DistillRecipe, "temperature", distill.MNIST.temperature)
+    alpha: float = changed(distill.DistillRecipe, "alpha", distill.MNIST.alpha)
     seed: int = changed(distill.DistillRecipe, "seed", 0)
     epochs: int = changed(distill.DistillRecipe, "epochs", 20)
     batch_size: int = changed(distill.DistillRecipe, "batch_size", 64)
@@ -124,7 +124,9 @@ def read_folder(folder, size, num_channels, recipe, cache):
         raise UserError(f"{folder} has the classes {names}, and {test_names} for the test: it needs two, the same ones")
     paths = [sorted(part.file_paths) for part in parts]
     if len(paths[0]) < recipe.batch_size:
-        raise UserError(f"--batch-size {recipe.batch_size} is larger than the {len(paths[0])} images: lower it")
+        raise UserError(
+            f"--batch-size {recipe.batch_size} is larger than the {len(paths[0])} training images: lower it"
+        )
     sizes = [Path(path).stat().st_size for of_part in paths for path in of_part]
     fingerprint = hashlib.sha256(repr((size, num_channels, paths, sizes)).encode()).hexdigest()
     batches = []
@@ -221,8 +223,12 @@ def main():
     strategy, out = strategy_on(arguments.devices), files.output_folder(arguments.out)
     if arguments.mixed_precision:
         keras.mixed_precision.set_global_policy("mixed_float16")  # so that Keras scales the loss
-    with strategy.scope():
-        train_both(arguments, StreamRecipe.of(vars(arguments)), out)
+    try:
+        with strategy.scope():
+            train_both(arguments, StreamRecipe.of(vars(arguments)), out)
+    except tf.errors.InvalidArgumentError as error:  # of a damaged image; TensorFlow does not say which
+        advice = f"python tools/convert.py {arguments.folder} mine.npz names the file"
+        raise UserError(f"{arguments.folder} holds a file that cannot be read as an image: {advice}") from error
 
 
 def train_both(arguments, recipe, out):
@@ -244,7 +250,7 @@ def train_both(arguments, recipe, out):
         errors["teacher"] = count_errors(teacher_model, images)
         for name, wanted in runs.items():
             path = out / f"{name}.keras"
-            if model_files.is_made_with(path, wanted, {}):
+            if model_files.is_made_with(path, wanted, StreamRecipe().settings()):
                 print(f"{path} was trained with these settings")
             else:
                 print(f"training {path}", flush=True)
