@@ -84,9 +84,9 @@ def settings_from(recipe: StudentRecipe, own_path: Path | None, dataset: data.Da
     fingerprints = {"data": files.fingerprint(*dataset.train), "student": None}
     settings = StudentRecipe.of(recipe.settings()).settings()
     if own_path:
-        of_built_nets = MNIST.only(*NET_SETTINGS)
-        if recipe.only(*NET_SETTINGS) != of_built_nets:
-            print(f"note: --student brings its layers, so {', '.join(map(str, NET_SETTINGS))} have no effect")
+        of_built_nets = {name: MNIST.settings()[name] for name in NET_SETTINGS}
+        if settings | of_built_nets != settings:
+            print(f"note: --student brings its layers, so {', '.join(NET_SETTINGS)} have no effect")
         settings |= of_built_nets
         own = model_files.load(own_path, shape, dataset.num_classes)
         training.check_trainable(own, own_path)
