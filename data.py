@@ -337,7 +337,7 @@ class Batches:
 
     augment: a function or Keras layer that changes a batch of images before the teacher and the net see them. It gets
     (batch, h, w, c) float32, in [0, 1] if the data are uint8, and keeps that shape; `seed` does not decide what it
-    draws. teacher_logits: what distill.teacher_logits returns for the images of the split.
+    draws. teacher_logits: what teachers.teacher_logits returns for the images of the split.
 
     Raises UserError as `check_batches` does, and if augment is given with translate or distort; ValueError: translate
     and distort are both given, or teacher_logits are of other examples or shifts.

@@ -21,6 +21,7 @@ import numpy as np
 
 import data
 import distill
+import teachers
 
 ORDER = ["teacher", "student", "distilled"]  # listing order; other names come last
 FIGURES = ["accuracy_against_parameters", "confusions", "errors_per_class", "gallery", "learning_curves", "reliability"]
@@ -115,13 +116,13 @@ def mean_of(several: list[Evaluated]) -> Evaluated:
     return Evaluated({}, {}, [], "+".join(sorted(model.weights for model in several)), test, validation)
 
 
-def of_stored(stored: distill.StoredTeacher | None) -> Evaluated | None:
+def of_stored(stored: teachers.StoredTeacher | None) -> Evaluated | None:
     """The Evaluated of stored logits; None if there are none of the test images, which is printed."""
     if stored and stored.test is None:
         print("no model is compared with the teacher: its file has no logits of the test images, `test`")
     if not stored or stored.test is None:
         return None
-    return Evaluated({}, {}, [], distill.fingerprint(stored), stored.test, stored.validation)
+    return Evaluated({}, {}, [], teachers.fingerprint(stored), stored.test, stored.validation)
 
 
 def measure_speed(predict: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> dict[str, Any]:
@@ -348,7 +349,7 @@ def find_teacher(named: list[Path] | None, out: Path, train: data.Split) -> list
 
 
 def main() -> None:
-    of_models = distill.OwnTeacher(), inference.TeacherPixels(None), inference.StudentPixels()
+    of_models = teachers.OwnTeacher(), inference.TeacherPixels(None), inference.StudentPixels()
     options = terminal.parser(__doc__, terminal.Files(), *of_models, terminal.Figures())
     help_text = "the models; name them before --teacher (default: every .keras in --out)"
     options.add_argument("models", nargs="*", type=Path, metavar="PATH", help=help_text)
@@ -360,7 +361,7 @@ def main() -> None:
 
     models = find_models(arguments.models, out)
     spelling = {path.resolve(): path for path in models.values()}  # --teacher may spell one of them in another way
-    stored = distill.load_stored(arguments.teacher or [], dataset)
+    stored = teachers.load_stored(arguments.teacher or [], dataset)
     teacher_paths = [] if stored else find_teacher(arguments.teacher, out, dataset.train)
     teacher_paths = [spelling.get(path.resolve(), path) for path in teacher_paths]
     by_path = {}

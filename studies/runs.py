@@ -20,6 +20,7 @@ import data
 import distill
 import student
 import teacher
+import teachers
 
 FOLDER = Path(__file__).parent
 
@@ -206,9 +207,9 @@ def train_teacher(dataset, run, saved, extra):
 
 
 def teacher_logits(dataset, taught, held_out, translate, distort=0):
-    """distill.teacher_logits of a student's images. taught: what train_teacher returns."""
+    """teachers.teacher_logits of a student's images. taught: what train_teacher returns."""
     model, _ = model_files.from_bytes(taught[1], dataset.image_shape, dataset.num_classes)
-    return distill.teacher_logits(model, split_for(dataset, held_out)[0].images, translate, distort)
+    return teachers.teacher_logits(model, split_for(dataset, held_out)[0].images, translate, distort)
 
 
 def train_students(dataset, runs, taught, logits, extra):

@@ -39,6 +39,7 @@ import data
 import distill
 import student
 import teacher
+import teachers
 from studies import tables
 
 ROOT = Path(__file__).parents[1]
@@ -67,7 +68,7 @@ def train_arrays():
 def cached_logits(path):
     """The teacher's logits of the training images, (n, 10)."""
     teacher_net, images = load_teacher(path), digits().train.images
-    return distill.teacher_logits(teacher_net, images, cache=Path(path).parent)[:, 0]
+    return teachers.teacher_logits(teacher_net, images, cache=Path(path).parent)[:, 0]
 
 
 def train_here(model, batches, loss):

@@ -16,6 +16,7 @@ import distill
 import evaluate
 import student
 import teacher
+import teachers
 from tools import sweep
 
 
@@ -31,7 +32,7 @@ def net(digits):
 
 @pytest.mark.parametrize("translate", [0, 1, 2])
 def test_after_any_shuffle_and_shift_logits_are_the_teachers_on_that_batch(digits, net, translate):
-    logits = distill.teacher_logits(net, digits.train.images, translate)
+    logits = teachers.teacher_logits(net, digits.train.images, translate)
     assert logits.shape == (220, (2 * translate + 1) ** 2, 3)
     batches = data.Batches(digits.train, 40, seed=9, translate=translate, teacher_logits=logits)
     for epoch in (1, 2):
@@ -43,7 +44,7 @@ def test_after_any_shuffle_and_shift_logits_are_the_teachers_on_that_batch(digit
 
 
 def test_a_distorted_image_comes_with_the_teachers_logits_of_it_as_it_is_distorted(digits, net):
-    predict = distill.teacher_logits(net, digits.train.images, distort=1.0)
+    predict = teachers.teacher_logits(net, digits.train.images, distort=1.0)
     batches = data.Batches(digits.train, 40, seed=9, distort=1.0, teacher_logits=predict)
     examples = batches.collect(1)
     for step in (0, 3):
@@ -57,14 +58,14 @@ def test_a_distorted_image_comes_with_the_teachers_logits_of_it_as_it_is_distort
 
 def test_logits_are_computed_once_and_again_when_teacher_or_data_change(digits, net, tmp_path, monkeypatch):
     computed = []
-    real = distill._compute
-    monkeypatch.setattr(distill, "_compute", lambda *args: computed.append(args) or real(*args))
+    real = teachers._compute
+    monkeypatch.setattr(teachers, "_compute", lambda *args: computed.append(args) or real(*args))
     images = digits.train.images
 
     def times_computed(net, images, translate):
         before = len(computed)
-        logits = distill.teacher_logits(net, images, translate, cache=tmp_path)
-        fresh = real(inference.predictor(net, distill.IMAGES_AT_ONCE), images, translate)
+        logits = teachers.teacher_logits(net, images, translate, cache=tmp_path)
+        fresh = real(inference.predictor(net, teachers.IMAGES_AT_ONCE), images, translate)
         np.testing.assert_array_equal(logits, fresh)
         return len(computed) - before
 
@@ -81,14 +82,14 @@ def test_logits_are_computed_once_and_again_when_teacher_or_data_change(digits, 
     path.write_bytes(path.read_bytes()[:-100])
     assert times_computed(net, other_images, 0) == 1
     assert times_computed(net, other_images, 0) == 0
-    monkeypatch.setattr(distill, "LOGITS_VERSION", distill.LOGITS_VERSION + 1)
+    monkeypatch.setattr(teachers, "LOGITS_VERSION", teachers.LOGITS_VERSION + 1)
     assert times_computed(net, other_images, 0) == 1
 
 
 def test_a_teacher_whose_outputs_are_not_finite_is_refused(digits, net):
     net.layers[-1].bias.assign([0.0, np.nan, 0.0])
     with pytest.raises(UserError, match="not finite"):
-        distill.teacher_logits(net, digits.train.images)
+        teachers.teacher_logits(net, digits.train.images)
 
 
 def test_baseline_and_distilled_student_start_alike_and_the_teacher_stays_as_it_is(digits, net, monkeypatch):
@@ -101,7 +102,7 @@ def test_baseline_and_distilled_student_start_alike_and_the_teacher_stays_as_it_
     monkeypatch.setattr(training, "train", train)
     before = [weight.copy() for weight in net.get_weights()]
     trainable = net.trainable
-    logits = distill.teacher_logits(net, digits.train.images)
+    logits = teachers.teacher_logits(net, digits.train.images)
     student.train_student(digits, SMALL)
     student.train_student(digits, SMALL, lambda y, t, s: distill.distillation_loss(y, t, s, 4.0, 0.9), logits)
     (weights, order, *schedule), (other_weights, other_order, *other_schedule) = starts
@@ -139,7 +140,7 @@ def test_a_student_with_noise_for_labels_learns_what_its_teacher_knows_as_far_as
 
 
 def test_the_teacher_is_not_run_before_the_options_are_known_to_be_possible(refusal, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(distill, "_compute", None)
+    monkeypatch.setattr(teachers, "_compute", None)
     for option in (["--translate", "10"], ["--batch-size", "221"]):
         status, line = refusal(distill.main, "--data", tiny, "--out", tmp_path, *option, "--teacher", tmp_path / "none")
         assert (status, "lower it" in line) == (1, True)

@@ -36,6 +36,7 @@ import distill
 import evaluate
 import student
 import teacher
+import teachers
 from studies import headline, paper, when_it_helps
 from tools import export, sweep
 
@@ -48,7 +49,7 @@ def whole(digits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     net, history = student.train_student(digits, SMALL)
     model_files.save(net, folder / "net.keras", SMALL.settings(), history)
-    distill.teacher_logits(net, digits.train.images, cache=folder)
+    teachers.teacher_logits(net, digits.train.images, cache=folder)
     np.savez_compressed(folder / "data.npz", **make_arrays())
     training.Checkpoint(folder / "checkpoint.npz", SMALL.settings(), True).save(net.variables, history)
     return folder
@@ -187,9 +188,13 @@ def test_whole_files_in_each_other_s_place_are_refused(whole, digits, tmp_path):
         files.load_arrays(path)
 
     net = model_files.load(whole / "net.keras", digits.image_shape, digits.num_classes)
-    distill.teacher_logits(net, digits.train.images, 1, cache=tmp_path)
+    teachers.teacher_logits(net, digits.train.images, 1, cache=tmp_path)
     (tmp_path / "teacher_logits_1px.npz").rename(tmp_path / "teacher_logits_0px.npz")
-    assert distill.teacher_logits(net, digits.train.images, 0, cache=tmp_path).shape == (len(digits.train.images), 1, 3)
+    assert teachers.teacher_logits(net, digits.train.images, 0, cache=tmp_path).shape == (
+        len(digits.train.images),
+        1,
+        3,
+    )
 
     shutil.copy(tmp_path / "teacher_logits_0px.npz", tmp_path / "checkpoint.npz")
     with pytest.raises(UserError, match="other settings"):

@@ -15,6 +15,7 @@ import distill
 import evaluate
 import student
 import teacher
+import teachers
 
 OPTIONS = ["--hidden", "8", "--epochs", "2", "--batch-size", "20"]
 
@@ -41,7 +42,7 @@ def test_stored_logits_teach_by_row_before_the_hold_out(stored, tmp_path, cheap,
     lines = printed(distill.main, "--data", path, "--teacher", file, "--out", tmp_path / "out", *OPTIONS)
     dataset = data.load(path)
     assert len(dataset.held_out) == 20
-    loaded = distill.load_stored([file], dataset)
+    loaded = teachers.load_stored([file], dataset)
     for logits_of_split, split in ((loaded.train, dataset.train), (loaded.validation, dataset.validation)):
         means = {image.tobytes(): row for image, row in zip(make_arrays()["x_train"], logits["train"])}
         expected = np.array([means[image.tobytes()] for image in split.images])
@@ -60,7 +61,7 @@ def test_probabilities_are_recognised_and_teach_as_their_logits_do(stored, tmp_p
     softmax = {part: np.exp(metrics.log_softmax(values)) for part, values in logits.items()}
     dataset = data.load(path)
     np.savez(tmp_path / "p.npz", **softmax)
-    probabilities, expected = distill.load_stored([tmp_path / "p.npz"], dataset).train, logits["train"]
+    probabilities, expected = teachers.load_stored([tmp_path / "p.npz"], dataset).train, logits["train"]
     expected = np.delete(expected, dataset.held_out, 0)
     for temperature in (1.0, 4.0):
         targets = [distill.soft_targets(values.astype(np.float32), temperature) for values in (probabilities, expected)]

@@ -19,6 +19,7 @@ from conftest import same_weights
 import distill
 import student
 import teacher
+import teachers
 from tools import sweep
 
 GRID = ["--temperatures", "1", "4", "--alphas", "0.5", "1", "--seeds", "2"]
@@ -105,7 +106,7 @@ def test_it_chooses_on_validation_images_and_opens_the_test_set_for_the_chosen(w
 def test_its_students_are_those_of_distill(whole, digits, temperature, alpha, seed):
     out, _ = whole
     path = out / "sweep" / f"T{temperature}_alpha{alpha}_seed{seed}.keras"
-    logits = distill.teacher_logits(model_files.load(out / "teacher.keras", (12, 10), 3), digits.train.images)
+    logits = teachers.teacher_logits(model_files.load(out / "teacher.keras", (12, 10), 3), digits.train.images)
     loss = functools.partial(distill.distillation_loss, temperature=temperature, alpha=alpha)
     recipe = replace(student.StudentRecipe.of(model_files.load_training(path)[0]), seed=seed)
     alike, _ = student.train_student(digits, recipe, loss, logits)

@@ -15,6 +15,7 @@ import data
 import distill
 import student
 import teacher
+import teachers
 
 layers = keras.layers
 
@@ -66,22 +67,22 @@ def test_a_teacher_of_any_form_gives_its_own_probabilities(digits, make, last):
     net, images = make(last=last), digits.train.images
     outputs = net(inference.to_unit(images).numpy().reshape(-1, *net.input_shape[1:]), training=False).numpy()
     probabilities = outputs if last else np.exp(metrics.log_softmax(outputs))
-    logits = distill.teacher_logits(net, images)[:, 0]
+    logits = teachers.teacher_logits(net, images)[:, 0]
     np.testing.assert_allclose(distill.soft_targets(logits, 1.0), probabilities, atol=1e-5)
 
 
 def test_several_teachers_give_the_mean_of_their_probabilities(digits):
     nets, images = [convolutional(), flat(last="softmax")], digits.train.images
-    probabilities = [distill.soft_targets(distill.teacher_logits(net, images), 1.0) for net in nets]
-    mean = distill.soft_targets(distill.teacher_logits(nets, images), 1.0)
+    probabilities = [distill.soft_targets(teachers.teacher_logits(net, images), 1.0) for net in nets]
+    mean = distill.soft_targets(teachers.teacher_logits(nets, images), 1.0)
     np.testing.assert_allclose(mean, np.mean(probabilities, 0), atol=1e-6)
 
 
 def test_a_teacher_that_wants_0_to_255_is_given_that(digits):
     images = digits.train.images
     plain, scaled = convolutional(), convolutional(white=255.0)
-    logits = distill.teacher_logits(scaled, images, pixels=255.0)
-    np.testing.assert_allclose(logits, distill.teacher_logits(plain, images), atol=1e-4)
+    logits = teachers.teacher_logits(scaled, images, pixels=255.0)
+    np.testing.assert_allclose(logits, teachers.teacher_logits(plain, images), atol=1e-4)
 
 
 def test_a_teacher_no_better_than_the_commonest_class_is_refused_before_any_training(refusal, tiny, tmp_path):
@@ -190,7 +191,7 @@ def test_validation_images_have_labels_and_the_baseline_sees_no_others(tmp_path)
 
 def test_unlabelled_images_teach_through_the_teacher(tmp_path, digits, knowing):
     few_labels = data.load(hidden_labels(0.95, tmp_path / "few.npz"), 0)
-    logits = distill.teacher_logits(keras.models.load_model(knowing), few_labels.train.images)
+    logits = teachers.teacher_logits(keras.models.load_model(knowing), few_labels.train.images)
     recipe = replace(SMALL, hidden=(32,), epochs=60)
     loss = functools.partial(distill.distillation_loss, temperature=2.0, alpha=0.5)
     alone, _ = student.train_student(few_labels, recipe)
@@ -248,7 +249,7 @@ def test_keras_own_callbacks_work(digits, tmp_path):
 def test_distilling_from_python_is_what_the_scripts_do(digits, knowing):
     teacher_net = keras.models.load_model(knowing)
     recipe = distill.DistillRecipe(**SMALL.settings() | {"hidden": (8,), "translate": 1, "alpha": 0.3})
-    logits = distill.teacher_logits(teacher_net, digits.train.images, recipe.translate)
+    logits = teachers.teacher_logits(teacher_net, digits.train.images, recipe.translate)
     by_script, _ = student.train_student(digits, recipe, distill.loss_of(recipe), logits)
     net = student.build_student(digits.image_shape, 3, recipe, recipe.seed)
     options = recipe.only("temperature", "alpha", "epochs", "batch_size", "learning_rate", "translate")
@@ -271,7 +272,7 @@ def test_a_model_for_other_examples_is_refused_in_words(digits):
 
 
 def test_logits_of_other_shifts_are_refused(digits):
-    logits = distill.teacher_logits(flat(), digits.train.images, 1)
+    logits = teachers.teacher_logits(flat(), digits.train.images, 1)
     with pytest.raises(ValueError, match="are of other examples or shifts"):
         data.Batches(digits.train, 20, seed=0, translate=0, teacher_logits=logits)
 

@@ -33,6 +33,7 @@ import numpy as np
 import tensorflow as tf
 
 import distill
+import teachers
 
 SHUFFLED = 1000  # images from which the next one is drawn, besides the shuffled order of the files
 GPU_MEGABYTES = 8000  # of a GPU, shared by the logical devices of --devices
@@ -168,9 +169,9 @@ def classifier(net, images, pixels):
 
 def check_teacher(model, images):
     """Raises UserError: the teacher, as `classifier` returns it, is no better than chance on training images."""
-    shown, labels = zip(*images.train.take(1 + distill.TEACHER_CHECK_EXAMPLES // images.num_train))
+    shown, labels = zip(*images.train.take(1 + teachers.TEACHER_CHECK_EXAMPLES // images.num_train))
     remedy = "check its pixels (--teacher-pixels 255) and whether its classes are in the order of the folders' names"
-    distill.check_teacher(model.predict(np.concatenate(shown), verbose=0).argmax(-1), np.concatenate(labels), remedy)
+    teachers.check_teacher(model.predict(np.concatenate(shown), verbose=0).argmax(-1), np.concatenate(labels), remedy)
 
 
 @contextlib.contextmanager

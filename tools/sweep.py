@@ -25,13 +25,14 @@ import numpy as np
 import data
 import distill
 import student
+import teachers
 from studies import figures
 
 TEMPERATURES, ALPHAS = [1.0, 2.0, 4.0, 8.0], [0.5, 0.9]
 
 
 def parse_arguments():
-    nets = distill.OwnTeacher(), inference.TeacherPixels(), student.OwnStudent()
+    nets = teachers.OwnTeacher(), inference.TeacherPixels(), student.OwnStudent()
     recipes = terminal.Files(), *nets, terminal.Figures(), student.MNIST
     options = terminal.parser(__doc__, *recipes, own_data=student.OWN_DATA)
     options.add_argument("--temperatures", type=any_temperature, nargs="+", default=TEMPERATURES, metavar="T")
@@ -49,7 +50,7 @@ def plan(arguments, dataset, teacher, folder):
     """{path of a student: its settings} of the whole grid, seed by seed."""
     common = student.settings_from(student.StudentRecipe.of(vars(arguments)), arguments.student, dataset)
     common |= {"validation": files.fingerprint(*dataset.validation)}
-    common |= {"teacher": distill.fingerprint(teacher), "teacher_pixels": arguments.teacher_pixels}
+    common |= {"teacher": teachers.fingerprint(teacher), "teacher_pixels": arguments.teacher_pixels}
     students = {}
     seeds = range(arguments.seed, arguments.seed + arguments.seeds)
     for seed, temperature, alpha in itertools.product(seeds, arguments.temperatures, arguments.alphas):
@@ -61,14 +62,14 @@ def plan(arguments, dataset, teacher, folder):
 def train(dataset, settings, teacher, logits, own_student):
     """Train a student in any process: (errors on the validation images, its .keras file as bytes).
 
-    logits: see distill.teacher_logits; None for distorted images, whose logits are computed here. teacher: its files
+    logits: see teachers.teacher_logits; None for distorted images, whose logits are computed here. teacher: its files
     as bytes, and --teacher-pixels; only needed without logits. own_student: the file of --student as bytes, or None.
     """
     recipe = distill.DistillRecipe.of(settings)
     if logits is None:
         saved, pixels = teacher
         nets = [model_files.from_bytes(each, dataset.image_shape, dataset.num_classes)[0] for each in saved]
-        logits = distill.teacher_logits(nets, dataset.train.images, distort=recipe.distort, pixels=pixels)
+        logits = teachers.teacher_logits(nets, dataset.train.images, distort=recipe.distort, pixels=pixels)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "student.keras"
         path.write_bytes(own_student or b"")
@@ -81,7 +82,7 @@ def train(dataset, settings, teacher, logits, own_student):
 def run_grid(arguments, dataset, logits, students, out):
     """Train those students, {path: settings}, that are not there yet; returns {path: errors on the validation images}.
 
-    logits: what distill.teacher_logits returns. out: where the teacher is, unless --teacher says otherwise.
+    logits: what teachers.teacher_logits returns. out: where the teacher is, unless --teacher says otherwise.
     """
     defaults = student.MNIST.settings()
     missing = [path for path, settings in students.items() if not model_files.is_made_with(path, settings, defaults)]
@@ -137,9 +138,9 @@ def main():
     dataset = data.load_for(arguments)
     if not len(dataset.validation.labels):
         raise UserError("there are no validation images to choose on: leave --validation out, or raise it")
-    teacher = distill.load_teacher(arguments, dataset, out)
+    teacher = teachers.load_teacher(arguments, dataset, out)
     views = student.StudentRecipe.of(vars(arguments)).only("translate", "distort")
-    logits = distill.teacher_logits(teacher, dataset.train.images, **views, cache=out, pixels=arguments.teacher_pixels)
+    logits = teachers.teacher_logits(teacher, dataset.train.images, **views, cache=out, pixels=arguments.teacher_pixels)
     folder = out / "sweep"
     folder.mkdir(exist_ok=True)
     files.lock(folder)
