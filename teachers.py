@@ -97,8 +97,9 @@ def load_teacher(arguments: argparse.Namespace, dataset: data.Dataset, out: Path
 def load_stored(paths: list[Path], dataset: data.Dataset) -> StoredTeacher | None:
     """The logits in the .npz file that --teacher names; None if it names Keras models.
 
-    The file has `train`, (n, C) logits or probabilities, a row for each row of x_train; and optionally `val` for x_val,
-    and `test` for x_test. Raises UserError: it is not of this form, or is named together with other files.
+    The file has `train`, (n, C) logits or probabilities, a row for each row of x_train; and optionally `val`, of x_val
+    if the data have that, and `test`, of x_test. Raises UserError: it is not of this form, or is named together with
+    other files.
     """
     if not any(path.suffix == ".npz" for path in paths):
         return None
@@ -107,7 +108,8 @@ def load_stored(paths: list[Path], dataset: data.Dataset) -> StoredTeacher | Non
         advice = "average their probabilities, and give one .npz file alone"
         raise UserError(f"--teacher names {len(paths)} files, one of them with logits: {advice}")
     with files.reading(path, "there is no such file", "save it again with numpy.savez"):
-        arrays = files.read_npz(path, ["train", "val", "test"])
+        names = ["train", "test"] if len(dataset.held_out) else ["train", "val", "test"]
+        arrays = files.read_npz(path, names)
         if "train" not in arrays:
             raise ValueError("it has no array `train`, with a row for each row of x_train")
     num_train = len(dataset.train.labels) + len(dataset.held_out)
