@@ -58,6 +58,7 @@ class Images(NamedTuple):
     test: tf.data.Dataset
     num_train: int
     num_test: int
+    sample: tf.Tensor  # the images of a test batch
     class_names: list[str]
     fingerprint: str  # of the files' names and sizes
 
@@ -140,7 +141,7 @@ def read_folder(folder, size, num_channels, recipe, cache):
             images = images.cache(str(cache / f"{name}_{fingerprint[:8]}"))
         images = images.shuffle(SHUFFLED, seed=recipe.seed) if name == "train" else images
         batches.append(images.batch(recipe.batch_size, drop_remainder=name == "train").prefetch(tf.data.AUTOTUNE))
-    return Images(*batches, *map(len, paths), names, fingerprint)
+    return Images(*batches, *map(len, paths), next(iter(batches[1]))[0], names, fingerprint)
 
 
 def classifier(net, images, pixels):
@@ -149,15 +150,14 @@ def classifier(net, images, pixels):
     It gives the net its own size, channels, axes and pixels. pixels: see inference.pixels_for. Raises UserError: the
     net cannot take such images, or has another number of classes.
     """
-    sample = next(iter(images.test))[0]
-    taken, shape = inference.single_shape(net.inputs) or (), tuple(sample.shape[1:])
+    taken, shape = inference.single_shape(net.inputs) or (), tuple(images.sample.shape[1:])
     layers = [keras.Input(shape), keras.layers.Rescaling(1 / 255, dtype="float32")]
     if len(taken) > 1 and None not in taken[:2] and taken[:2] != shape[:2]:
         layers.append(keras.layers.Resizing(*taken[:2], dtype="float32"))
     if shape[2] == 3 and (len(taken) == 2 or taken[2:] == (1,)):
         layers.append(keras.layers.Lambda(tf.image.rgb_to_grayscale, dtype="float32"))
     resize = keras.Sequential(layers, name="stream_resize")
-    feed, read = inference.adapters(net, resize(sample), pixels)
+    feed, read = inference.adapters(net, resize(images.sample), pixels)
     inputs = keras.Input(shape)
     outputs = net(keras.layers.Lambda(feed, dtype="float32", name="stream_feed")(resize(inputs)))
     model = keras.Model(inputs, keras.layers.Lambda(read, dtype="float32", name="stream_read")(outputs))
@@ -167,9 +167,9 @@ def classifier(net, images, pixels):
     return model
 
 
-def check_teacher(model, images):
+def check_teacher(model, images, batch_size):
     """Raises UserError: the teacher, as `classifier` returns it, is no better than chance on training images."""
-    shown, labels = zip(*images.train.take(1 + teachers.TEACHER_CHECK_EXAMPLES // images.num_train))
+    shown, labels = zip(*images.train.take(1 + teachers.TEACHER_CHECK_EXAMPLES // batch_size))
     remedy = "check its pixels (--teacher-pixels 255) and whether its classes are in the order of the folders' names"
     teachers.check_teacher(model.predict(np.concatenate(shown), verbose=0).argmax(-1), np.concatenate(labels), remedy)
 
@@ -200,7 +200,7 @@ def fit(model, images, recipe, folder, tensorboard):
     log = folder / "log.csv"
     callbacks = [keras.callbacks.BackupAndRestore(folder / "state"), keras.callbacks.CSVLogger(log, append=True)]
     callbacks += [keras.callbacks.TensorBoard(tensorboard)] if tensorboard else []
-    model(next(iter(images.test))[0])  # builds a Distiller, as BackupAndRestore wants it
+    model(images.sample)  # builds a Distiller, as BackupAndRestore wants it
     verbose = 1 if sys.stdout.isatty() else 2
     model.fit(images.train, epochs=recipe.epochs, callbacks=callbacks, shuffle=False, verbose=verbose)
     with open(log, encoding="utf-8") as file:
@@ -247,7 +247,7 @@ def train_both(arguments, recipe, out):
     errors, histories = {}, {}
     with float16(teacher, arguments.mixed_precision):
         teacher_model = classifier(teacher, images, teacher_pixels)
-        check_teacher(teacher_model, images)
+        check_teacher(teacher_model, images, recipe.batch_size)
         errors["teacher"] = count_errors(teacher_model, images)
         for name, wanted in runs.items():
             path = out / f"{name}.keras"
