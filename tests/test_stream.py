@@ -175,6 +175,18 @@ def test_a_run_that_was_killed_goes_on_after_its_last_epoch(photos, nets, printe
     assert [epoch.epoch for epoch in history] == list(range(1, 31))
 
 
+def test_a_run_that_ends_before_its_model_is_saved_does_not_train_again(photos, nets, printed, monkeypatch):
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(model_files, "save", stop)
+        printed(stream.main, *options_of(photos, nets, "--epochs", "3"))
+    lines = printed(stream.main, *options_of(photos, nets, "--epochs", "3"))
+    assert lines.count("Epoch 1/3") == 2  # one of them was printed before the stop, one is the distilled student's
+    assert len(model_files.load_training(nets[2] / "student.keras")[1]) == 3
+
+
 def test_what_cannot_be_streamed_is_refused_in_a_line(photos, nets, tmp_path, refusal):
     teacher, student, out = nets
 

@@ -191,14 +191,16 @@ def float16(net, wanted):
 def fit(model, images, recipe, folder, tensorboard):
     """Train a Keras model on the images, or go on where an earlier call was stopped; returns a list of Epoch.
 
-    folder: keeps the state after each epoch. Raises UserError: the loss is no longer finite.
+    folder: keeps the state after each epoch; to be removed once the model is saved. Raises UserError: the loss is no
+    longer finite.
     """
     num_steps = recipe.epochs * (images.num_train // recipe.batch_size)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(training.adam(recipe.learning_rate, num_steps), loss, metrics=["accuracy"])
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "log.csv"
-    callbacks = [keras.callbacks.BackupAndRestore(folder / "state"), keras.callbacks.CSVLogger(log, append=True)]
+    callbacks = [keras.callbacks.BackupAndRestore(folder / "state", delete_checkpoint=False)]
+    callbacks += [keras.callbacks.CSVLogger(log, append=True)]
     callbacks += [keras.callbacks.TensorBoard(tensorboard)] if tensorboard else []
     model(images.sample)  # builds a Distiller, as BackupAndRestore wants it
     verbose = 1 if sys.stdout.isatty() else 2
@@ -206,8 +208,8 @@ def fit(model, images, recipe, folder, tensorboard):
     with open(log, encoding="utf-8") as file:
         rows = {int(row["epoch"]): row for row in csv.DictReader(file)}  # an epoch that was stopped may have two
     history = [(epoch + 1, float(row["loss"]), float(row["accuracy"])) for epoch, row in sorted(rows.items())]
-    shutil.rmtree(folder)
     if not math.isfinite(history[-1][1]):
+        shutil.rmtree(folder)
         raise UserError("the loss is no longer finite: lower --learning-rate")
     return [model_files.Epoch(*row, validation_accuracy=math.nan, seconds=math.nan) for row in history]
 
@@ -264,8 +266,10 @@ def train_both(arguments, recipe, out):
                         model = keras.distillation.Distiller(teacher_model, model, loss, **weight)
                     key = hashlib.sha256(repr(wanted).encode()).hexdigest()[:8]
                     tensorboard = out / "tensorboard" / name if arguments.tensorboard else None
-                    history = fit(model, images, recipe, out / f"training_{name}_{key}", tensorboard)
+                    folder = out / f"training_{name}_{key}"
+                    history = fit(model, images, recipe, folder, tensorboard)
                 model_files.save(net, path, wanted, history)
+                shutil.rmtree(folder)
                 print(f"saved {path}, {net.count_params():,} parameters", flush=True)
             net, histories[name] = model_files.load(path), model_files.load_training(path)[1]
             errors["baseline" if name == "student" else name] = count_errors(classifier(net, images, pixels), images)
