@@ -9,6 +9,7 @@ the baseline makes 139, in about a minute on two cores, baseline included.
 Writes distilled.keras, its history distilled.csv and plots/ to artifacts/; teacher_logits_*.npz there is a cache.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 
 from support import UserError, files, inference, model_files, plots, terminal, training
 from support.recipe import any_temperature, fraction, setting
+from support.stack import Stack
 
 import keras
 import numpy as np
@@ -52,22 +54,30 @@ def soft_targets(logits: tf.Tensor | np.ndarray, temperature: float) -> tf.Tenso
 
 
 def distillation_loss(
-    labels: tf.Tensor, teacher_logits: tf.Tensor, student_logits: tf.Tensor, temperature: float, alpha: float
+    labels: tf.Tensor,
+    teacher_logits: tf.Tensor,
+    student_logits: tf.Tensor,
+    temperature: float | np.ndarray,
+    alpha: float | np.ndarray,
 ) -> tf.Tensor:
     """alpha * T^2 * KL(teacher_T || student_T) + (1 - alpha) * cross_entropy(labels, student), for each example.
 
     labels (batch,) integers, or -1 for an unlabelled example, whose second term is 0; teacher_logits, student_logits
     (batch, C) float32; temperature T > 0; alpha in [0, 1] is the weight of the first, soft term. Returns nats per
-    example, (batch,) float32.
+    example, (batch,) float32. For the K students of a Stack, temperature and alpha are arrays (K,), student_logits
+    (batch, K, C); returns (batch, K).
 
     Hinton, Vinyals & Dean (2015), section 2: the gradients of the soft term scale as 1 / T^2, so the factor T^2 keeps
     the balance of the two terms when T changes. The paper uses the cross-entropy with the soft targets. KL is that
     minus the entropy of the targets, which does not depend on the student, and is 0 where student and teacher agree.
     In float32 the soft term is exact to about 1e-7 * T^2.
     """
-    targets = soft_targets(teacher_logits, temperature)
-    teacher_log = tf.nn.log_softmax(teacher_logits / temperature)  # not log(targets): some targets are 0
-    student_log = tf.nn.log_softmax(student_logits / temperature)
+    divisor, labels = temperature, training.labels_for(student_logits, labels)
+    if len(student_logits.shape) == 3:  # of a Stack
+        divisor, teacher_logits = temperature[:, None], teacher_logits[:, None]
+    targets = soft_targets(teacher_logits, divisor)
+    teacher_log = tf.nn.log_softmax(teacher_logits / divisor)  # not log(targets): some targets are 0
+    student_log = tf.nn.log_softmax(student_logits / divisor)
     kl = tf.reduce_sum(targets * (teacher_log - student_log), axis=-1)
     hard = tf.where(labels >= 0, training.cross_entropy(tf.maximum(labels, 0), student_logits), 0.0)
     return alpha * temperature**2 * kl + (1 - alpha) * hard
@@ -239,9 +249,60 @@ def check_classes(
         raise UserError("validation[1] has labels below 0: every validation example needs its label")
 
 
-def loss_of(settings: DistillRecipe) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
-    """The loss of a DistillRecipe, as training.Run takes it: (labels, teacher_logits, student_logits) -> (batch,)."""
-    return functools.partial(distillation_loss, temperature=settings.temperature, alpha=settings.alpha)
+def loss_of(*recipes: DistillRecipe) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
+    """The loss of a DistillRecipe, or of those of a Stack's students, as training.Run takes it.
+
+    That is (labels, teacher_logits, student_logits) -> (batch,), or (batch, K) for the Stack.
+    """
+    temperature, alpha = recipes[0].temperature, recipes[0].alpha
+    if len(recipes) > 1:
+        temperature, alpha = np.transpose([(recipe.temperature, recipe.alpha) for recipe in recipes])
+    return functools.partial(distillation_loss, temperature=temperature, alpha=alpha)
+
+
+# ---- many students at once -------------------------------------------------------------------------------------------
+
+
+def views_of(recipe: DistillRecipe) -> DistillRecipe:
+    """The recipe with the default for all that is one student's alone; those that agree in it see the same images."""
+    of_one_student = (*student.NET_SETTINGS, "epochs", "learning_rate", "student_pixels", "temperature", "alpha")
+    return dataclasses.replace(recipe, **MNIST.only(*of_one_student))
+
+
+def train_students(
+    dataset: data.Dataset,
+    recipes: Sequence[DistillRecipe],
+    batches: data.Batches,
+    cores: int,
+    is_taught: bool = True,
+    **options: Any,
+) -> list[tuple[keras.Model, list[model_files.Epoch]]]:
+    """Build students and train them on the same batches; returns (model, history) of each.
+
+    Those that differ only in temperature and alpha are trained in Stacks, one for each of so many cores. The weights of
+    a student come out as those that it gets alone, apart from rounding. One whose loss in the history is not finite
+    has diverged. recipes: they agree in `views_of`. is_taught: whether the batches have a teacher's logits; if not, the
+    students are trained on labels alone. options: see training.Run, whose errors this raises.
+    """
+    students = [student.first_student(dataset, recipe) for recipe in recipes]
+    alike = {}  # {what they have in common: places in `recipes`}
+    for place, recipe in enumerate(recipes):
+        alike.setdefault(dataclasses.replace(recipe, **MNIST.only("temperature", "alpha")), []).append(place)
+    parts = [part for places in alike.values() for part in np.array_split(places, min(cores, len(places)))]
+    nets = []
+    for part in parts:
+        in_part = [recipes[place] for place in part]
+        model = Stack([students[place] for place in part]) if len(part) > 1 else students[part[0]]
+        loss = loss_of(*in_part) if is_taught else training.cross_entropy
+        of_part = in_part[0].only("epochs", "learning_rate") | {"pixels": in_part[0].student_pixels}
+        nets.append((model, loss, options | of_part))
+    histories = [[]] * len(recipes)
+    for part, (model, *_), history in zip(parts, nets, training.train_together(nets, batches, cores)):
+        if len(part) > 1:
+            model.unstack([students[place] for place in part])
+        for number, place in enumerate(part):
+            histories[place] = [row.of_student(number) for row in history]
+    return list(zip(students, histories))
 
 
 def main() -> None:

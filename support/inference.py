@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from support import UserError, files, terminal
 from support.recipe import Recipe, factor, setting
+from support.stack import Stack
 
 import keras
 import numpy as np
@@ -236,7 +237,8 @@ def adapters(
     """Returns feed, see `feeder`, and read(what the model returns) -> logits (n, C) float32, for any classifier.
 
     The probabilities p of a softmax become log p, whose softmax is p again; those of sigmoids log p - log(1 - p). A
-    model with a single output x, or sigmoid of x, scores class 1 of two: its logits are (0, x). examples: some real
+    model with a single output x, or sigmoid of x, scores class 1 of two: its logits are (0, x). Those of a Stack are
+    (n, K, C). examples: some real
     examples, on which the model is tried. pixels: a factor for the inputs, see `pixels_for`.
 
     Raises UserError: the model does not take such examples, or does not return one row of numbers for each; or as
@@ -249,7 +251,7 @@ def adapters(
     except Exception as error:
         problem = files.cause(error)
         raise UserError(f"the model cannot be run on examples of {tuple(examples.shape[1:])} ({problem})") from error
-    if len(outputs) != 1 or len(outputs[0].shape) != 2:
+    if len(outputs) != 1 or len(outputs[0].shape) != (3 if isinstance(model, Stack) else 2):
         shapes = ", ".join(str(tuple(output.shape)) for output in outputs)
         raise UserError(f"a classifier returns one row of numbers for an example, this model {shapes}: use another one")
     kind = output_kind(model, np.asarray(outputs[0], np.float32))

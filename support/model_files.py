@@ -22,13 +22,17 @@ HDF5, LFS_POINTER = b"\x89HDF\r\n\x1a\n", b"version https://git-lfs"  # how such
 
 
 class Epoch(NamedTuple):
-    """A row of a training history. Accuracies are fractions."""
+    """A row of a training history. Accuracies are fractions. Of a Stack, these numbers are lists, one for each student."""
 
     epoch: int  # from 1
     loss: float
     training_accuracy: float  # measured while training, so with dropout; nan without labels
     validation_accuracy: float  # nan without validation images
     seconds: float  # of the training, without the validation
+
+    def of_student(self, place: int) -> "Epoch":
+        """The row of one student of a Stack; its seconds are those of all."""
+        return Epoch(*(value[place] if isinstance(value, list) else value for value in self))
 
 
 def fingerprint(*models: keras.Model) -> str:

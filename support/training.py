@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,6 +16,7 @@ from support import UserError, files
 from support.building import dropout_states
 from support.inference import caller, predictor
 from support.model_files import Epoch, differing
+from support.stack import Stack
 from support.terminal import clear_progress, progress, say
 
 import keras
@@ -29,8 +32,16 @@ STEPS_PER_CALL = 100  # then the graph returns, so that progress is shown and Ct
 
 
 def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """The loss on labels alone: labels (batch,) integers, logits (batch, C) -> nats per example (batch,)."""
-    return keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+    """The loss on labels alone: labels (batch,) integers, logits (batch, C) -> nats per example (batch,).
+
+    Of a Stack's logits (batch, K, C): (batch, K).
+    """
+    return keras.losses.sparse_categorical_crossentropy(labels_for(logits, labels), logits, from_logits=True)
+
+
+def labels_for(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+    """The labels (batch,) of logits (batch, C); of a Stack's logits (batch, K, C), once for each student (batch, K)."""
+    return labels if len(labels.shape) + 1 == len(logits.shape) else tf.repeat(labels[:, None], logits.shape[1], axis=1)
 
 
 def print_epoch(row: Epoch, epochs: int) -> None:
@@ -50,33 +61,37 @@ def train(model: keras.Model, batches: Batches, loss: Loss, **options: Any) -> l
     return train_together([(model, loss, options)], batches)[0]
 
 
-def train_together(nets: list[tuple[keras.Model, Loss, dict[str, Any]]], batches: Batches) -> list[list[Epoch]]:
-    """Train several Keras models on the same views, an epoch each in turn, and return their histories.
+def train_together(
+    nets: list[tuple[keras.Model, Loss, dict[str, Any]]], batches: Batches, cores: int = 1
+) -> list[list[Epoch]]:
+    """Train several Keras models on the same views and return their histories.
 
-    The images of an epoch are shifted or distorted once, and the teacher runs on them once. Each net comes out as if
-    it were trained alone. nets: (model, loss, options of `Run`). Raises UserError as `Run` does.
+    The images of an epoch are shifted or distorted once, and the teacher runs on them once. Then the nets are trained
+    on that epoch side by side, `cores` of them at a time; each comes out as if it were trained alone. nets: (model,
+    loss, options of `Run`). Raises UserError as `Run` does.
     """
     runs = [Run(model, batches, loss, **options) for model, loss, options in nets]
     with contextlib.ExitStack() as stack:
         for run in runs:
             stack.enter_context(run.hooks())
+        # A small net leaves most of a second core idle, but two nets in two threads keep both busy.
+        each = stack.enter_context(ThreadPoolExecutor(cores)).map if cores > 1 else map
         for number in range(min(run.first for run in runs), max(run.epochs for run in runs) + 1):
             active = [run for run in runs if run.first <= number <= run.epochs and not run.model.stop_training]
             if not active:
                 break
-            start = time.perf_counter()  # the seconds of the first net include the work that all share
+            start = time.perf_counter()
             examples = batches.collect(number)
-            for run in active:
-                run.train_epoch(number, examples, start)
-                start = time.perf_counter()
+            seconds = time.perf_counter() - start
+            list(each(functools.partial(Run.train_epoch, number=number, examples=examples, seconds=seconds), active))
     return [run.history for run in runs]
 
 
 class Run:
-    """A Keras model in training.
+    """A Keras model in training: one net, or a Stack of K, whose losses and accuracies in the history are arrays (K,).
 
     loss: loss(labels, logits) -> (batch,), or, where the batches have a teacher's logits, loss(labels,
-    teacher_logits, logits) -> (batch,). learning_rate, weight_decay: see `adam`. optimizer: a Keras optimizer, used
+    teacher_logits, logits) -> (batch,); of a Stack (batch, K). learning_rate, weight_decay: see `adam`. optimizer: a Keras optimizer, used
     instead of Adam. pixels: a factor for the model's inputs, see inference.pixels_for. validation: the split to
     measure after each epoch, or None. checkpoint: where to save each epoch and to resume from, or None. report: called
     after each epoch as report(its Epoch, the number of epochs).
@@ -85,7 +100,7 @@ class Run:
     "loss", "accuracy" and, with validation, "val_loss" (the cross-entropy with the labels) and "val_accuracy". They
     are not called for batches. model.stop_training is obeyed.
 
-    Raises UserError: the loss is no longer finite; the model has nothing to train; a callback sets the learning rate,
+    Raises UserError: the loss of a net is no longer finite (of a Stack, it is for the caller to see); the model has nothing to train; a callback sets the learning rate,
     and there is no `optimizer` that lets it; or as Checkpoint.restore and inference.caller do.
     """
 
@@ -137,29 +152,31 @@ class Run:
         finally:
             self.model.optimizer = previous  # ours would be saved with the model
 
-    def train_epoch(self, number: int, examples: Examples, start: float) -> None:
-        """Train on the examples of epoch `number`, which began at `start`, a value of time.perf_counter().
+    def train_epoch(self, number: int, examples: Examples, seconds: float) -> None:
+        """Train on the examples of epoch `number`, which took so many seconds to make.
 
         Adds a row to `history`. Raises UserError: the loss is not finite.
         """
         self.callbacks.on_epoch_begin(number - 1)  # Keras counts from 0
+        start = time.perf_counter()
         loss, accuracy = self.run_epoch(examples)
-        seconds = time.perf_counter() - start
-        if not math.isfinite(loss):
+        seconds += time.perf_counter() - start
+        if not (np.shape(loss) or math.isfinite(loss)):
             problem = f"training diverged in epoch {number} (loss {loss}), no model saved"
             raise UserError(f"{problem}: lower --learning-rate")
         validation_loss = validation_accuracy = math.nan
         if self.validation:
-            logits = self.predict(self.validation.images)
-            validation_loss = float(np.mean(cross_entropy(self.validation.labels, logits)))
-            validation_accuracy = float(np.mean(logits.argmax(-1) == self.validation.labels))
+            logits, labels = self.predict(self.validation.images), self.validation.labels
+            validation_loss = np.mean(cross_entropy(labels, logits), axis=0).tolist()
+            validation_accuracy = np.mean(logits.argmax(-1) == labels_for(logits, labels), axis=0).tolist()
         self.history.append(Epoch(number, loss, accuracy, validation_accuracy, seconds))
         if self.checkpoint:
             self.checkpoint.save(self.state, self.history)
         clear_progress()
         self.report(self.history[-1], self.epochs)
         logs = {"loss": loss, "accuracy": accuracy, "val_loss": validation_loss, "val_accuracy": validation_accuracy}
-        self.callbacks.on_epoch_end(number - 1, {name: value for name, value in logs.items() if not math.isnan(value)})
+        known = {name: value for name, value in logs.items() if not np.isnan(value).any()}
+        self.callbacks.on_epoch_end(number - 1, known)
 
 
 def adam(learning_rate: float, num_steps: int, weight_decay: float = 0.0) -> keras.optimizers.Adam:
@@ -208,7 +225,8 @@ def compile_epoch(
 
     The loop over the steps is inside the graph; with XLA an epoch of a dense net takes half the time of the best
     `fit`. The model may be any Keras model: its regularisation losses count, and its state (BatchNormalization,
-    dropout's seeds) is updated. The accuracy is that of the labelled examples, nan if there are none.
+    dropout's seeds) is updated. The accuracy is that of the labelled examples, nan if there are none. Of a Stack, loss
+    and accuracy are lists with a number for each student.
 
     loss: see `Run`. pixels: a factor for the model's inputs, see inference.pixels_for. Raises UserError: the model
     has nothing to train; or as inference.caller does.
@@ -218,6 +236,7 @@ def compile_epoch(
     variables = model.trainable_variables
     check_trainable(model)
     optimizer.build(variables)
+    num_students = model.output_shape[1:-1] if isinstance(model, Stack) else ()
 
     def step(examples: Examples) -> tf.Tensor:
         images, labels, teacher_logits = batches.view(examples), examples.labels, examples.teacher_logits
@@ -225,18 +244,20 @@ def compile_epoch(
             logits = call(images, training=True)
             losses = loss(labels, logits) if teacher_logits is None else loss(labels, teacher_logits, logits)
             penalties = [tf.cast(penalty, tf.float32) for penalty in model.losses]
-            mean_loss = tf.add_n([tf.reduce_mean(losses), *penalties])
-            scaled_loss = optimizer.scale_loss(mean_loss)  # by a factor that is not 1 for a LossScaleOptimizer
+            mean_loss = tf.add_n([tf.reduce_mean(losses, axis=0), *penalties])  # of a Stack, which has none: (K,)
+            # By a factor that is not 1 for a LossScaleOptimizer. Students of a Stack share nothing but their sum.
+            scaled_loss = optimizer.scale_loss(tf.reduce_sum(mean_loss))
         optimizer.apply(tape.gradient(scaled_loss, variables), variables)
-        num_hits = tf.reduce_sum(tf.cast(tf.argmax(logits, -1, output_type=tf.int32) == labels, tf.float32))
-        num_labelled = tf.reduce_sum(tf.cast(labels >= 0, tf.float32))
+        labels = labels_for(logits, labels)
+        num_hits = tf.reduce_sum(tf.cast(tf.argmax(logits, -1, output_type=tf.int32) == labels, tf.float32), axis=0)
+        num_labelled = tf.reduce_sum(tf.cast(labels >= 0, tf.float32), axis=0)
         return tf.stack([mean_loss, num_hits, num_labelled])
 
     # On a processor, XLA makes Keras' dropout slower than the matrix products, and convolutions thirty times slower.
-    convolves = any(len(weight.shape) > 2 for weight in model.weights)
+    convolves = any(len(weight.shape) > 2 for weight in model.weights) and not num_students
 
     def run_steps(examples: Examples, first: tf.Tensor, stop: tf.Tensor) -> tf.Tensor:
-        totals = tf.zeros(3)
+        totals = tf.zeros((3, *num_students))
         while first < stop:  # not tf.range: XLA would compile anew for each pair of bounds
             totals += step(examples.of_step(first))
             first += 1
@@ -251,14 +272,15 @@ def compile_epoch(
         compiled(first_examples, *no_step)
 
     def run_epoch(examples: Examples) -> tuple[float, float]:
-        totals = np.zeros(3)
+        totals = np.zeros((3, *num_students))
         for first in range(0, batches.num_steps, STEPS_PER_CALL):
             if first:
                 progress(f"{first / batches.num_steps:4.0%} of the epoch")
             stop = min(first + STEPS_PER_CALL, batches.num_steps)
             totals += compiled(examples, tf.constant(first), tf.constant(stop)).numpy()
-        total_loss, num_hits, num_labelled = totals.tolist()
-        return total_loss / batches.num_steps, num_hits / num_labelled if num_labelled else math.nan
+        total_loss, num_hits, num_labelled = totals
+        accuracy = num_hits / np.where(num_labelled, num_labelled, math.nan)
+        return (total_loss / batches.num_steps).tolist(), accuracy.tolist()
 
     return run_epoch
 
