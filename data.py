@@ -185,6 +185,25 @@ def hold_out(split: Split, number: int) -> tuple[Split, Split]:
     return split.take(~held_out), split.take(held_out)
 
 
+def fold(dataset: Dataset, number: int, num_folds: int) -> Dataset:
+    """The Dataset of a fold in a cross-validation: part `number`, from 0, of the training examples validates the rest.
+
+    The num_folds parts are drawn at random with a constant seed, and have the same share of each class. Unlabelled
+    examples are always trained on. Raises UserError: a class has a single example, which cannot be in both.
+    """
+    labels = dataset.train.labels
+    shuffled = np.random.default_rng(HOLD_OUT_SEED).permutation(np.flatnonzero(labels >= 0))
+    by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    counts = np.bincount(labels[shuffled])
+    if (counts == 1).any():
+        name = dataset.names[int(np.argmax(counts == 1))]
+        raise UserError(f"class {name} has a single training example: --folds need two or more of each class")
+    held_out = np.zeros(len(labels), bool)
+    held_out[by_class[number::num_folds]] = True
+    train, validation = dataset.train.take(~held_out), dataset.train.take(held_out)
+    return dataset._replace(train=train, validation=validation, held_out=np.flatnonzero(held_out))
+
+
 def sample(split: Split, number: int = 1000) -> Split:
     """At most `number` labelled examples, drawn at random as in `hold_out`, in their original order."""
     return split.take(np.sort(_stratified_order(split.labels)[:number]))
@@ -277,12 +296,18 @@ def load_for(arguments: argparse.Namespace) -> Dataset:
     """
     dataset = load(arguments.data, arguments.validation)
     print(f"data: {dataset}", flush=True)
-    num_examples = len(dataset.train.labels)
-    eighth = max(1, num_examples // 8)
-    if "batch_size" in arguments and arguments.batch_size > eighth and "batch_size" not in arguments.given:
-        arguments.batch_size = eighth
-        print(f"batch-size: {eighth}, an eighth of the {num_examples:,} training examples", flush=True)
+    if "batch_size" in arguments and "batch_size" not in arguments.given:
+        fitting = fitting_batch_size(arguments.batch_size, dataset)
+        if fitting < arguments.batch_size:
+            num_examples = len(dataset.train.labels)
+            print(f"batch-size: {fitting}, an eighth of the {num_examples:,} training examples", flush=True)
+        arguments.batch_size = fitting
     return dataset
+
+
+def fitting_batch_size(batch_size: int, dataset: Dataset) -> int:
+    """The batch size, or an eighth of the training examples if that is less."""
+    return min(batch_size, max(1, len(dataset.train.labels) // 8))
 
 
 def num_shifts(pixels: int) -> int:

@@ -18,7 +18,6 @@ import tensorflow as tf
 
 import data
 import distill
-import student
 import teacher
 import teachers
 
@@ -212,12 +211,12 @@ def teacher_logits(dataset, taught, held_out, translate, distort=0):
     return teachers.teacher_logits(model, split_for(dataset, held_out)[0].images, translate, distort)
 
 
-def train_students(dataset, runs, taught, logits, extra):
-    """(the records of StudentRuns that see the same images, see `shared_views`; None).
+def train_students(dataset, runs, taught, logits, extra, cores):
+    """(the records of StudentRuns that see the same images, see distill.views_of; None).
 
-    They are trained as by training.train_together; bit for bit as by distill.py, if the transfer set is all training
-    images. taught, logits: what train_teacher and teacher_logits return; both None without a teacher, logits also for
-    distorted images.
+    They are trained by distill.train_students; one alone comes out bit for bit as by distill.py, if the transfer set is
+    all training images. taught, logits: what train_teacher and teacher_logits return; both None without a teacher,
+    logits also for distorted images.
     """
     start, run = time.perf_counter(), runs[0]
     train, _ = split_for(dataset, run.held_out)
@@ -227,14 +226,8 @@ def train_students(dataset, runs, taught, logits, extra):
         logits = logits[chosen] if logits is not None else on_distorted(0, run.distort)
     split, batch_size = data.Split(train.images[chosen], labels), min(run.batch_size, len(chosen))
     batches = data.Batches(split, batch_size, **run.only("seed", "translate", "distort"), teacher_logits=logits)
-    nets = []
-    for each in runs:
-        loss = distill.loss_of(each) if taught else training.cross_entropy
-        options = each.only("epochs", "learning_rate") | {"report": training.show_epoch}
-        nets.append((student.first_student(dataset, each), loss, options))
-    histories = training.train_together(nets, batches)
-    trained = zip(runs, nets, histories)
-    return [record_of(dataset, each, net[0], history, start, extra) for each, net, history in trained], None
+    trained = distill.train_students(dataset, runs, batches, cores, bool(taught), report=training.show_epoch)
+    return [record_of(dataset, each, *of_run, start, extra) for each, of_run in zip(runs, trained)], None
 
 
 def smoothed_cross_entropy(labels, logits, share):

@@ -8,7 +8,6 @@ import itertools
 import math
 import shutil
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from support import UserError, files, parallel, terminal
@@ -17,11 +16,11 @@ from support.recipe import integer
 import numpy as np
 
 import data
+import distill
 from studies import tables
 from studies.runs import (
     FOLDER,
     RunStore,
-    StudentRun,
     no_extra,
     split_for,
     teacher_logits,
@@ -31,7 +30,7 @@ from studies.runs import (
     with_seed,
 )
 
-AT_ONCE = 16  # students at most that are trained together; they are all lost when one is stopped
+AT_ONCE = 8  # students at most that are trained at once on each core; they are all lost when one is stopped
 
 
 def run_study(description, name, experiments, texts, draw, extra=no_extra, in_quick=lambda run: True):
@@ -147,19 +146,12 @@ def plan(store, experiments):
     return names
 
 
-def shared_views(run):
-    """The StudentRun without what is one student's alone: those with the same rest see the same images and teacher."""
-    alone = ("hidden", "crop", "pool", "activation", "epochs", "learning_rate", "temperature", "alpha")
-    return replace(run, **StudentRun().only(*alone))
-
-
-def grouped(runs):
-    """The runs in lists: one alone, or several students that see the same distorted images."""
+def grouped(runs, at_once):
+    """The runs in lists: a teacher alone, students that see the same images together, so many at most."""
     groups = {}
     for run in runs:
-        together = run.net == "student" and run.distort
-        groups.setdefault(shared_views(run) if together else run, []).append(run)
-    return [group[i : i + AT_ONCE] for group in groups.values() for i in range(0, len(group), AT_ONCE)]
+        groups.setdefault(distill.views_of(run) if run.net == "student" else run, []).append(run)
+    return [group[i : i + at_once] for group in groups.values() for i in range(0, len(group), at_once)]
 
 
 def submit(pool, store, names, extra):
@@ -180,7 +172,7 @@ def submit(pool, store, names, extra):
         name = f"soft targets, seed {taught_by.seed}"
         return pool.submit(teacher_logits, dataset, teacher_task(taught_by), *views, name=name)
 
-    for group in grouped(names):
+    for group in grouped(names, AT_ONCE * pool.cores):
         run = group[0]
         if run.net == "teacher":
             teacher_task(run)
@@ -188,7 +180,8 @@ def submit(pool, store, names, extra):
         taught = run.teacher and teacher_task(run.teacher)
         listed = taught and not run.distort  # distorted views cannot be listed: their logits are computed as they come
         logits = logits_task(run.teacher, run.held_out, run.translate) if listed else None
-        tasks[pool.submit(train_students, dataset, group, taught, logits, extra, name=names[run])] = group
+        of_task = dataset, group, taught, logits, extra, pool.cores
+        tasks[pool.submit(train_students, *of_task, name=names[run])] = group
     return tasks
 
 

@@ -22,7 +22,7 @@ HDF5, LFS_POINTER = b"\x89HDF\r\n\x1a\n", b"version https://git-lfs"  # how such
 
 
 class Epoch(NamedTuple):
-    """A row of a training history. Accuracies are fractions. Of a Stack, these numbers are lists, one for each student."""
+    """A row of a training history. Accuracies are fractions. Of a Stack, loss and accuracies are lists."""
 
     epoch: int  # from 1
     loss: float

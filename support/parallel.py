@@ -1,7 +1,7 @@
 """Tasks in parallel: in this process one by one, in processes on this machine, or on a Dask cluster.
 
-Every task computes on one core, so its result does not depend on how many others run beside it. A task may take the
-results of other tasks as arguments; Dask moves them between processes, so no shared disk is needed.
+A worker computes on one core, so the result of a task does not depend on how many others run beside it. A task may take
+the results of other tasks as arguments; Dask moves them between processes, so no shared disk is needed.
 """
 
 import argparse
@@ -54,7 +54,6 @@ def pool(workers: int | None = None, cluster: str | None = None) -> Iterator["In
     """
     has_dask = importlib.util.find_spec("distributed") is not None
     if not cluster and (workers == 1 or workers is None and not has_dask):
-        use_one_core()
         yield InThisProcess()
         return
     if not has_dask:
@@ -140,6 +139,8 @@ class _Task:
 class InThisProcess:
     """Tasks in this process, one after the other, each when `finished` comes to it."""
 
+    cores = num_cores()  # that a task has for students that it trains side by side
+
     def share(self, value: Any) -> Any:
         """A handle to give to tasks in place of `value`, which is sent to each worker once."""
         return value
@@ -157,6 +158,8 @@ class InThisProcess:
 
 class OnDask:
     """Tasks on the workers of a Dask client. If a worker dies, another one runs its tasks again."""
+
+    cores = 1
 
     def __init__(self, client: "Client") -> None:
         self.client, self._numbers = client, itertools.count()

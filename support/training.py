@@ -88,20 +88,21 @@ def train_together(
 
 
 class Run:
-    """A Keras model in training: one net, or a Stack of K, whose losses and accuracies in the history are arrays (K,).
+    """A Keras model in training: one net, or a Stack of K, whose losses and accuracies in the history are lists of K.
 
     loss: loss(labels, logits) -> (batch,), or, where the batches have a teacher's logits, loss(labels,
-    teacher_logits, logits) -> (batch,); of a Stack (batch, K). learning_rate, weight_decay: see `adam`. optimizer: a Keras optimizer, used
-    instead of Adam. pixels: a factor for the model's inputs, see inference.pixels_for. validation: the split to
-    measure after each epoch, or None. checkpoint: where to save each epoch and to resume from, or None. report: called
-    after each epoch as report(its Epoch, the number of epochs).
+    teacher_logits, logits) -> (batch,); of a Stack, (batch, K). learning_rate, weight_decay: see `adam`. optimizer: a
+    Keras optimizer, used instead of Adam. pixels: a factor for the model's inputs, see inference.pixels_for.
+    validation: the split to measure after each epoch, or None. checkpoint: where to save each epoch and to resume from,
+    or None. report: called after each epoch as report(its Epoch, the number of epochs).
 
     callbacks: Keras callbacks. They are called at the beginning and the end of the training and of each epoch, with
     "loss", "accuracy" and, with validation, "val_loss" (the cross-entropy with the labels) and "val_accuracy". They
     are not called for batches. model.stop_training is obeyed.
 
-    Raises UserError: the loss of a net is no longer finite (of a Stack, it is for the caller to see); the model has nothing to train; a callback sets the learning rate,
-    and there is no `optimizer` that lets it; or as Checkpoint.restore and inference.caller do.
+    Raises UserError: the loss of a net is no longer finite (of a Stack, the caller sees it in the history); the model
+    has nothing to train; a callback sets the learning rate, and there is no `optimizer` that lets it; or as
+    Checkpoint.restore and inference.caller do.
     """
 
     def __init__(

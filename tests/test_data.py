@@ -329,3 +329,20 @@ def test_data_that_convert_takes_are_sent_there(tmp_path, name):
     (tmp_path / "train.csv").write_text("label,a\n0,1\n")
     with pytest.raises(UserError, match=f"{name} is no .npz file: python tools/convert.py .*{name} mine.npz"):
         data.load(tmp_path / name)
+
+
+def test_folds_hold_each_labelled_example_out_once_with_the_class_shares_of_all():
+    labels = np.repeat([0, 1, 2, -1], [50, 23, 2, 10]).astype(np.int32)
+    split = data.Split(np.arange(85)[:, None].astype(np.float32), np.random.default_rng(0).permutation(labels))
+    whole = data.Dataset(split, split.take(slice(0)), split, 3)
+    folds = [data.fold(whole, number, 5) for number in range(5)]
+    held_out = np.concatenate([fold.validation.images[:, 0] for fold in folds])
+    assert sorted(held_out) == np.flatnonzero(split.labels >= 0).tolist()
+    for fold in folds:
+        assert sorted([*fold.train.images[:, 0], *fold.validation.images[:, 0]]) == list(range(85))
+        assert len(fold.validation.labels) == 15
+        counts = np.bincount(fold.validation.labels, minlength=3)
+        assert counts[0] == 10 and counts[1] in (4, 5) and counts[2] in (0, 1)
+        np.testing.assert_array_equal(split.images[fold.held_out], fold.validation.images)
+    with pytest.raises(UserError, match="class 2 has a single training example: --folds need two"):
+        data.fold(whole._replace(train=data.Split(split.images[:5], np.int32([0, 1, 2, 0, 1]))), 0, 2)

@@ -8,7 +8,6 @@ from support import UserError, files, model_files, parallel
 import keras
 import numpy as np
 import pytest
-from conftest import same_weights
 
 import teacher
 from tools import sweep
@@ -100,7 +99,7 @@ def test_an_address_without_a_cluster_is_refused():
         pass
 
 
-def test_a_student_does_not_depend_on_the_workers_that_train_it(cluster, tiny, digits, tmp_path, printed):
+def test_a_student_depends_on_the_workers_that_train_it_by_rounding_alone(cluster, tiny, digits, tmp_path, printed):
     keras.utils.set_random_seed(3)
     net = teacher.build_teacher((12, 10), 3, teacher.TeacherRecipe(hidden=(16,)))
     model_files.save(net, tmp_path / "teacher.keras", {"data": files.fingerprint(*digits.train)}, [])
@@ -112,10 +111,11 @@ def test_a_student_does_not_depend_on_the_workers_that_train_it(cluster, tiny, d
         assert "there already" not in lines
         students[name] = (tmp_path / "sweep").rename(tmp_path / name)
     paths = sorted(students["here"].glob("*.keras"))
-    assert len(paths) == 2
+    assert len(paths) == 4
     for path in paths:
-        other = model_files.load(students["cluster"] / path.name, (12, 10), 3)
-        assert same_weights(model_files.load(path, (12, 10), 3), other)
+        here, there = (model_files.load(students[name] / path.name, (12, 10), 3).get_weights() for name in students)
+        for one, other in zip(here, there, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-4)
 
 
 class LostCluster:
