@@ -1,12 +1,15 @@
-"""studies/speed.py: the race with two contenders, and what it computes from measured times."""
+"""studies/speed.py: races of made-up contenders, and the tables of made-up numbers."""
 
 import os
 import signal
+from dataclasses import replace
 
 from support import UserError
 
+import numpy as np
 import pytest
 
+import data
 from studies import speed
 
 
@@ -20,40 +23,127 @@ def crashing(path):
     os.kill(os.getpid(), signal.SIGSEGV)
 
 
+def unlearning(path, recipe):
+    """A contender that has one more image wrong after each epoch, and begins with as many as its seed says."""
+    wrong = [None] * recipe.seed
+
+    def predict(images):
+        labels = speed.digits().test.labels.copy()
+        labels[: len(wrong)] -= 1
+        return np.eye(10)[labels]
+
+    return lambda: wrong.append(None), predict
+
+
+def cells(table, first):
+    """The cells of the row of a table that begins with `first`."""
+    (row,) = (line for line in table.splitlines() if line.startswith(f"| {first}"))
+    return [cell.strip() for cell in row.split("|")[2:-1]]
+
+
+@pytest.fixture
+def few(monkeypatch, eager):
+    """500 images of noise in place of MNIST."""
+    images = np.random.default_rng(0).integers(256, size=(500, 28, 28)).astype(np.uint8)
+    split = data.Split(images, np.arange(500, dtype=np.int32) % 10)
+    monkeypatch.setattr(speed, "digits", lambda: data.Dataset(split, split, split, 10))
+
+
 def test_contenders_train_in_processes_of_their_own_and_one_that_crashes_is_named(tmp_path):
-    results = speed.race({"counting": counting}, tmp_path, epochs=2, rounds=3)
-    assert len(results["counting"]["seconds"]) == 6 and results["counting"]["test_errors"] == [None] * 3
+    results = speed.race({"counting": counting, "two workers": counting}, tmp_path, epochs=2, rounds=3)
+    assert {name: len(result["seconds"]) for name, result in results.items()} == {"counting": 6, "two workers": 12}
     with pytest.raises(UserError, match="crashing ended with status -11: see .*studies/requirements.txt"):
         speed.race({"crashing": crashing}, tmp_path, epochs=1, rounds=1)
 
 
-def test_quick_shows_the_race_and_saves_nothing(monkeypatch, tmp_path, capsys):
+def test_quick_shows_a_round_of_each_part_and_saves_nothing(monkeypatch, tmp_path, capsys):
     (tmp_path / "teacher.keras").touch()
     race = lambda contenders, path, epochs, rounds: {
-        name: {"seconds": [2.0 if name.startswith("JAX") else 1.0] * epochs, "test_errors": [9] * rounds}
-        for name in contenders
+        name: {"seconds": [2.0 if name.startswith(("JAX", "8")) else 1.0] * epochs * rounds} for name in contenders
     }
     monkeypatch.setattr(speed, "race", race)
+    monkeypatch.setattr(speed, "ERROR_CONTENDERS", {"unlearning": (unlearning, "none")})
     monkeypatch.setattr(speed, "PACKAGES", ())
     monkeypatch.setattr("sys.argv", ["speed.py", "--quick", "--teacher", str(tmp_path / "teacher.keras")])
     before = [path.read_bytes() for path in speed.tables.DOCUMENTS + [speed.RESULTS]]
     speed.main()
-    (row,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("| JAX"))
-    assert [cell.strip() for cell in row.split("|")[2:6]] == ["2.00", "2.00", "2.0", "9"]
+    printed = capsys.readouterr().out
+    assert cells(printed, "JAX") == ["2.00", "2.00", "2.0"]
+    assert cells(printed, "8 students") == ["8", "2.00", "2.00", "0.250", "0.25"]
+    assert cells(printed, "unlearning") == ["none", "1"]
     assert before == [path.read_bytes() for path in speed.tables.DOCUMENTS + [speed.RESULTS]]
 
 
+def test_errors_are_those_after_ten_epochs_with_each_of_three_seeds(monkeypatch, tmp_path):
+    monkeypatch.setattr(speed, "ERROR_CONTENDERS", {"unlearning": (unlearning, "none")})
+    errors = speed.measure_errors(tmp_path)
+    assert errors == {"unlearning": [10, 11, 12]}
+    assert cells(speed.errors_table(errors), "unlearning") == ["none", "11.0 ± 1.0 (10, 11, 12)"]
+
+
+def test_contenders_of_the_errors_begin_with_the_same_weights(few, tmp_path):
+    path, images = tmp_path / "teacher.keras", speed.digits().train.images
+    speed.build_student().save(path)
+
+    def first_logits(name, seed):
+        contender, _ = speed.ERROR_CONTENDERS[name]
+        return contender(path, replace(speed.ERRORS, seed=seed))[1](images)
+
+    ours, *others = (name for name in speed.ERROR_CONTENDERS if "this project" in name or "Distiller" in name)
+    for name in others:
+        assert np.array_equal(first_logits(name, 1), first_logits(ours, 1))
+    assert not np.allclose(first_logits(ours, 1), first_logits(ours, 2))
+
+
+def test_students_are_shared_out_over_the_cores(few, monkeypatch):
+    monkeypatch.setattr(speed, "NUM_STACK_IMAGES", 500)
+    trained = []
+    train_epoch = speed.training.Run.train_epoch
+
+    def recording(run, **options):
+        train_epoch(run, **options)
+        trained.append((options["number"], np.size(run.history[-1].loss)))
+
+    monkeypatch.setattr(speed.training.Run, "train_epoch", recording)
+    epoch, _ = speed.students_at_once(None, 3, cores=2)
+    epoch()
+    epoch()
+    assert sorted(trained) == [(1, 1), (1, 2), (2, 1), (2, 2)]
+
+
+def test_the_race_is_compared_with_this_project_by_medians():
+    table = speed.race_table({"student": {"ours": {"seconds": [0.3, 0.1, 0.2]}, "JAX": {"seconds": [0.5, 0.3, 0.9]}}})
+    assert cells(table, "JAX") == ["0.30", "0.50", "2.5"]
+
+
+def test_stacks_are_compared_with_one_student_alone():
+    seconds = dict(zip(speed.STACKS, ([0.2, 0.1, 0.3], [0.8, 0.9, 0.7], [2.4], [1.6, 1.6], [3.0])))
+    table = speed.stacks_table({"student": {name: {"seconds": times} for name, times in seconds.items()}})
+    assert cells(table, "8 students") == ["8", "0.70", "0.80", "0.100", "0.50"]
+    assert cells(table, "two workers") == ["16", "1.60", "1.60", "0.100", "0.50"]
+    assert cells(table, "`Distiller`") == ["1", "3.00", "3.00", "3.000", "15.00"]
+
+
 def test_sweeps_are_compared_by_their_medians():
-    table = speed.sweeps_table({"one worker": [100.0, 118.0, 130.0], "two workers": [70.0, 75.0, 59.0]})
-    assert [cell.strip() for cell in table.splitlines()[-1].split("|")[1:4]] == ["two workers", "70, 75, 59", "1.69"]
+    times = [100.0, 118.0, 130.0], [70.0, 75.0, 59.0], [60.0], [200.0, 190.0]
+    table = speed.sweeps_table(dict(zip(speed.SWEEPS, times)))
+    assert cells(table, "two workers") == ["70, 75, 59", "1.69"]
+    assert cells(table, "no options") == ["200, 190", ""]  # another sweep
+
+
+def test_a_part_that_was_not_measured_has_no_table():
+    assert list(speed.texts({"sweeps": {"one worker": [1.0]}, "machines": {}})) == ["speed_sweeps"]
 
 
 def test_an_unknown_part_and_a_missing_package_are_named(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("sys.argv", ["speed.py", "raec"])
-    with pytest.raises(SystemExit) as stopped:
-        speed.main()
-    assert stopped.value.code == 2
-    assert "there is no part 'raec': choose from race, sweeps" in capsys.readouterr().err
+    for arguments, problem in (
+        (["raec"], "there is no part 'raec': choose from race, errors, stacks, sweeps"),
+        (["sweeps", "--quick"], "there is no quick part 'sweeps': choose from race, errors, stacks"),
+    ):
+        monkeypatch.setattr("sys.argv", ["speed.py", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            speed.main()
+        assert stopped.value.code == 2 and problem in capsys.readouterr().err
     (tmp_path / "teacher.keras").touch()
     monkeypatch.setattr(speed, "PACKAGES", ("nowhere",))
     monkeypatch.setattr("sys.argv", ["speed.py", "--teacher", str(tmp_path / "teacher.keras")])

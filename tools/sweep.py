@@ -91,7 +91,7 @@ def parse_grid(text):
             raise argparse.ArgumentTypeError(f"{name}={value}: choose from {', '.join(options['choices'])}")
         parse = options.get("type", str)
         values.append(tuple(map(parse, value.split("-"))) if "nargs" in options else parse(value))
-    return name, values
+    return name, [*dict.fromkeys(values)]
 
 
 # ---- the grid --------------------------------------------------------------------------------------------------------
@@ -101,10 +101,9 @@ def candidates(arguments):
     """The DistillRecipes to choose from: for all values of --grid, labels alone, then each temperature and alpha."""
     recipes = []
     for values in itertools.product(*arguments.grid.values()):
-        of_grid = dict(zip(arguments.grid, values))
-        if of_grid.get("distort"):
-            of_grid["translate"] = 0
-        base = replace(distill.DistillRecipe.of(vars(arguments)), **of_grid)
+        base = replace(distill.DistillRecipe.of(vars(arguments)), **dict(zip(arguments.grid, values)))
+        if base.translate and base.distort:  # they exclude each other
+            base = replace(base, **({"translate": 0} if "distort" in arguments.grid else {"distort": 0.0}))
         recipes.append(replace(base, alpha=0.0))
         for temperature, alpha in itertools.product(arguments.temperatures, arguments.alphas):
             if alpha:
