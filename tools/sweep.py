@@ -129,7 +129,8 @@ def plan(arguments, dataset, recipes, taught_by, folder):
         parts += [f"{key}{text}" for key, text in grid_texts(arguments, recipe).items()]
         parts += [f"fold{number + 1}of{arguments.folds}"] if fold else []
         path = folder / f"{'_'.join(parts)}_seed{recipe.seed}.keras"
-        students.append(Planned(path, recipe, fold, settings | held_out | recipe.only("seed", "temperature", "alpha")))
+        of_student = recipe.only("seed", "alpha") | (recipe.only("temperature") if recipe.alpha else {})
+        students.append(Planned(path, recipe, fold, settings | held_out | of_student))
     return students
 
 
@@ -337,7 +338,7 @@ def show(arguments, compared, num_images, figure):
     terminal.print_table("", header, rows)
     lines, temperatures = {}, arguments.temperatures
     for recipe, (errors, _, deviation) in compared.items():
-        parts = [f"alpha = {recipe.alpha:g}" if recipe.alpha else "labels alone"]
+        parts = [f"alpha = {recipe.alpha:g}" if recipe.alpha else "student on labels alone"]  # which has its colour
         parts += [f"{key} {text}" for key, text in grid_texts(arguments, recipe).items()]
         band = [errors - deviation, errors, errors + deviation]
         lines.setdefault(", ".join(parts), []).extend([band] * (1 if recipe.alpha else len(temperatures)))
