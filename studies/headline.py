@@ -171,7 +171,7 @@ def sweep_table(compared):
     """Errors by temperature and alpha, and those of labels alone. compared: what sweep.json holds."""
     rows = {}
     for each in compared:
-        cell = f"{each['errors']:,.0f} ({each['more']:+.0f} ± {each['standard_error']:.0f})"
+        cell = f"{each['errors']:,.0f} ({each['more']:+.0f}±{each['standard_error']:.0f})"
         rows.setdefault(f"{each['temperature']:g}" if each["alpha"] else "labels alone", {})[each["alpha"]] = cell
     alphas = sorted({each["alpha"] for each in compared if each["alpha"]})
     rows["labels alone"] = {alphas[0]: rows["labels alone"][0.0]}
@@ -184,9 +184,9 @@ def sweep_choice(sweep):
     temperature, alpha = sweep["chosen"]["temperature"], sweep["chosen"]["alpha"]
     errors = {name: f"{mean(each):.1f} ({tables.each(each)})" for name, each in sweep["test_errors"].items()}
     return (
-        f"Of all within a standard error of the best, the lowest T, then the lowest alpha: T = {temperature:g},"
-        f" alpha = {alpha:g}.\nOnly then was the test set opened: {errors['chosen']} test errors; labels alone"
-        f" {errors['labels alone']}.\nThe teachers make {sweep['teachers_errors']:,} errors on the held-out images."
+        f"Of those within a standard error of the best, the lowest T and alpha: {temperature:g} and {alpha:g}. Test"
+        f" errors,\nopened then: {errors['chosen']}; labels alone {errors['labels alone']}.\n"
+        f"The teachers make {sweep['teachers_errors']:,} errors on the held-out images."
     )
 
 
