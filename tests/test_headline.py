@@ -22,8 +22,7 @@ def record():
 
 def test_the_committed_runs_are_of_the_defaults(record):
     for run in record["runs"]:
-        before = replace(distill.MNIST, temperature=2.0, alpha=0.5)  # the default until now
-        expected = {"teacher": teacher.MNIST, "student": student.MNIST, "distilled": before}
+        expected = {"teacher": teacher.MNIST, "student": student.MNIST, "distilled": distill.MNIST}
         for name, recipe in expected.items():
             assert type(recipe).of(run["settings"][name]) == replace(recipe, seed=run["seed"])
 
