@@ -30,8 +30,6 @@ from studies.runs import (
     with_seed,
 )
 
-AT_ONCE = 8  # students at most that are trained at once on each core; they are all lost when one is stopped
-
 
 def run_study(description, name, experiments, texts, draw, extra=no_extra, in_quick=lambda run: True):
     """The main function of a study on MNIST, whose records are in studies/NAME.json.
@@ -146,12 +144,12 @@ def plan(store, experiments):
     return names
 
 
-def grouped(runs, at_once):
-    """The runs in lists: a teacher alone, students that see the same images together, so many at most."""
+def grouped(runs, cores):
+    """The runs in lists: a teacher alone, students that see the same images together, as parallel.parts has them."""
     groups = {}
     for run in runs:
         groups.setdefault(distill.views_of(run) if run.net == "student" else run, []).append(run)
-    return [group[i : i + at_once] for group in groups.values() for i in range(0, len(group), at_once)]
+    return [part for group in groups.values() for part in parallel.parts(group, cores)]
 
 
 def submit(pool, store, names, extra):
@@ -172,7 +170,7 @@ def submit(pool, store, names, extra):
         name = f"soft targets, seed {taught_by.seed}"
         return pool.submit(teacher_logits, dataset, teacher_task(taught_by), *views, name=name)
 
-    for group in grouped(names, AT_ONCE * pool.cores):
+    for group in grouped(names, pool.cores):
         run = group[0]
         if run.net == "teacher":
             teacher_task(run)

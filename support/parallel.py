@@ -1,4 +1,4 @@
-"""Tasks in parallel: in this process one by one, in processes on this machine, or on a Dask cluster.
+"""Tasks one by one in this process, on all cores; or side by side, in processes here or on a Dask cluster.
 
 A worker computes on one core, so the result of a task does not depend on how many others run beside it. A task may take
 the results of other tasks as arguments; Dask moves them between processes, so no shared disk is needed.
@@ -10,6 +10,7 @@ import functools
 import importlib.util
 import itertools
 import logging
+import math
 import os
 import threading
 import time
@@ -34,29 +35,29 @@ HOW_TO_START = (
 )
 GO_ON = "start it again, and this command too; finished results are kept"
 PATIENCE = 60  # seconds without any worker; Dask replaces a dead one within a few
+AT_ONCE = 8  # students that are trained at once on each core; they are lost when one is stopped
 
 
 def add_options(options: argparse.ArgumentParser) -> None:
     """Add --workers and --cluster to the options of a script."""
-    workers_help = "processes on this machine, one core each (default: all cores; 1 where `distributed` is missing)"
+    workers_help = "processes on this machine with one core each; needs Dask (default: 1, which has all cores)"
     cluster_help = "the address of a running Dask cluster, such as tcp://10.0.0.1:8786"
     exclusive = options.add_mutually_exclusive_group()
-    exclusive.add_argument("--workers", type=integer(1, 1000), metavar="N", help=workers_help)
+    exclusive.add_argument("--workers", type=integer(1, 1000), default=1, metavar="N", help=workers_help)
     exclusive.add_argument("--cluster", metavar="ADDRESS", help=cluster_help)
 
 
 @contextlib.contextmanager
-def pool(workers: int | None = None, cluster: str | None = None) -> Iterator["InThisProcess | OnDask"]:
+def pool(workers: int = 1, cluster: str | None = None) -> Iterator["InThisProcess | OnDask"]:
     """A context manager that gives an object with `submit`, `share` and `finished`.
 
     workers, cluster: the values of the options, see `add_options`. Raises UserError: Dask's package `distributed` is
     needed and missing; the cluster does not answer, has no workers, or has other code.
     """
-    has_dask = importlib.util.find_spec("distributed") is not None
-    if not cluster and (workers == 1 or workers is None and not has_dask):
+    if not cluster and workers == 1:
         yield InThisProcess()
         return
-    if not has_dask:
+    if not importlib.util.find_spec("distributed"):
         raise UserError("--cluster and --workers above 1 need Dask: pip install distributed")
     for name in ("distributed", "distributed.client"):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # a worker that dies is replaced
@@ -67,14 +68,14 @@ def pool(workers: int | None = None, cluster: str | None = None) -> Iterator["In
         yield OnDask(client)
 
 
-def _client(workers: int | None, cluster: str | None) -> "Client":
+def _client(workers: int, cluster: str | None) -> "Client":
     """A Dask client of a running cluster, or of new processes on this machine, which end when the client is closed."""
     import dask
     import distributed
 
     if not cluster:
         progress("starting workers")
-        settings = {"n_workers": workers or num_cores(), "threads_per_worker": 1, "memory_limit": 0}
+        settings = {"n_workers": workers, "threads_per_worker": 1, "memory_limit": 0}
         # Dask expects 0.5 s of a task that it does not know. Then a worker with many small tasks behind a long one
         # counts as idle, and none of them go to a worker that really is.
         with dask.config.set({"distributed.scheduler.unknown-task-duration": "10 minutes"}):
@@ -121,6 +122,12 @@ def time_left(start: float, done: float, total: float) -> str:
         return ""
     minutes = (time.perf_counter() - start) / 60 * (total / done - 1)
     return f", about {minutes:.0f} min left" if minutes >= 1 else ", less than a minute left"
+
+
+def parts(students: list, cores: int) -> list[list]:
+    """The students in lists of nearly the same length, with at most AT_ONCE for each core."""
+    number = math.ceil(len(students) / (AT_ONCE * cores))
+    return [students[len(students) * i // number : len(students) * (i + 1) // number] for i in range(number)]
 
 
 class _Task:

@@ -154,6 +154,22 @@ def test_its_students_are_those_of_distill(whole, digits, name, temperature, alp
         np.testing.assert_allclose(one, other, atol=1e-5)  # rounded differently
 
 
+def test_students_of_ones_own_are_trained_and_kept_one_by_one(whole, tiny, digits, tmp_path, monkeypatch):
+    own, trained = tmp_path / "own.keras", []
+    keras.Sequential([keras.Input((12, 10)), keras.layers.Flatten(), keras.layers.Dense(3)]).save(own)
+    train = sweep.train
+    monkeypatch.setattr(sweep, "train", lambda *of_task: trained.extend(train(*of_task)) or trained[-1:])
+    shutil.copy(whole[0] / "teacher.keras", tmp_path)
+    run(tiny, tmp_path, "--student", own)
+    assert len(trained) == len([*tmp_path.glob("sweep/*.keras")]) == 2 * 5
+    path = tmp_path / "sweep" / "T4.0_alpha0.5_seed1.keras"
+    logits = teachers.teacher_logits(model_files.load(whole[0] / "teacher.keras", (12, 10), 3), digits.train.images)
+    recipe = distill.DistillRecipe(epochs=1, batch_size=20, seed=1, translate=0, temperature=4.0, alpha=0.5)
+    alike, _ = student.train_student(digits, recipe, distill.loss_of(recipe), logits, own)
+    for one, other in zip(model_files.load(path, (12, 10), 3).get_weights(), alike.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
 def test_without_validation_images_it_cannot_choose(refusal, tiny, tmp_path):
     status, line = refusal(sweep.main, "--data", tiny, "--out", tmp_path, "--validation", "0")
     assert (status, "no validation images to choose on" in line) == (1, True)

@@ -8,9 +8,9 @@ Prints errors on the held-out images, how many more they are than those of the b
 difference, which is paired image by image. Of all within one standard error of the best it chooses the lowest
 temperature, then the lowest alpha. The student on labels alone is always there too.
 
-The students of a seed or a fold are trained at once, on all cores, see support/stack.py. With `pip install distributed`
-(Dask), --cluster takes any Dask cluster. Keeps every net in artifacts/sweep/ and goes on where it was stopped. Writes
-sweep.json and plots/sweep.png to artifacts/.
+The students of a seed or a fold are trained at once, on all cores, see support/stack.py; those of --student one by one.
+After `pip install distributed` (Dask), --workers and --cluster have processes of one core each. Keeps every net in
+artifacts/sweep/ and goes on where it was stopped. Writes sweep.json and plots/sweep.png to artifacts/.
 """
 
 import argparse
@@ -39,8 +39,7 @@ import teacher
 import teachers
 from studies import figures
 
-TEMPERATURES, ALPHAS = [1.0, 2.0, 4.0, 8.0], [0.5, 0.9]
-AT_ONCE = 8  # students that are trained at once on each core; they are lost when one is stopped
+TEMPERATURES, ALPHAS = [1.0, 2.0, 3.0, 6.0], [0.3, 0.9]  # distill.py's own are among them
 TEACHER_COST = 25  # an epoch of a teacher takes about as long as that many of a student, for the time that is left
 
 
@@ -168,11 +167,11 @@ def logits_without_fold(dataset, fold, taught, translate):
 
 
 def train(dataset, fold, recipes, settings, taught, logits, own_student, cores):
-    """Train students that see the same images: for each, (indices of the held-out images it has wrong, its file).
+    """Train students that see the same images: of each (its errors' indices in the held-out images, history, file).
 
     taught: the teacher's files and the factor for its inputs, or None. logits: see teachers.teacher_logits; None for
     distorted images, whose logits are computed here, and for labels alone. own_student: the file of --student as bytes,
-    or None. Files are .keras files as bytes.
+    or None, whose students come alone. Files are .keras files as bytes.
     """
     dataset = data.fold(dataset, *fold) if fold else dataset
     if taught and logits is None:
@@ -183,10 +182,8 @@ def train(dataset, fold, recipes, settings, taught, logits, own_student, cores):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "student.keras"
             path.write_bytes(own_student)
-            trained = []
-            for recipe in recipes:
-                loss = training.cross_entropy if logits is None else distill.loss_of(recipe)
-                trained.append(student.train_student(dataset, recipe, loss, logits, path, **options))
+            loss = training.cross_entropy if logits is None else distill.loss_of(*recipes)
+            trained = [student.train_student(dataset, *recipes, loss, logits, path, **options)]
     else:
         is_taught, views = logits is not None, recipes[0].only("batch_size", "seed", "translate", "distort")
         batches = data.Batches(dataset.train if is_taught else dataset.train.labelled(), **views, teacher_logits=logits)
@@ -231,12 +228,11 @@ def tasks_of(pool, students, dataset, teacher_net, arguments, out):
     for each in students:
         alone = not each.recipe.alpha and has_unlabelled
         groups.setdefault((each.fold, distill.views_of(each.recipe), alone), []).append(each)
-    tasks, at_once = {}, AT_ONCE * pool.cores
+    tasks = {}
     for (fold, views, alone), group in groups.items():
         taught = None if alone else taught_by(fold)
         logits = None if alone else logits_of(fold, views.translate, views.distort)
-        for start in range(0, len(group), at_once):
-            chosen = group[start : start + at_once]
+        for chosen in [[each] for each in group] if own_student else parallel.parts(group, pool.cores):
             recipes, settings = [each.recipe for each in chosen], [each.settings for each in chosen]
             of_task = shared, fold, recipes, settings, taught, logits, own_student, pool.cores
             tasks[pool.submit(train, *of_task, name=f"{len(chosen)} students, seed {views.seed}")] = chosen
