@@ -1,9 +1,9 @@
 """How fast an epoch of this project is, beside JAX, PyTorch and Keras. The results: speed.md.
 
     pip install -r studies/requirements.txt
-    python teacher.py && python studies/speed.py    an hour on two cores; nothing else should run meanwhile
-    python studies/speed.py race errors             some parts of it: race, errors, stacks, sweeps
-    python studies/speed.py --quick                 a round of the first three, in five minutes; nothing is saved
+    python teacher.py && python studies/speed.py    half an hour on two cores; nothing else should run meanwhile
+    python studies/speed.py race errors             some parts of it: race, errors, stacks
+    python studies/speed.py --quick                 a round of each, in five minutes; nothing is saved
 
 race: each contender is a process of its own; they train in turn, a few epochs each, in ROUNDS rounds, each in another
 order. The student is 784-64-64-10, batches of 250; the teacher 784-1200-1200-10, batches of 500, dropout, shifts by up
@@ -19,7 +19,6 @@ import multiprocessing
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -47,12 +46,11 @@ from studies import tables
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "studies" / "speed.json"
-PACKAGES = ("torch", "jax", "optax", "distributed")
+PACKAGES = ("torch", "jax", "optax")
 ROUNDS, EPOCHS = 5, {"student": 3, "teacher": 2}  # of a contender in a round
 NUM_IMAGES, NUM_STACK_IMAGES, STUDENT_BATCH, TEACHER_BATCH, RATE = 60_000, 48_000, 250, 500, 1e-3
 ERRORS = distill.DistillRecipe(temperature=2.0, alpha=0.5, learning_rate=5e-3, epochs=10, batch_size=STUDENT_BATCH)
 RACE = replace(ERRORS, temperature=4.0, alpha=0.9, learning_rate=RATE)
-SWEEPS = "one worker", "two workers", "a Dask cluster of two workers on this machine"
 
 digits = cache(partial(data.load, validation=0))
 build_student = partial(student.build_student, (28, 28), 10)
@@ -375,34 +373,6 @@ def measure_errors(path, quick=False):
     return errors
 
 
-def measure_sweeps(path):
-    """{how: seconds} of a sweep of 54 students, three times in turn with one worker, with two, and on a cluster."""
-    import distributed
-
-    sweep = ["--temperatures", 1, 2, 3, 4, 8, 16, "--alphas", 0.3, 0.5, 0.9, "--seeds", 3, "--epochs", 30]
-    with tempfile.TemporaryDirectory() as folder:
-        shutil.copy(path, Path(folder) / "teacher.keras")
-
-        def seconds(*options):
-            command = [sys.executable, ROOT / "tools" / "sweep.py", "--out", folder, *options]
-            shutil.rmtree(Path(folder) / "sweep", ignore_errors=True)
-            start = time.perf_counter()
-            subprocess.run([*map(str, command)], check=True, stdout=subprocess.DEVNULL)
-            print(f"{time.perf_counter() - start:6.1f} s  {' '.join(map(str, options))}", flush=True)
-            return time.perf_counter() - start
-
-        seconds("--seeds", 1, "--epochs", 1)  # computes the teacher's logits, which are kept
-        times = {how: [] for how in SWEEPS}
-        one, two, on_cluster = times.values()
-        for _ in range(3):
-            one.append(seconds(*sweep, "--workers", 1))
-            two.append(seconds(*sweep, "--workers", 2))
-            options = {"n_workers": 2, "threads_per_worker": 1, "memory_limit": 0, "dashboard_address": ":0"}
-            with distributed.LocalCluster(**options) as cluster:
-                on_cluster.append(seconds(*sweep, "--cluster", cluster.scheduler_address))
-        return times
-
-
 def machine():
     """The processor, and the versions of everything that was measured."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -441,19 +411,10 @@ def stacks_table(measured):
     return tables.markdown(header, lines)
 
 
-def sweeps_table(measured):
-    """The table of the sweeps: seconds, and how many times as fast as one worker, by the medians."""
-    one, lines = median(measured["one worker"]), []
-    for how, times in measured.items():
-        lines.append([how, ", ".join(f"{value:.0f}" for value in times), f"{one / median(times):.2f}"])
-    return tables.markdown(["the sweep with", "seconds, each time", "times as fast"], lines)
-
-
 PARTS = {
     "race": (measure_race, race_table),
     "errors": (measure_errors, errors_table),
     "stacks": (partial(measure_race, contenders={"student": STACKS}), stacks_table),
-    "sweeps": (measure_sweeps, sweeps_table),
 }
 
 
@@ -466,12 +427,11 @@ def main():
     options = terminal.parser(__doc__)
     options.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)} (default: all)")
     options.add_argument("--teacher", type=Path, default=ROOT / "artifacts" / "teacher.keras", metavar="PATH")
-    options.add_argument("--quick", action="store_true", help="a round of each part but sweeps; nothing is saved")
+    options.add_argument("--quick", action="store_true", help="a round of each part; nothing is saved")
     arguments = options.parse_args()
-    known = [part for part in PARTS if not (arguments.quick and part == "sweeps")]
     for part in arguments.parts:
-        if part not in known:
-            options.error(f"there is no {'quick ' * arguments.quick}part {part!r}: choose from {', '.join(known)}")
+        if part not in PARTS:
+            options.error(f"there is no part {part!r}: choose from {', '.join(PARTS)}")
     if not arguments.teacher.exists():
         raise UserError(f"there is no {arguments.teacher}: run `python teacher.py`, or name another with --teacher")
     if not all(map(importlib.util.find_spec, PACKAGES)):
@@ -479,7 +439,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:  # the logits that contenders cache beside their teacher go with it
         path = shutil.copy(arguments.teacher, Path(folder) / "teacher.keras")
         measured = {} if arguments.quick else json.loads(RESULTS.read_text(encoding="utf-8"))
-        for part in arguments.parts or known:
+        for part in arguments.parts or PARTS:
             measured[part] = PARTS[part][0](path, **({"quick": True} if arguments.quick else {}))
             if not arguments.quick:
                 measured["machines"][part] = machine()
