@@ -212,8 +212,12 @@ def test_what_cannot_be_swept_is_refused(refusal, tiny, tmp_path):
     here = "--data", tiny, "--out", tmp_path
     status, line = refusal(sweep.main, *here, "--folds", "5", "--teacher", "mine.keras")
     assert (status, "a teacher of your own may have seen" in line) == (2, True)
-    for grid, advice in (("size=3", "the settings are hidden, epochs"), ("activation=tanh", "choose from relu, gelu")):
-        status, line = refusal(sweep.main, *here, "--grid", grid)
+    for grid, advice in (
+        (["size=3"], "size is not a setting for --grid, which are hidden, epochs"),
+        (["activation=tanh"], "choose from relu, gelu"),
+        (["epochs=1", "--grid", "epochs=2"], "--grid names a setting twice"),
+    ):
+        status, line = refusal(sweep.main, *here, "--grid", *grid)
         assert (status, advice in line) == (2, True)
 
 

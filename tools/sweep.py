@@ -73,6 +73,9 @@ def parse_arguments():
     if arguments.seed + arguments.seeds > MAX_SEED + 1:
         options.error(f"--seed {arguments.seed} leaves no {arguments.seeds} seeds up to {MAX_SEED}")
     arguments.temperatures, arguments.alphas = sorted({*arguments.temperatures}), sorted({*arguments.alphas})
+    names = [name for name, _ in arguments.grid]
+    if len({*names}) < len(names):
+        options.error("--grid names a setting twice: list all its values in one, such as --grid epochs=60,150")
     arguments.grid = dict(arguments.grid)
     return arguments
 
@@ -83,7 +86,8 @@ def parse_grid(text):
     name = name.removeprefix("--").replace("-", "_")
     known = {field.name: field.metadata for field in dataclasses.fields(student.StudentRecipe) if field.name != "seed"}
     if name not in known:
-        raise argparse.ArgumentTypeError(f"{text!r}: the settings are {', '.join(known)}")
+        problem = f"{name} is not a setting for --grid, which are {', '.join(known)}"
+        raise argparse.ArgumentTypeError(f"{problem}; T and alpha have --temperatures and --alphas")
     options, values = known[name], []
     for value in listed.split(","):
         if value not in options.get("choices", [value]):
