@@ -1,7 +1,7 @@
 """The default run with several seeds, and what each of its steps does for it. The results: README.md, headline.md.
 
-    python studies/headline.py               teacher.py, distill.py, evaluate.py, export.py: 5 seeds, about 25 minutes
-    python studies/headline.py --sweep       and tools/sweep.py with the first seed's teacher, about 7 minutes more
+    python studies/headline.py               teacher.py, distill.py, evaluate.py, export.py: 5 seeds, about 30 minutes
+    python studies/headline.py --sweep       and tools/sweep.py --folds 5, about 90 minutes more
     python studies/headline.py --ladder      and the ladder: one change after the other, about an hour more
     python studies/headline.py --seeds 1 --quick    a small version, in minutes, in artifacts/headline/quick/
 
@@ -48,6 +48,7 @@ STEPS = {  # of the ladder: the teacher, and the student's recipe; each changes 
     "+ shifts by a pixel": ("shifted", DistillRecipe(**OLD, epochs=60)),
     "+ 150 epochs": ("shifted", DistillRecipe(**OLD)),
     "+ the better teacher": ("default", DistillRecipe(**OLD)),
+    "+ T = 3 and alpha = 0.3: the default run": ("default", DistillRecipe()),
     "+ distorted images instead of shifted ones": ("default", DistillRecipe(**DISTORTED)),
     "+ SiLU": ("default", DistillRecipe(**DISTORTED, activation="silu")),
 }

@@ -37,8 +37,7 @@ def test_the_committed_ladder_has_all_its_runs(record):
         seeds.setdefault((run["step"], run["net"]), []).append(run["seed"])
     assert seeds.keys() == {(step, net) for step in headline.STEPS for net in ("student", "distilled")}
     for step in headline.STEPS:
-        assert seeds[step, "student"] == seeds[step, "distilled"] == list(range(len(seeds[step, "student"])))
-        assert len(seeds[step, "student"]) >= 3
+        assert seeds[step, "student"] == seeds[step, "distilled"] == [0, 1, 2, 3, 4]
 
 
 def test_a_command_runs_unless_its_file_is_there_and_its_failure_is_told(tmp_path, monkeypatch):
