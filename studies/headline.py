@@ -1,7 +1,7 @@
 """The default run with several seeds, and what each of its steps does for it. The results: README.md, headline.md.
 
     python studies/headline.py               teacher.py, distill.py, evaluate.py, export.py: 5 seeds, about 30 minutes
-    python studies/headline.py --sweep       and tools/sweep.py --folds 5, about 90 minutes more
+    python studies/headline.py --sweep       and tools/sweep.py --folds 5, about an hour more
     python studies/headline.py --ladder      and the ladder: one change after the other, about an hour more
     python studies/headline.py --seeds 1 --quick    a small version, in minutes, in artifacts/headline/quick/
 
