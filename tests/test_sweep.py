@@ -121,6 +121,13 @@ def test_of_all_within_a_standard_error_of_the_best_it_chooses_the_lowest_temper
     assert (chosen.temperature, chosen.alpha) == (2, 0.3)
 
 
+def test_of_settings_with_the_same_temperature_and_alpha_it_chooses_the_best():
+    shares = [np.repeat([1.0, 0.0], [wrong, 100 - wrong]) for wrong in (6, 5)]
+    recipes = [distill.DistillRecipe(epochs=epochs) for epochs in (60, 150)]
+    for order in (1, -1):
+        assert sweep.choose(dict(zip(recipes[::order], shares[::order])))[0].epochs == 150
+
+
 def test_labels_alone_are_not_chosen_however_good_they_are():
     chosen, compared = sweep.choose(shares_of(T2_alpha0=[0], T2_alpha5=range(10)))
     assert (chosen.alpha, [more for _, more, _ in compared.values()]) == (0.5, [-9, 0])
@@ -206,6 +213,8 @@ def test_folds_hold_out_each_image_once_from_teacher_and_students(tiny, digits, 
     assert "7 of 8 students are there already" in run_folds()
     again = [path.name for path, time in trained.items() if path.stat().st_mtime_ns != time]
     assert again == ["T2.0_alpha0.5_activationrelu_fold1of2_seed0.keras"]
+    next(tmp_path.glob("sweep/teacher_fold1*")).unlink()
+    assert "the teachers" not in run_folds()
 
 
 def test_what_cannot_be_swept_is_refused(refusal, tiny, tmp_path):

@@ -111,7 +111,7 @@ def candidates(arguments):
         for temperature, alpha in itertools.product(arguments.temperatures, arguments.alphas):
             if alpha:
                 recipes.append(replace(base, temperature=temperature, alpha=alpha))
-    return recipes
+    return [*dict.fromkeys(recipes)]
 
 
 def plan(arguments, dataset, recipes, taught_by, folder):
@@ -324,7 +324,7 @@ def choose(shares):
     taught = [recipe for recipe in shares if recipe.alpha] or list(shares)
     compared = compare(shares, min(taught, key=lambda recipe: shares[recipe].sum()))
     within = [recipe for recipe in taught if compared[recipe][1] <= compared[recipe][2]]
-    return min(within, key=lambda recipe: (recipe.temperature, recipe.alpha)), compared
+    return min(within, key=lambda recipe: (recipe.temperature, recipe.alpha, compared[recipe][0])), compared
 
 
 def show(arguments, compared, num_images, figure):
@@ -368,9 +368,10 @@ def report(arguments, dataset, students, recipes, num_images, out):
         result["runs"].append(each.settings | {"validation_errors": len(wrong)})
     if arguments.folds:
         paths = [teacher_of(arguments, dataset, (fold, arguments.folds), out)[0] for fold in range(arguments.folds)]
-        errors = [model_files.load_training(path)[0]["validation_errors"] for path in paths]
-        result["teachers_errors"] = sum(errors)
-        print(f"the teachers: {sum(errors):,} errors")
+        if all(path.exists() for path in paths):  # they need not, where all students are there or on labels alone
+            errors = sum(model_files.load_training(path)[0]["validation_errors"] for path in paths)
+            result["teachers_errors"] = errors
+            print(f"the teachers: {errors:,} errors")
     for name, recipe in (("chosen", chosen), ("labels alone", alone)):
         test_errors = []
         for each in students[recipes.index(recipe) :: len(recipes)]:
