@@ -43,12 +43,13 @@ RESULTS = tables.ROOT / "studies" / "headline.json"
 TEACHERS = {"default": "", "shifted": "--translate 2 --dropout 0.4 --input-dropout 0.1 --weight-decay 0 --epochs 30"}
 OLD = {"temperature": 2.0, "alpha": 0.5}  # the default, before it was chosen by cross-validation
 DISTORTED = {"translate": 0, "distort": 0.6, "temperature": 1.0, "alpha": 0.7}
+DEFAULT = "default", distill.MNIST
 STEPS = {  # of the ladder: the teacher, and the student's recipe; each changes one thing of that above
     "images as they are, 60 epochs": ("shifted", DistillRecipe(translate=0, epochs=60, temperature=3.0, alpha=0.5)),
     "+ shifts by a pixel": ("shifted", DistillRecipe(**OLD, epochs=60)),
     "+ 150 epochs": ("shifted", DistillRecipe(**OLD)),
     "+ the better teacher": ("default", DistillRecipe(**OLD)),
-    "+ T = 3 and alpha = 0.3: the default run": ("default", DistillRecipe()),
+    f"+ T = {distill.MNIST.temperature:g} and alpha = {distill.MNIST.alpha:g}: the default run": DEFAULT,
     "+ distorted images instead of shifted ones": ("default", DistillRecipe(**DISTORTED)),
     "+ SiLU": ("default", DistillRecipe(**DISTORTED, activation="silu")),
 }
@@ -113,7 +114,7 @@ def train_steps(dataset, teacher_path, views, recipes):
     """{(step, net): model} of {(step, net): recipe}, students that see the same images: loaded, or else trained."""
     folder, paths = teacher_path.parent, {}
     for step, net in recipes:
-        is_default = STEPS[step] == ("default", distill.MNIST)  # distill.py has trained both
+        is_default = STEPS[step] == DEFAULT  # distill.py has trained both
         paths[step, net] = folder / f"{net if is_default else f'step_{[*STEPS].index(step)}_{net}'}.keras"
     missing = [name for name, path in paths.items() if not path.exists()]
     if missing:

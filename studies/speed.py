@@ -440,7 +440,7 @@ def main():
         path = shutil.copy(arguments.teacher, Path(folder) / "teacher.keras")
         measured = {} if arguments.quick else json.loads(RESULTS.read_text(encoding="utf-8"))
         for part in arguments.parts or PARTS:
-            measured[part] = PARTS[part][0](path, **({"quick": True} if arguments.quick else {}))
+            measured[part] = PARTS[part][0](path, quick=arguments.quick)
             if not arguments.quick:
                 measured["machines"][part] = machine()
                 with files.atomic_write(RESULTS) as scratch:

@@ -23,6 +23,7 @@ from support import UserError, files
 from support.recipe import integer
 from support.terminal import clear_progress, num_cores, progress
 
+import numpy as np
 import tensorflow as tf
 
 if TYPE_CHECKING:  # for the hints only: Dask is optional
@@ -127,7 +128,7 @@ def time_left(start: float, done: float, total: float) -> str:
 def parts(students: list, cores: int) -> list[list]:
     """The students in lists of nearly the same length, with at most AT_ONCE for each core."""
     number = math.ceil(len(students) / (AT_ONCE * cores))
-    return [students[len(students) * i // number : len(students) * (i + 1) // number] for i in range(number)]
+    return [[students[place] for place in part] for part in np.array_split(range(len(students)), number)]
 
 
 class _Task:

@@ -162,13 +162,19 @@ def test_its_students_are_those_of_distill(whole, digits, name, temperature, alp
 
 
 def test_students_of_ones_own_are_trained_and_kept_one_by_one(whole, tiny, digits, tmp_path, monkeypatch):
-    own, trained = tmp_path / "own.keras", []
+    own, sizes = tmp_path / "own.keras", []
     keras.Sequential([keras.Input((12, 10)), keras.layers.Flatten(), keras.layers.Dense(3)]).save(own)
     train = sweep.train
-    monkeypatch.setattr(sweep, "train", lambda *of_task: trained.extend(train(*of_task)) or trained[-1:])
+
+    def counting(dataset, fold, recipes, *others):
+        sizes.append(len(recipes))
+        return train(dataset, fold, recipes, *others)
+
+    monkeypatch.setattr(sweep, "train", counting)
     shutil.copy(whole[0] / "teacher.keras", tmp_path)
     run(tiny, tmp_path, "--student", own)
-    assert len(trained) == len([*tmp_path.glob("sweep/*.keras")]) == 2 * 5
+    assert sizes == [1] * 10
+    assert len([*tmp_path.glob("sweep/*.keras")]) == 10
     path = tmp_path / "sweep" / "T4.0_alpha0.5_seed1.keras"
     logits = teachers.teacher_logits(model_files.load(whole[0] / "teacher.keras", (12, 10), 3), digits.train.images)
     recipe = distill.DistillRecipe(epochs=1, batch_size=20, seed=1, translate=0, temperature=4.0, alpha=0.5)
