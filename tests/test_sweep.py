@@ -133,17 +133,11 @@ def test_labels_alone_are_not_chosen_however_good_they_are():
     assert (chosen.alpha, [more for _, more, _ in compared.values()]) == (0.5, [-9, 0])
 
 
-def test_errors_of_folds_are_those_of_all_images_and_errors_of_seeds_their_mean(monkeypatch):
-    wrong = iter([[0], [0, 2], [1], []])
-    monkeypatch.setattr(model_files, "load_training", lambda path: ({"wrong": next(wrong)}, []))
-    students, recipes = (
-        [sweep.Planned(None, None, None, None)] * 4,
-        [distill.DistillRecipe(alpha=a) for a in (0.5, 0.9)],
-    )
-    of_folds = sweep.count_wrong(students, recipes, [2, 3])
+def test_errors_of_folds_are_those_of_all_images_and_errors_of_seeds_their_mean():
+    wrong, recipes = [[0], [1], [0, 2], []], [distill.DistillRecipe(alpha=alpha) for alpha in (0.5, 0.9)]
+    of_folds = sweep.count_wrong(wrong, recipes, [2, 3])
     assert [share.tolist() for share in of_folds.values()] == [[1, 0, 1, 0, 1], [0, 1, 0, 0, 0]]
-    wrong = iter([[0], [0, 2], [1], []])
-    of_seeds = sweep.count_wrong(students, recipes, [3])
+    of_seeds = sweep.count_wrong(wrong, recipes, [3])
     assert [share.tolist() for share in of_seeds.values()] == [[1, 0, 0.5], [0, 0.5, 0]]
 
 

@@ -292,14 +292,15 @@ def write(path, saved):
 # ---- choosing --------------------------------------------------------------------------------------------------------
 
 
-def count_wrong(students, recipes, num_images):
-    """{recipe: for each held-out image, the share of its students that have it wrong}, recipes as in `candidates`.
+def count_wrong(errors, recipes, num_images):
+    """{recipe: for each held-out image, the share of its students that have it wrong}.
 
+    errors: of each student, as in `plan`, the held-out images that it has wrong, by their place in its fold.
     num_images: of each fold, in order; of the validation images, which all seeds share, a single number.
     """
     shares = {}
     for place, recipe in enumerate(recipes):
-        of_recipe = [model_files.load_training(each.path)[0]["wrong"] for each in students[place :: len(recipes)]]
+        of_recipe = errors[place :: len(recipes)]
         counts = [np.zeros(number) for number in num_images]
         for number, wrong in enumerate(of_recipe):
             counts[number % len(counts)][wrong] += len(counts) / len(of_recipe)
@@ -348,7 +349,8 @@ def show(arguments, compared, num_images, figure):
 
 def report(arguments, dataset, students, recipes, num_images, out):
     """Choose, open the test set for the chosen students and those on labels alone, and write sweep.json."""
-    shares = count_wrong(students, recipes, num_images)
+    wrong = [model_files.load_training(each.path)[0]["wrong"] for each in students]
+    shares = count_wrong(wrong, recipes, num_images)
     chosen, compared = choose(shares)
     figure = out / "plots" / f"sweep.{arguments.format}"
     show(arguments, compared, sum(num_images), figure)
@@ -363,9 +365,8 @@ def report(arguments, dataset, students, recipes, num_images, out):
     for recipe, values in compared.items():
         counts = dict(zip(("errors", "more", "standard_error"), map(float, values)))
         result["compared"].append(recipe.only(*settings) | counts)
-    for each in students:
-        wrong = model_files.load_training(each.path)[0]["wrong"]
-        result["runs"].append(each.settings | {"validation_errors": len(wrong)})
+    for each, of_student in zip(students, wrong):
+        result["runs"].append(each.settings | {"validation_errors": len(of_student)})
     if arguments.folds:
         paths = [teacher_of(arguments, dataset, (fold, arguments.folds), out)[0] for fold in range(arguments.folds)]
         if all(path.exists() for path in paths):  # they need not, where all students are there or on labels alone
