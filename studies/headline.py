@@ -47,7 +47,7 @@ DEFAULT = "default", distill.MNIST
 STEPS = {  # of the ladder: the teacher, and the student's recipe; each changes one thing of that above
     "images as they are, 60 epochs": ("shifted", DistillRecipe(translate=0, epochs=60, temperature=3.0, alpha=0.5)),
     "+ shifts by a pixel": ("shifted", DistillRecipe(**OLD, epochs=60)),
-    "+ 150 epochs": ("shifted", DistillRecipe(**OLD)),
+    "+ 150 epochs instead of 60": ("shifted", DistillRecipe(**OLD)),
     "+ the better teacher": ("default", DistillRecipe(**OLD)),
     f"+ T = {distill.MNIST.temperature:g} and alpha = {distill.MNIST.alpha:g}: the default run": DEFAULT,
     "+ distorted images instead of shifted ones": ("default", DistillRecipe(**DISTORTED)),
