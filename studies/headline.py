@@ -266,6 +266,9 @@ def main():
     draw_ladder(results["ladder"], path.with_name("headline_ladder.png"))
     for text in texts(results).values():
         print(f"\n{text}")
+    for part in ("sweep", "ladder"):
+        if not getattr(arguments, part):
+            print(f"\nthe {part} above is the committed one: --{part} runs it")
     if committed:
         tables.fill(texts(results))
     print(f"\nevery run is in {path}")

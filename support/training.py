@@ -84,6 +84,7 @@ def train_together(
             examples = batches.collect(number)
             seconds = time.perf_counter() - start
             list(each(functools.partial(Run.train_epoch, number=number, examples=examples, seconds=seconds), active))
+            del examples  # or those of two epochs would be in memory at once
     return [run.history for run in runs]
 
 

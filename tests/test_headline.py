@@ -64,7 +64,9 @@ def test_a_command_runs_unless_its_file_is_there_and_its_failure_is_told(tmp_pat
 def test_less_than_the_whole_study_leaves_the_documents_alone(record, options, tmp_path, monkeypatch, printed):
     monkeypatch.setattr(headline, "run_seed", lambda seed, out, quick: out.mkdir(parents=True) or record["runs"][seed])
     kept = {path: path.read_bytes() for path in [ROOT / "README.md", *(ROOT / "studies").glob("headline*")]}
-    assert "saves" in printed(headline.main, "--out", tmp_path, *options.split())
+    text = printed(headline.main, "--out", tmp_path, *options.split())
+    assert "saves" in text
+    assert "the ladder above is the committed one" in text
     assert kept == {path: path.read_bytes() for path in kept}
     folder = tmp_path / "headline" / ("quick" if "--quick" in options else "")
     assert len(json.loads((folder / "headline.json").read_text())["runs"]) == int(options[8])

@@ -10,7 +10,8 @@ temperature, then the lowest alpha. The student on labels alone is always there 
 
 The students of a seed or a fold are trained at once, on all cores, see support/stack.py; those of --student one by one.
 After `pip install distributed` (Dask), --workers and --cluster have processes of one core each. Keeps every net in
-artifacts/sweep/ and goes on where it was stopped. Writes sweep.json and plots/sweep.png to artifacts/.
+artifacts/sweep/ and goes on where it was stopped. Writes sweep.json and plots/sweep.png to artifacts/. On two cores the
+first command takes half an hour, the second seven minutes.
 """
 
 import argparse
