@@ -1,7 +1,7 @@
 """How fast an epoch of this project is, beside JAX, PyTorch and Keras. The results: speed.md.
 
     pip install -r studies/requirements.txt
-    python teacher.py && python studies/speed.py    half an hour on two cores; nothing else should run meanwhile
+    python teacher.py && python studies/speed.py    ten minutes on two cores; nothing else should run meanwhile
     python studies/speed.py race errors             some parts of it: race, errors, stacks
     python studies/speed.py --quick                 a round of each, in five minutes; nothing is saved
 
