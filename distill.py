@@ -2,21 +2,24 @@
 
     python distill.py        (after python teacher.py)
 
-The student is that of student.py, the baseline, with the same initial weights, images and schedule; T = 3, and alpha,
-the weight of the soft term of the loss, is 0.3. It makes 89 test errors in 10,000 (mean of 5 seeds; 82 to 99) where
-the baseline makes 134, in about a minute on two cores, baseline included.
+Two students are trained side by side, from the same first weights, on the same images in the same order: the baseline
+on the labels alone, and the distilled student. T = 3, and alpha, the weight of the soft term of the loss, is 0.3. It
+makes 89 test errors in 10,000 (mean of 5 seeds; 82 to 99) where the baseline makes 134. It takes a minute on two cores.
 
-Writes distilled.keras, its history distilled.csv and plots/ to artifacts/; teacher_logits_*.npz there is a cache.
+Writes student.keras (the baseline), distilled.keras, their histories (.csv) and plots/ to artifacts/;
+teacher_logits_*.npz there is a cache.
 """
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from support import UserError, files, inference, model_files, plots, terminal, training
-from support.recipe import any_temperature, fraction, setting
+from support.recipe import VIEWS, any_temperature, factor, fraction, setting
 from support.stack import Stack
 
 import keras
@@ -35,6 +38,9 @@ class DistillRecipe(student.StudentRecipe):
 
     temperature: float = setting(3.0, any_temperature, "divides the logits of both nets", metavar="T")
     alpha: float = setting(0.3, fraction, "weight of the soft term (teacher); the hard term (labels) has 1 - ALPHA")
+    teacher_pixels: float = setting(
+        1.0, factor, "multiply the teacher's inputs by this: 255 for nets trained on 0...255", metavar="FACTOR"
+    )
 
 
 MNIST = DistillRecipe()
@@ -79,7 +85,7 @@ def distillation_loss(
     teacher_log = tf.nn.log_softmax(teacher_logits / divisor)  # not log(targets): some targets are 0
     student_log = tf.nn.log_softmax(student_logits / divisor)
     kl = tf.reduce_sum(targets * (teacher_log - student_log), axis=-1)
-    hard = tf.where(labels >= 0, training.cross_entropy(tf.maximum(labels, 0), student_logits), 0.0)
+    hard = tf.where(labels >= 0, training.cross_entropy(tf.maximum(labels, 0), None, student_logits), 0.0)
     return alpha * temperature**2 * kl + (1 - alpha) * hard
 
 
@@ -260,12 +266,42 @@ def loss_of(*recipes: DistillRecipe) -> Callable[[tf.Tensor, tf.Tensor, tf.Tenso
     return functools.partial(distillation_loss, temperature=temperature, alpha=alpha)
 
 
+def train_pair(
+    dataset: data.Dataset, recipe: DistillRecipe, teacher_logits: data.TeacherLogits, path: Path | None = None
+) -> list[tuple[keras.Model, list[model_files.Epoch]]]:
+    """Train the same student on labels alone and distilled; returns (model, history) of each, in this order.
+
+    They are trained side by side on the same views, and only the loss differs; but where examples are unlabelled, the
+    baseline is shown the labelled ones more often instead. teacher_logits, path: see student.train_student, whose
+    errors this raises.
+    """
+    batches = student.batches_for(dataset, recipe, teacher_logits)
+    has_unlabelled = (dataset.train.labels < 0).any()
+    on_labels = student.batches_for(dataset, recipe) if has_unlabelled else batches
+    runs = [
+        student.run_for(dataset, recipe, on_labels, path=path),
+        student.run_for(dataset, recipe, batches, loss_of(recipe), path),
+    ]
+    histories = training.train_together(runs, terminal.num_cores(), print_pair)
+    return [(run.model, history) for run, history in zip(runs, histories)]
+
+
+def print_pair(rows: list[model_files.Epoch], epochs: int) -> None:
+    """Print the Epochs of baseline and distilled student in a line. epochs: how many there will be."""
+    texts = []
+    for name, row in zip(("baseline", "distilled"), rows):
+        accuracies = {"validation": row.validation_accuracy, "training": row.training_accuracy}
+        known = [f"{part} {value:.2%}" for part, value in accuracies.items() if not math.isnan(value)]
+        texts.append(f"  {name}: {', '.join([f'loss {row.loss:.4f}', *known[:1]])}")
+    terminal.say(f"epoch {rows[0].epoch:3}/{epochs}{''.join(texts)}  {max(row.seconds for row in rows):.1f} s")
+
+
 # ---- many students at once -------------------------------------------------------------------------------------------
 
 
 def views_of(recipe: DistillRecipe) -> DistillRecipe:
     """The recipe with the default for all that is one student's alone; those that agree in it see the same images."""
-    of_one_student = (*student.NET_SETTINGS, "epochs", "learning_rate", "student_pixels", "temperature", "alpha")
+    of_one_student = {field.name for field in dataclasses.fields(DistillRecipe)}.difference(VIEWS)
     return dataclasses.replace(recipe, **MNIST.only(*of_one_student))
 
 
@@ -275,70 +311,65 @@ def train_students(
     batches: data.Batches,
     cores: int,
     is_taught: bool = True,
-    **options: Any,
+    report: training.Report = training.print_epoch,
 ) -> list[tuple[keras.Model, list[model_files.Epoch]]]:
     """Build students and train them on the same batches; returns (model, history) of each.
 
     Those that differ only in temperature and alpha are trained in Stacks, one for each of so many cores. The weights of
     a student come out as those that it gets alone, apart from rounding. One whose loss in the history is not finite
     has diverged. recipes: they agree in `views_of`. is_taught: whether the batches have a teacher's logits; if not, the
-    students are trained on labels alone. options: see training.Run, whose errors this raises.
+    students are trained on labels alone. report: see training.train_together. Raises UserError as training.Run does.
     """
     students = [student.first_student(dataset, recipe) for recipe in recipes]
     alike = {}  # {what they have in common: places in `recipes`}
     for place, recipe in enumerate(recipes):
         alike.setdefault(dataclasses.replace(recipe, **MNIST.only("temperature", "alpha")), []).append(place)
     parts = [part for places in alike.values() for part in np.array_split(places, min(cores, len(places)))]
-    nets = []
+    runs = []
     for part in parts:
         in_part = [recipes[place] for place in part]
         model = Stack([students[place] for place in part]) if len(part) > 1 else students[part[0]]
         loss = loss_of(*in_part) if is_taught else training.cross_entropy
         of_part = in_part[0].only("epochs", "learning_rate") | {"pixels": in_part[0].student_pixels}
-        nets.append((model, loss, options | of_part))
+        runs.append(training.Run(model, batches, loss, **of_part))
     histories = [[]] * len(recipes)
-    for part, (model, *_), history in zip(parts, nets, training.train_together(nets, batches, cores)):
+    for part, run, history in zip(parts, runs, training.train_together(runs, cores, report)):
         if len(part) > 1:
-            model.unstack([students[place] for place in part])
+            run.model.unstack([students[place] for place in part])
         for number, place in enumerate(part):
             histories[place] = [row.of_student(number) for row in history]
     return list(zip(students, histories))
 
 
 def main() -> None:
-    of_models = teachers.OwnTeacher(), inference.TeacherPixels(), student.OwnStudent()
-    options = terminal.parser(__doc__, terminal.Files(), *of_models, MNIST, own_data=OWN_DATA)
+    options = terminal.parser(
+        __doc__, terminal.Files(), teachers.OwnTeacher(), student.OwnStudent(), MNIST, own_data=OWN_DATA
+    )
     arguments = options.parse_args()
     terminal.print_settings(arguments)
     out, dataset = files.output_folder(arguments.out), data.load_for(arguments)
     recipe = DistillRecipe.of(vars(arguments))
-    settings = student.settings_from(recipe, arguments.student, dataset)
+    own = student.check_student(dataset, recipe, arguments.student)
     teacher = teachers.load_teacher(arguments, dataset, out)
     views = recipe.only("translate", "distort")
-    logits = teachers.teacher_logits(teacher, dataset.train.images, **views, cache=out, pixels=arguments.teacher_pixels)
+    logits = teachers.teacher_logits(teacher, dataset.train.images, **views, cache=out, pixels=recipe.teacher_pixels)
 
-    baseline_path = out / "student.keras"
-    if model_files.is_made_with(baseline_path, settings, student.MNIST.settings()):
-        print(f"baseline: {baseline_path} was trained with these settings")
-        baseline = model_files.load(baseline_path, dataset.image_shape, dataset.num_classes)
-        _, baseline_history = model_files.load_training(baseline_path)
-    else:
-        print("baseline: the student on the labels alone", flush=True)
-        baseline, baseline_history = student.train_baseline(dataset, recipe, settings, out, arguments.student)
-
-    temperature, alpha = recipe.temperature, recipe.alpha
-    print(f"distilled: the same student, T = {temperature:g}, alpha = {alpha:g} (the weight of the soft term)")
-    distilled, history = student.train_student(dataset, recipe, loss_of(recipe), logits, arguments.student)
-    settings |= {"temperature": temperature, "alpha": alpha, "teacher": teachers.fingerprint(teacher)}
-    model_files.save(distilled, out / "distilled.keras", settings, history)
+    print("baseline: the student on labels alone; distilled: the same student, from the same first weights, with")
+    print(f"T = {recipe.temperature:g} and alpha = {recipe.alpha:g} (the weight of the soft term)", flush=True)
+    (baseline, baseline_history), (distilled, history) = train_pair(dataset, recipe, logits, arguments.student)
+    about = {"data": files.fingerprint(*dataset.train), "student": own}
+    alone = student.StudentRecipe.of(recipe.settings())
+    model_files.save(baseline, out / "student.keras", alone.settings() | about, baseline_history)
+    about |= {"teacher": teachers.fingerprint(teacher), "baseline": model_files.fingerprint(baseline)}
+    model_files.save(distilled, out / "distilled.keras", recipe.settings() | about, history)
     histories = {"student": baseline_history, "distilled": history}
     plots.learning_curves(histories, out / "plots" / "learning_curves_distilled.png")
-    print(f"saved {out / 'distilled.keras'}\n")
+    print(f"saved {out / 'student.keras'} and {out / 'distilled.keras'}, {baseline.count_params():,} parameters each\n")
 
     def count_errors(name: str) -> dict[str, int]:
         split, errors = getattr(dataset, name), {}
         if not isinstance(teacher, teachers.StoredTeacher):
-            errors["teacher"] = inference.count_errors(teacher, split, arguments.teacher_pixels)
+            errors["teacher"] = inference.count_errors(teacher, split, recipe.teacher_pixels)
         elif (stored := getattr(teacher, name)) is not None:
             errors["teacher"] = int(np.sum(stored.argmax(-1) != split.labels))
         for model_name, model in (("baseline", baseline), ("distilled", distilled)):

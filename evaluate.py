@@ -308,18 +308,18 @@ def print_report(rows: dict[str, Row], comparisons: dict[str, Row], class_names:
 
 
 def print_gain(rows: dict[str, Row], evaluated: dict[str, Evaluated]) -> None:
-    """Print what distillation did for the student, if student and distilled are there and differ in nothing else."""
+    """Print what distillation did for the student, if student and distilled are the two nets of one run."""
     if not {"student", "distilled"} <= rows.keys():
         return
-    baseline, distilled = evaluated["student"].settings, evaluated["distilled"].settings
-    different = model_files.differing(distilled, baseline)
-    if not (baseline and {"temperature", "alpha", "teacher"} <= distilled.keys()):
-        print("what distillation did is not known: the files do not say how student and distilled were trained")
-    elif different:
-        print(f"student and distilled also differ in {', '.join(different)}: python distill.py trains a fair pair")
-    else:
-        names = {"baseline": "student", "distilled": "distilled", "teacher": "teacher"}
-        print(distill.describe_gain({key: rows[name]["test_errors"] for key, name in names.items() if name in rows}))
+    trained_with = evaluated["distilled"].settings
+    if trained_with.get("baseline") != evaluated["student"].weights:
+        problem = "student and distilled are no pair: distilled was not trained beside this student"
+        print(f"{problem}, so their difference is not the teacher's doing alone. python distill.py trains a fair pair")
+        return
+    names = {"baseline": "student", "distilled": "distilled"}
+    if "teacher" in rows and evaluated["teacher"].weights == trained_with["teacher"]:
+        names |= {"teacher": "teacher"}
+    print(distill.describe_gain({key: rows[name]["test_errors"] for key, name in names.items()}))
 
 
 def print_warnings(evaluated: dict[Path, Evaluated], teacher: Evaluated | None, train: data.Split) -> None:

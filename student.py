@@ -3,21 +3,18 @@
     python student.py
 
 784-64-64-10, ReLU. In each epoch its images are shifted at random by up to a pixel. It makes 134 test errors in 10,000
-(mean of 5 seeds; 123 to 141), in 30 seconds on two cores. `python distill.py` trains it too, unless it exists already.
+(mean of 5 seeds; 123 to 141), in 30 seconds on two cores. `python distill.py` trains it too, beside the distilled one.
 
 Writes student.keras, its history student.csv and plots/learning_curves_student.png to artifacts/.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from support import UserError, building, files, inference, model_files, plots, terminal, training
-from support.recipe import Recipe, Training, factor, integer, setting
+from support.recipe import VIEWS, Recipe, Training, factor, integer, setting
 
 import keras
-import tensorflow as tf
 
 import data
 
@@ -56,8 +53,11 @@ def build_student(
     Of the recipe, it uses NET_SETTINGS: crop pixels at each edge are ignored, and each square of pool x pool of the
     remaining pixels is replaced by its mean. Most parameters of a small net are in its first
     layer: 28x28 pixels cropped by 3 are 22x22, and then pooled by 2 are 11x11, less than a sixth. seed: decides the
-    initial weights; None leaves them to Keras' random state.
+    initial weights; None leaves them to Keras' random state. Raises UserError: crop or pool does not fit the examples.
     """
+    if (recipe.crop or recipe.pool > 1) and (len(image_shape) not in (2, 3) or 2 * recipe.crop >= min(image_shape[:2])):
+        problem = f"--crop and --pool leave nothing of examples of shape {image_shape}"
+        raise UserError(f"{problem}: lower them, or leave them out")
     seeds = building.layer_seeds(seed)
     layers = [keras.Input(image_shape, dtype="float32")]
     if (recipe.crop or recipe.pool > 1) and len(image_shape) == 2:
@@ -72,56 +72,24 @@ def build_student(
     return keras.Sequential(layers, name="student")
 
 
-def settings_from(recipe: StudentRecipe, own_path: Path | None, dataset: data.Dataset) -> dict[str, Any]:
-    """All that decides a baseline, as plain values: its StudentRecipe, and fingerprints of the data and of --student.
+def check_student(dataset: data.Dataset, recipe: StudentRecipe, path: Path | None) -> str | None:
+    """Check the student before anyone waits; returns what identifies the user's own one in settings, or None.
 
-    own_path: the file of --student. Raises UserError: --crop or --pool does not fit the examples; --student cannot be
-    trained, or cannot be used with the data.
+    path: the .keras file of the user's own student, or None. Prints what may be a mistake. Raises UserError: as
+    `build_student` and model_files.load do; there is nothing to train.
     """
-    shape = dataset.image_shape
-    if (recipe.crop or recipe.pool > 1) and (len(shape) not in (2, 3) or 2 * recipe.crop >= min(shape[:2])):
-        raise UserError(f"--crop and --pool leave nothing of examples of shape {shape}: lower them, or leave them out")
-    fingerprints = {"data": files.fingerprint(*dataset.train), "student": None}
-    settings = StudentRecipe.of(recipe.settings()).settings()
-    if own_path:
-        of_built_nets = {name: MNIST.settings()[name] for name in NET_SETTINGS}
-        if settings | of_built_nets != settings:
-            print(f"note: --student brings its layers, so {', '.join(NET_SETTINGS)} have no effect")
-        settings |= of_built_nets
-        own = model_files.load(own_path, shape, dataset.num_classes)
-        training.check_trainable(own, own_path)
-        inference.warn_of_pixels(own_path, own, data.sample(dataset.train), recipe.student_pixels, "--student-pixels")
-        fingerprints["student"] = own.to_json() + model_files.fingerprint(own)
-    return settings | fingerprints
-
-
-def train_student(
-    dataset: data.Dataset,
-    recipe: StudentRecipe,
-    loss: Callable[..., tf.Tensor] = training.cross_entropy,
-    teacher_logits: data.TeacherLogits | None = None,
-    path: Path | None = None,
-    **options: Any,
-) -> tuple[keras.Model, list[model_files.Epoch]]:
-    """Build and train a student; returns (model, history).
-
-    The baseline and the distilled student are both made here. Recipe and `path` alone decide their initial weights,
-    batches and schedule, so that they differ only in `loss` (see training.Run) and `teacher_logits` (see data.Batches).
-    Without teacher_logits, unlabelled examples are left out. path: the .keras file of the user's own student, whose
-    weights are the initial ones. options: see training.Run.
-
-    Raises UserError as model_files.load, data.Batches and training.Run do.
-    """
-    student = first_student(dataset, recipe, path)
-    split = dataset.train.labelled() if teacher_logits is None else dataset.train
-    views = recipe.only("batch_size", "seed", "translate", "distort")
-    batches = data.Batches(split, **views, teacher_logits=teacher_logits)
-    options |= recipe.only("epochs", "learning_rate") | {"pixels": recipe.student_pixels}
-    return student, training.train(student, batches, loss, **options, validation=dataset.validation)
+    first = first_student(dataset, recipe, path)
+    training.check_trainable(first, path or "the student")
+    if not path:
+        return None
+    if recipe.only(*NET_SETTINGS) != MNIST.only(*NET_SETTINGS):
+        print(f"note: --student brings its layers, so {', '.join(NET_SETTINGS)} have no effect")
+    inference.warn_of_pixels(path, first, data.sample(dataset.train), recipe.student_pixels, "--student-pixels")
+    return first.to_json() + model_files.fingerprint(first)
 
 
 def first_student(dataset: data.Dataset, recipe: StudentRecipe, path: Path | None = None) -> keras.Model:
-    """The student before training. path: see `train_student`. Raises UserError as model_files.load does."""
+    """The student before training: that of `build_student`, or of the .keras file at `path`, with its weights."""
     if not path:
         return build_student(dataset.image_shape, dataset.num_classes, recipe, recipe.seed)
     own = model_files.load(path, dataset.image_shape, dataset.num_classes)
@@ -130,18 +98,46 @@ def first_student(dataset: data.Dataset, recipe: StudentRecipe, path: Path | Non
     return own
 
 
-def train_baseline(
-    dataset: data.Dataset, recipe: StudentRecipe, settings: dict[str, Any], out: Path, path: Path | None = None
-) -> tuple[keras.Model, list[model_files.Epoch]]:
-    """Train the student on labels alone; save it, its history and its learning curves in the folder `out`.
+def batches_for(
+    dataset: data.Dataset, recipe: StudentRecipe, teacher_logits: data.TeacherLogits | None = None
+) -> data.Batches:
+    """What a student is trained on. Without teacher_logits, see data.Batches, unlabelled examples are left out."""
+    split = dataset.train.labelled() if teacher_logits is None else dataset.train
+    return data.Batches(split, **recipe.only(*VIEWS), teacher_logits=teacher_logits)
 
-    settings: what `settings_from` returns. Other arguments, return value and errors: see `train_student`.
+
+def run_for(
+    dataset: data.Dataset,
+    recipe: StudentRecipe,
+    batches: data.Batches,
+    loss: training.Loss = training.cross_entropy,
+    path: Path | None = None,
+) -> training.Run:
+    """A student at the beginning of its training. Baseline and distilled student both begin here.
+
+    Recipe and path (see `first_student`) decide first weights and schedule, so that two students differ only in
+    `batches` and `loss`, see training.Run.
     """
-    student, history = train_student(dataset, recipe, path=path)
-    model_files.save(student, out / "student.keras", settings, history)
-    plots.learning_curves({"student": history}, out / "plots" / "learning_curves_student.png")
-    print(f"saved {out / 'student.keras'}, {student.count_params():,} parameters", flush=True)
-    return student, history
+    options = recipe.only("epochs", "learning_rate") | {"pixels": recipe.student_pixels}
+    student = first_student(dataset, recipe, path)
+    return training.Run(student, batches, loss, **options, validation=dataset.validation)
+
+
+def train_student(
+    dataset: data.Dataset,
+    recipe: StudentRecipe,
+    loss: training.Loss = training.cross_entropy,
+    teacher_logits: data.TeacherLogits | None = None,
+    path: Path | None = None,
+    report: training.Report = training.print_epoch,
+) -> tuple[keras.Model, list[model_files.Epoch]]:
+    """Build and train a student; returns (model, history).
+
+    loss, path: see `run_for`. teacher_logits: see `batches_for`. report: see training.train_together. Raises UserError
+    as model_files.load, data.Batches and training.Run do.
+    """
+    run = run_for(dataset, recipe, batches_for(dataset, recipe, teacher_logits), loss, path)
+    return run.model, training.train_together([run], report=report)[0]
 
 
 def main() -> None:
@@ -150,8 +146,12 @@ def main() -> None:
     terminal.print_settings(arguments)
     out, dataset = files.output_folder(arguments.out), data.load_for(arguments)
     recipe = StudentRecipe.of(vars(arguments))
-    settings = settings_from(recipe, arguments.student, dataset)
-    student, _ = train_baseline(dataset, recipe, settings, out, arguments.student)
+    own = check_student(dataset, recipe, arguments.student)
+    student, history = train_student(dataset, recipe, path=arguments.student)
+    settings = recipe.settings() | {"data": files.fingerprint(*dataset.train), "student": own}
+    model_files.save(student, out / "student.keras", settings, history)
+    plots.learning_curves({"student": history}, out / "plots" / "learning_curves_student.png")
+    print(f"saved {out / 'student.keras'}, {student.count_params():,} parameters")
     errors = inference.count_errors(student, dataset.test, recipe.student_pixels)
     print(f"student, labels alone: {inference.describe_errors(errors, len(dataset.test.labels))}")
 

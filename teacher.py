@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from support import building, files, inference, model_files, plots, terminal, training
-from support.recipe import Training, changed, dropout_rate, number, setting
+from support.recipe import VIEWS, Training, changed, dropout_rate, number, setting
 
 import keras
 import tensorflow as tf
@@ -73,11 +73,10 @@ def train_teacher(
 ) -> tuple[keras.Model, list[model_files.Epoch]]:
     """Build and train a teacher; returns (model, history).
 
-    loss(labels, logits), options: see training.Run. Raises UserError as that does.
+    loss, options: see training.train. Raises UserError as that does.
     """
     teacher = build_teacher(dataset.image_shape, dataset.num_classes, recipe, recipe.seed)
-    views = recipe.only("batch_size", "seed", "translate", "distort")
-    batches = data.Batches(dataset.train.labelled(), **views)
+    batches = data.Batches(dataset.train.labelled(), **recipe.only(*VIEWS))
     options |= recipe.only("epochs", "learning_rate", "weight_decay") | {"validation": dataset.validation}
     return teacher, training.train(teacher, batches, loss, **options)
 
@@ -93,8 +92,8 @@ def main() -> None:
 
     recipe = TeacherRecipe.of(vars(arguments))
     settings = recipe.settings() | {"data": files.fingerprint(*dataset.train)}
-    # Another version's optimizer may have its variables in another order.
-    versions = {name: files.versions()[name] for name in ("tensorflow", "keras")}
+    # Another version's optimizer may have its variables in another order; edited code would train another teacher.
+    versions = {name: files.versions()[name] for name in ("tensorflow", "keras", "code")}
     checkpoint = training.Checkpoint(out / "teacher_checkpoint.npz", settings | versions, arguments.resume)
     teacher, history = train_teacher(dataset, recipe, checkpoint=checkpoint)
     model_files.save(teacher, out / "teacher.keras", settings, history)

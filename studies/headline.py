@@ -64,13 +64,22 @@ QUICK = {  # what --quick adds to each command: a tenth of the epochs
 # ---- running ---------------------------------------------------------------------------------------------------------
 
 
+def is_there(path):
+    """Whether today's code has made the model or the report at `path`."""
+    if path.suffix == ".keras":
+        return model_files.is_made_with(path, {})
+    if not path.exists():
+        return False
+    return json.loads(path.read_text(encoding="utf-8"))["versions"].get("code") == files.code_sha256()
+
+
 def run_script(makes, script, *options, quick):
     """Run a script of the project, its output on the screen, unless the file that it `makes` is there.
 
     Raises UserError: it failed.
     """
     command = [script, "--out", makes.parent, *options, *(QUICK.get(script, []) if quick else [])]
-    if makes.exists():
+    if is_there(makes):
         return
     print(f"\n$ python {' '.join(map(str, command))}", flush=True)
     if subprocess.run([sys.executable, *map(str, command)], cwd=tables.ROOT, check=False).returncode:
@@ -116,15 +125,15 @@ def train_steps(dataset, teacher_path, views, recipes):
     for step, net in recipes:
         is_default = STEPS[step] == DEFAULT  # distill.py has trained both
         paths[step, net] = folder / f"{net if is_default else f'step_{[*STEPS].index(step)}_{net}'}.keras"
-    missing = [name for name, path in paths.items() if not path.exists()]
+    missing = [name for name, path in paths.items() if not is_there(path)]
     if missing:
         print(f"training {len(missing)} students of the ladder in {folder}", flush=True)
         net = model_files.load(teacher_path, dataset.image_shape, dataset.num_classes)
         options = views.only("translate", "distort")
         logits = teachers.teacher_logits(net, dataset.train.images, **options, cache=folder)
         batches = data.Batches(dataset.train, views.batch_size, seed=views.seed, **options, teacher_logits=logits)
-        to_train, options = [recipes[name] for name in missing], {"report": training.show_epoch}
-        trained = distill.train_students(dataset, to_train, batches, terminal.num_cores(), **options)
+        to_train = [recipes[name] for name in missing]
+        trained = distill.train_students(dataset, to_train, batches, terminal.num_cores(), report=training.show_epoch)
         for name, (model, history) in zip(missing, trained):
             model_files.save(model, paths[name], recipes[name].settings(), history)
     return {name: model_files.load(path, dataset.image_shape, dataset.num_classes) for name, path in paths.items()}

@@ -2,6 +2,7 @@
 
 A run is a recipe, a TeacherRun or a StudentRun; a student's holds that of its teacher, which has the same seed. The
 record of a run is a dict of plain values: settings, the errors in all, per class and image by image, seconds, versions.
+Records outlive changes of the code; their versions say which code made them.
 """
 
 import functools
@@ -12,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from support import files, inference, metrics, model_files, training
+from support.recipe import VIEWS
 
 import numpy as np
 import tensorflow as tf
@@ -116,7 +118,7 @@ class RunStore:
     def saved_teacher(self, run):
         """The file, as bytes, of the teacher of a TeacherRun on these data; None if it was not trained."""
         path, wanted = self.teacher_path(run), settings_of_teacher(self.dataset, run)
-        return path.read_bytes() if model_files.is_made_with(path, wanted, TeacherRun().settings()) else None
+        return path.read_bytes() if model_files.is_made_with(path, wanted) else None
 
     def save_teacher(self, run, saved):
         """Keep the file of a teacher, bytes."""
@@ -184,7 +186,12 @@ def record_of(dataset, run, model, history, start, extra):
     record["train_errors"] = inference.count_errors(model, train)
     record["seconds_an_epoch"] = round(statistics.median(row.seconds for row in history), 3)
     # Of students that were trained together: `seconds` of all; the first one's epochs hold what they share.
-    return record | {"seconds": round(time.perf_counter() - start, 1), "versions": files.versions()}
+    return record | {"seconds": round(time.perf_counter() - start, 1), "versions": versions()}
+
+
+def versions():
+    """files.versions, with the code of this module too."""
+    return files.versions() | {"code": files.code_sha256("studies/runs.py")}
 
 
 def no_extra(run, model, train, logits, labels):
@@ -225,18 +232,18 @@ def train_students(dataset, runs, taught, logits, extra, cores):
         on_distorted = functools.partial(teacher_logits, dataset, taught, run.held_out)
         logits = logits[chosen] if logits is not None else on_distorted(0, run.distort)
     split, batch_size = data.Split(train.images[chosen], labels), min(run.batch_size, len(chosen))
-    batches = data.Batches(split, batch_size, **run.only("seed", "translate", "distort"), teacher_logits=logits)
-    trained = distill.train_students(dataset, runs, batches, cores, bool(taught), report=training.show_epoch)
+    batches = data.Batches(split, **run.only(*VIEWS) | {"batch_size": batch_size}, teacher_logits=logits)
+    trained = distill.train_students(dataset, runs, batches, cores, bool(taught), training.show_epoch)
     return [record_of(dataset, each, *of_run, start, extra) for each, of_run in zip(runs, trained)], None
 
 
-def smoothed_cross_entropy(labels, logits, share):
+def smoothed_cross_entropy(labels, teacher_logits, logits, share):
     """Cross-entropy with smoothed labels, (batch,): this share of the weight is spread over all classes.
 
     Szegedy et al. (2016), arXiv 1512.00567, section 7.
     """
     mean_over_classes = -tf.reduce_mean(tf.nn.log_softmax(logits), -1)
-    return (1 - share) * training.cross_entropy(labels, logits) + share * mean_over_classes
+    return (1 - share) * training.cross_entropy(labels, teacher_logits, logits) + share * mean_over_classes
 
 
 def transfer_set(labels, run):

@@ -261,7 +261,7 @@ def students_at_once(path, number, cores=None):
     for part in np.array_split(np.linspace(0, 1, number), min(cores, number)):
         model = Stack([build_student() for _ in part]) if len(part) > 1 else build_student()
         loss = distill.loss_of(*(replace(ERRORS, temperature=1 + 7 * x, alpha=0.1 + 0.8 * x) for x in part))
-        runs.append(training.Run(model, batches, loss, epochs=150, learning_rate=5e-3, report=lambda *_: None))
+        runs.append(training.Run(model, batches, loss, epochs=150, learning_rate=5e-3))
 
     def epoch():  # as in training.train_together
         examples = batches.collect(number := next(numbers))

@@ -27,6 +27,7 @@ from studies.runs import (
     train_students,
     train_teacher,
     transfer_set,
+    versions,
     with_seed,
 )
 
@@ -187,6 +188,9 @@ def run_all(store, names, arguments, extra=no_extra):
     """Run those of {run: name} that have no record yet. arguments: as of `parse_arguments`. extra: see `record_of`."""
     missing = {run: name for run, name in names.items() if run not in store.finished}
     print(f"{len(names)} runs, {len(names) - len(missing)} of them finished before")
+    made_by = [store.finished[run]["versions"].get("code") for run in names if run in store.finished]
+    if by_other_code := sum(code != versions()["code"] for code in made_by):
+        print(f"{by_other_code} of these were made by other code than today's: --check 5 repeats five of them")
     if not missing:
         return
     with parallel.pool(arguments.workers, arguments.cluster) as pool:

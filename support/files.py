@@ -1,9 +1,11 @@
 """Files: written completely or not at all, locked against a second run, read without trusting them."""
 
+import ast
 import contextlib
 import functools
 import hashlib
 import json
+import modulefinder
 import os
 import platform
 import subprocess
@@ -26,6 +28,7 @@ try:
 except ModuleNotFoundError:  # Windows: there, keeping two runs out of one folder is up to the user
     fcntl = None
 
+ROOT = Path(__file__).parents[1]
 SMALL_BYTES = 2**30  # any file may unpack to this size, and a larger one to EXPANSION times its own size
 EXPANSION = 20
 _locks = contextlib.ExitStack()  # the open lock files
@@ -66,14 +69,35 @@ def write_json(path: str | Path, values: dict[str, Any]) -> None:
 
 
 def versions() -> dict[str, str | int | None]:
-    """What a result depends on besides data and settings: package versions, machine and commit."""
+    """What a result depends on besides data and settings: package versions, machine, commit and code."""
     packages = {"tensorflow": tf, "keras": keras, "numpy": np}
     return {name: package.__version__ for name, package in packages.items()} | {
         "python": platform.python_version(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "commit": _commit(),
+        "code": code_sha256(),
     }
+
+
+@functools.cache
+def code_sha256(*scripts: str) -> str:
+    """SHA-256, in hexadecimal, of the code of scripts in this project and of all of its modules that they import.
+
+    By default, of teacher.py and distill.py: the code that makes the nets. It is that of the syntax trees without
+    docstrings, so that an edited comment changes nothing.
+    """
+    finder = modulefinder.ModuleFinder(path=[str(ROOT)])  # it reads imports, and runs nothing
+    for script in scripts or ("teacher.py", "distill.py"):
+        finder.load_file(str(ROOT / script))
+    digest = hashlib.sha256()
+    for path in sorted({module.__file__ for module in finder.modules.values() if module.__file__}):
+        tree = ast.parse(Path(path).read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node) is not None:
+                del node.body[0]
+        digest.update(f"{Path(path).relative_to(ROOT)} {ast.dump(tree)}".encode())
+    return digest.hexdigest()
 
 
 @functools.cache
@@ -81,10 +105,9 @@ def _commit() -> str | None:
     """The commit of this project, with -dirty if its code has been changed since; None where git cannot tell."""
 
     def git(*arguments: str) -> str:
-        run = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True)
+        run = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True)
         return run.stdout.strip()
 
-    root = Path(__file__).parents[1]
     try:
         commit = git("rev-parse", "--short=12", "HEAD")
         changed_code = git("diff", "--name-only", "HEAD", "--", "*.py")  # a study changes its documents while it runs

@@ -43,9 +43,10 @@ def fingerprint(*models: keras.Model) -> str:
 def save(model: keras.Model, path: Path, settings: dict[str, Any], history: list[Epoch]) -> None:
     """Save the model at `path` (.keras) and its history beside it (.csv), each completely or not at all.
 
-    settings: plain values, all that decided the training. Settings and history are also in the .keras archive, where
-    `load_training` reads them; the .csv is for people.
+    settings: plain values, all that decided the training but the code, whose SHA-256 is added to them as "code".
+    Settings and history are also in the .keras archive, where `load_training` reads them; the .csv is for people.
     """
+    settings = settings | {"code": files.code_sha256()}
     with files.atomic_write(path) as scratch:
         model.save(scratch)
         with zipfile.ZipFile(scratch, "a") as archive:
@@ -135,13 +136,10 @@ def pixels(settings: dict[str, Any], given: float | None = None) -> float:
     return settings.get("student_pixels", 1.0) if given is None else given
 
 
-def is_made_with(path: Path, wanted: dict[str, Any], defaults: dict[str, Any]) -> bool:
-    """Whether there is a sound model file at `path` that was trained with the settings `wanted`.
-
-    A setting that the file lacks, because it is older than that setting, has the value in `defaults`.
-    """
+def is_made_with(path: Path, wanted: dict[str, Any]) -> bool:
+    """Whether there is a sound model file at `path` that was trained with the settings `wanted`, by today's code."""
     try:
-        return not differing(defaults | load_training(path)[0], wanted)
+        return not differing(load_training(path)[0], wanted | {"code": files.code_sha256()})
     except UserError:
         return False
 

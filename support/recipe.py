@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 MAX_SEED = 2**32 - 1
+VIEWS = ("seed", "batch_size", "translate", "distort")  # the settings that decide what a net sees, and in which order
 
 
 def integer(least: int, most: int = 10**6) -> Callable[[str], int]:

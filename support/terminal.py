@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
@@ -31,6 +31,7 @@ def run(main: Callable[[], None]) -> None:
     try:
         _in_script = True
         _prepare(in_notebook)
+        files.code_sha256()  # which keeps it: that of the code that runs, even if somebody edits it meanwhile
         main()
         sys.stdout.flush()
     except BrokenPipeError:  # `python evaluate.py | head`
@@ -134,22 +135,26 @@ class _Parser(argparse.ArgumentParser):
         return arguments
 
 
-def parser(description: str, *recipes: Recipe, own_data: Recipe | None = None) -> argparse.ArgumentParser:
+def parser(
+    description: str, *recipes: Recipe, own_data: Recipe | None = None, without: Collection[str] = ()
+) -> argparse.ArgumentParser:
     """A parser whose options are the fields of these Recipe instances, with their values as defaults.
 
-    own_data: replaces the last recipe when --data is given. Recipe.of takes the parsed arguments (`vars` of them).
+    own_data: replaces the last recipe when --data is given. without: names of fields that get no option. Recipe.of
+    takes the parsed arguments (`vars` of them).
     """
     options = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    options.defaults = {name: value for recipe in recipes for name, value in recipe.settings().items()}
-    options.own_data = own_data.settings() if own_data else {}
-    for recipe in recipes:
-        for field in fields(recipe):
-            settings, default = dict(field.metadata), options.defaults[field.name]
-            if default is not None:
-                own_default = options.own_data.get(field.name, default)
-                with_data = "" if own_default == default else f"; with --data {_shown(own_default)}"
-                settings["help"] += f" (default: {_shown(default)}{with_data})"
-            options.add_argument(f"--{field.name.replace('_', '-')}", **settings)  # parse_args sets the default
+    declared = {field.name: field for recipe in recipes for field in fields(recipe) if field.name not in without}
+    values = {name: value for recipe in recipes for name, value in recipe.settings().items()}
+    own_values = own_data.settings() if own_data else {}
+    options.defaults = {name: values[name] for name in declared}
+    options.own_data = {name: own_values.get(name, values[name]) for name in declared}
+    for name, field in declared.items():
+        settings, default, own_default = dict(field.metadata), options.defaults[name], options.own_data[name]
+        if default is not None:
+            with_data = "" if own_default == default else f"; with --data {_shown(own_default)}"
+            settings["help"] += f" (default: {_shown(default)}{with_data})"
+        options.add_argument(f"--{name.replace('_', '-')}", **settings)  # parse_args sets the default
     return options
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
+import itertools
 import json
 import math
 import time
@@ -27,14 +27,15 @@ if TYPE_CHECKING:  # for the hints only
     from data import Batches, Examples, Split
 
 Loss = Callable[..., tf.Tensor]  # see `Run`
+Report = Callable[[list[Epoch], int], None]  # see `train_together`
 LEARNING_RATE_CALLBACKS = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
 STEPS_PER_CALL = 100  # then the graph returns, so that progress is shown and Ctrl-C is heard
 
 
-def cross_entropy(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
-    """The loss on labels alone: labels (batch,) integers, logits (batch, C) -> nats per example (batch,).
+def cross_entropy(labels: tf.Tensor, teacher_logits: tf.Tensor | None, logits: tf.Tensor) -> tf.Tensor:
+    """The loss on labels alone, in nats per example (batch,): labels (batch,) integers, logits (batch, C).
 
-    Of a Stack's logits (batch, K, C): (batch, K).
+    Of a Stack's logits (batch, K, C): (batch, K). teacher_logits: ignored; every loss has this argument, see `Run`.
     """
     return keras.losses.sparse_categorical_crossentropy(labels_for(logits, labels), logits, from_logits=True)
 
@@ -44,33 +45,33 @@ def labels_for(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     return labels if len(labels.shape) + 1 == len(logits.shape) else tf.repeat(labels[:, None], logits.shape[1], axis=1)
 
 
-def print_epoch(row: Epoch, epochs: int) -> None:
-    """Print an Epoch in a line, if a script runs. epochs: how many there will be."""
+def print_epoch(rows: list[Epoch], epochs: int) -> None:
+    """Print the Epoch of a net in a line, if a script runs. rows: that Epoch. epochs: how many there will be."""
+    (row,) = rows
     accuracies = {"training": row.training_accuracy, "validation": row.validation_accuracy}
     known = "".join(f"  {name} {value:7.2%}" for name, value in accuracies.items() if not math.isnan(value))
     say(f"epoch {row.epoch:3}/{epochs}  loss {row.loss:.4f}{known}  {row.seconds:.1f} s")
 
 
-def show_epoch(row: Epoch, epochs: int) -> None:
-    """Show the number of an Epoch on the line of progress. epochs: how many there will be."""
-    progress(f"epoch {row.epoch}/{epochs}")
+def show_epoch(rows: list[Epoch], epochs: int) -> None:
+    """Show the number of an Epoch on the line of progress. rows, epochs: see `print_epoch`."""
+    progress(f"epoch {rows[0].epoch}/{epochs}")
 
 
-def train(model: keras.Model, batches: Batches, loss: Loss, **options: Any) -> list[Epoch]:
-    """Train a Keras model and return its history. loss and options: see `Run`, whose errors it raises."""
-    return train_together([(model, loss, options)], batches)[0]
+def train(
+    model: keras.Model, batches: Batches, loss: Loss, report: Report = print_epoch, **options: Any
+) -> list[Epoch]:
+    """Train a Keras model and return its history. loss and options: see `Run`. report: see `train_together`."""
+    return train_together([Run(model, batches, loss, **options)], report=report)[0]
 
 
-def train_together(
-    nets: list[tuple[keras.Model, Loss, dict[str, Any]]], batches: Batches, cores: int = 1
-) -> list[list[Epoch]]:
-    """Train several Keras models on the same views and return their histories.
+def train_together(runs: list[Run], cores: int = 1, report: Report = print_epoch) -> list[list[Epoch]]:
+    """Train several nets side by side, `cores` of them at a time, and return their histories.
 
-    The images of an epoch are shifted or distorted once, and the teacher runs on them once. Then the nets are trained
-    on that epoch side by side, `cores` of them at a time; each comes out as if it were trained alone. nets: (model,
-    loss, options of `Run`). Raises UserError as `Run` does.
+    Each comes out as if it were trained alone. Runs that have the same Batches see the same views: the images of an
+    epoch are shifted or distorted once, and the teacher runs on them once. report: called after each epoch as
+    report(the Epoch of each run, the number of epochs). Raises UserError as `Run` does.
     """
-    runs = [Run(model, batches, loss, **options) for model, loss, options in nets]
     with contextlib.ExitStack() as stack:
         for run in runs:
             stack.enter_context(run.hooks())
@@ -81,21 +82,23 @@ def train_together(
             if not active:
                 break
             start = time.perf_counter()
-            examples = batches.collect(number)
+            examples = {batches: batches.collect(number) for batches in {run.batches for run in active}}
             seconds = time.perf_counter() - start
-            list(each(functools.partial(Run.train_epoch, number=number, examples=examples, seconds=seconds), active))
-            del examples  # or those of two epochs would be in memory at once
+            of_each = [examples[run.batches] for run in active]
+            list(each(Run.train_epoch, active, itertools.repeat(number), of_each, itertools.repeat(seconds)))
+            del examples, of_each  # or those of two epochs would be in memory at once
+            clear_progress()
+            report([run.history[-1] for run in active], max(run.epochs for run in runs))
     return [run.history for run in runs]
 
 
 class Run:
     """A Keras model in training: one net, or a Stack of K, whose losses and accuracies in the history are lists of K.
 
-    loss: loss(labels, logits) -> (batch,), or, where the batches have a teacher's logits, loss(labels,
-    teacher_logits, logits) -> (batch,); of a Stack, (batch, K). learning_rate, weight_decay: see `adam`. optimizer: a
-    Keras optimizer, used instead of Adam. pixels: a factor for the model's inputs, see inference.pixels_for.
-    validation: the split to measure after each epoch, or None. checkpoint: where to save each epoch and to resume from,
-    or None. report: called after each epoch as report(its Epoch, the number of epochs).
+    loss: loss(labels, teacher_logits, logits) -> nats per example (batch,); of a Stack, (batch, K). teacher_logits is
+    None where the batches have none. learning_rate, weight_decay: see `adam`. optimizer: a Keras optimizer, used
+    instead of Adam. pixels: a factor for the model's inputs, see inference.pixels_for. validation: the split to measure
+    after each epoch, or None. checkpoint: where to save each epoch and to resume from, or None.
 
     callbacks: Keras callbacks. They are called at the beginning and the end of the training and of each epoch, with
     "loss", "accuracy" and, with validation, "val_loss" (the cross-entropy with the labels) and "val_accuracy". They
@@ -118,11 +121,10 @@ class Run:
         pixels: float = 1.0,
         validation: Split | None = None,
         checkpoint: Checkpoint | None = None,
-        report: Callable[[Epoch, int], None] = print_epoch,
         callbacks: Iterable[keras.callbacks.Callback] = (),
         optimizer: keras.optimizers.Optimizer | None = None,
     ) -> None:
-        self.model, self.epochs, self.checkpoint, self.report = model, epochs, checkpoint, report
+        self.model, self.batches, self.epochs, self.checkpoint = model, batches, epochs, checkpoint
         self.validation = validation if validation is not None and len(validation.labels) else None
         self.optimizer = optimizer or adam(learning_rate, epochs * batches.num_steps, weight_decay)
         callbacks = prepare_callbacks(callbacks, self.optimizer)
@@ -169,13 +171,11 @@ class Run:
         validation_loss = validation_accuracy = math.nan
         if self.validation:
             logits, labels = self.predict(self.validation.images), self.validation.labels
-            validation_loss = np.mean(cross_entropy(labels, logits), axis=0).tolist()
+            validation_loss = np.mean(cross_entropy(labels, None, logits), axis=0).tolist()
             validation_accuracy = np.mean(logits.argmax(-1) == labels_for(logits, labels), axis=0).tolist()
         self.history.append(Epoch(number, loss, accuracy, validation_accuracy, seconds))
         if self.checkpoint:
             self.checkpoint.save(self.state, self.history)
-        clear_progress()
-        self.report(self.history[-1], self.epochs)
         logs = {"loss": loss, "accuracy": accuracy, "val_loss": validation_loss, "val_accuracy": validation_accuracy}
         known = {name: value for name, value in logs.items() if not np.isnan(value).any()}
         self.callbacks.on_epoch_end(number - 1, known)
@@ -241,10 +241,10 @@ def compile_epoch(
     num_students = model.output_shape[1:-1] if isinstance(model, Stack) else ()
 
     def step(examples: Examples) -> tf.Tensor:
-        images, labels, teacher_logits = batches.view(examples), examples.labels, examples.teacher_logits
+        images, labels = batches.view(examples), examples.labels
         with tf.GradientTape() as tape:
             logits = call(images, training=True)
-            losses = loss(labels, logits) if teacher_logits is None else loss(labels, teacher_logits, logits)
+            losses = loss(labels, examples.teacher_logits, logits)
             penalties = [tf.cast(penalty, tf.float32) for penalty in model.losses]
             mean_loss = tf.add_n([tf.reduce_mean(losses, axis=0), *penalties])  # of a Stack, which has none: (K,)
             # By a factor that is not 1 for a LossScaleOptimizer. Students of a Stack share nothing but their sum.
@@ -314,7 +314,8 @@ class Checkpoint(NamedTuple):
         different = differing(json.loads(str(saved.get("settings", "{}"))), self.settings)
         if different:
             names = ", ".join(different)
-            raise UserError(f"{self.path} is of a run with other settings ({names}): leave --resume out to start anew")
+            problem = f"{self.path} is of a run that differs from this one in {names}"
+            raise UserError(f"{problem}: leave --resume out to start anew")
         for index, variable in enumerate(state):
             variable.assign(saved[f"variable_{index}"])
         history = [Epoch(int(number), *values) for number, *values in saved["history"].tolist()]

@@ -4,12 +4,12 @@ import json
 import re
 from dataclasses import replace
 
-from support import UserError, files, inference, model_files, terminal, training
+from support import UserError, files, inference, model_files, terminal
 
 import keras
 import numpy as np
 import pytest
-from conftest import SMALL
+from conftest import same_weights
 
 import data
 import distill
@@ -92,26 +92,31 @@ def test_a_teacher_whose_outputs_are_not_finite_is_refused(digits, net):
         teachers.teacher_logits(net, digits.train.images)
 
 
-def test_baseline_and_distilled_student_start_alike_and_the_teacher_stays_as_it_is(digits, net, monkeypatch):
-    starts = []
-
-    def train(model, batches, loss, real=training.train, **options):
-        starts.append((model.get_weights(), batches.order(1), options["epochs"], options["learning_rate"]))
-        return real(model, batches, loss, **options)
-
-    monkeypatch.setattr(training, "train", train)
-    before = [weight.copy() for weight in net.get_weights()]
-    trainable = net.trainable
-    logits = teachers.teacher_logits(net, digits.train.images)
-    student.train_student(digits, SMALL)
-    student.train_student(digits, SMALL, lambda y, t, s: distill.distillation_loss(y, t, s, 4.0, 0.9), logits)
-    (weights, order, *schedule), (other_weights, other_order, *other_schedule) = starts
-    for one, other in zip([*weights, *order], [*other_weights, *other_order], strict=True):
-        np.testing.assert_array_equal(one, other)
-    assert schedule == other_schedule
+def test_a_pair_differs_in_the_loss_alone_and_the_teacher_stays_as_it_is(digits, net):
+    before, trainable = [weight.copy() for weight in net.get_weights()], net.trainable
+    logits = teachers.teacher_logits(net, digits.train.images, 1)
+    recipe = distill.DistillRecipe(hidden=(8,), epochs=2, batch_size=20, translate=1)
+    (baseline, _), (distilled, _) = distill.train_pair(digits, replace(recipe, alpha=0.0), logits)
+    for one, other in zip(baseline.get_weights(), distilled.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)  # so they have the same first weights, views and schedule
+    alone, _ = student.train_student(digits, recipe)
+    by_labels, distilled = (model for model, _ in distill.train_pair(digits, recipe, logits))
+    assert same_weights(by_labels, alone) and same_weights(by_labels, baseline)
+    taught, _ = student.train_student(digits, recipe, distill.loss_of(recipe), logits)
+    assert same_weights(distilled, taught) and not same_weights(distilled, baseline)
     for one, other in zip(before, net.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     assert net.trainable == trainable
+
+
+def test_the_baseline_of_few_labels_has_all_of_its_steps_on_labelled_examples(digits, net):
+    few = np.where(np.arange(220) % 5, -1, digits.train.labels).astype(np.int32)
+    dataset = digits._replace(train=data.Split(digits.train.images, few))
+    recipe = distill.DistillRecipe(hidden=(8,), epochs=2, batch_size=20, translate=0)
+    pair = distill.train_pair(dataset, recipe, teachers.teacher_logits(net, digits.train.images))
+    alone, history = student.train_student(dataset, recipe)
+    assert same_weights(pair[0][0], alone)
+    assert [row.training_accuracy for row in pair[0][1]] == [row.training_accuracy for row in history]
 
 
 def test_a_student_with_noise_for_labels_learns_what_its_teacher_knows_as_far_as_alpha_says(

@@ -2,7 +2,7 @@
 
 import json
 
-from support import UserError, inference, model_files
+from support import UserError, files, inference, model_files
 
 import keras
 import numpy as np
@@ -175,12 +175,24 @@ def test_the_gallery_shows_what_only_one_model_has_right():
     }
 
 
-def test_files_that_do_not_say_how_they_were_trained_are_not_credited(tiny, tmp_path, printed, cheap):
-    for name in ("student", "distilled"):
-        student.build_student((12, 10), 3).save(tmp_path / f"{name}.keras")
-    report = printed(evaluate.main, "--data", tiny, "--out", tmp_path)
-    assert "what distillation did is not known" in report
-    assert "distillation saves" not in report
+def test_only_a_pair_is_credited_and_the_way_to_a_teacher_is_that_to_its_own(tiny, tmp_path, printed, cheap, knowing):
+    nets = {name: student.build_student((12, 10), 3) for name in ("teacher", "student", "distilled")}
+    knows = keras.models.load_model(knowing)
+    fingerprints = {name: model_files.fingerprint(net) for name, net in nets.items()}
+    pair = {"baseline": fingerprints["student"], "teacher": model_files.fingerprint(knows)}
+    for net, settings, is_pair, is_its_teacher in (
+        (knows, pair, True, True),
+        (nets["teacher"], pair, True, False),
+        (knows, pair | {"baseline": fingerprints["teacher"]}, False, True),
+        (knows, {}, False, True),
+    ):
+        model_files.save(net, tmp_path / "teacher.keras", {"data": files.fingerprint(*data.load(tiny).train)}, [])
+        model_files.save(nets["student"], tmp_path / "student.keras", {}, [])
+        model_files.save(knows, tmp_path / "distilled.keras", settings, [])
+        report = printed(evaluate.main, "--data", tiny, "--out", tmp_path)
+        assert ("distillation saves" in report) == is_pair
+        assert ("student and distilled are no pair" in report) != is_pair
+        assert ("of the way from the baseline to its teacher" in report) == (is_pair and is_its_teacher)
 
 
 def test_a_teacher_of_other_data_that_nobody_named_stops_nothing(tiny, tmp_path, printed, cheap):

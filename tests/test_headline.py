@@ -4,7 +4,7 @@ import json
 import subprocess
 from dataclasses import replace
 
-from support import UserError
+from support import UserError, files, model_files
 
 import pytest
 from conftest import ROOT
@@ -50,9 +50,17 @@ def test_a_command_runs_unless_its_file_is_there_and_its_failure_is_told(tmp_pat
     monkeypatch.setattr(subprocess, "run", run)
     headline.run_script(tmp_path / "a.keras", "a.py", "--seed", 3, quick=True)
     assert commands == [["a.py", "--out", str(tmp_path), "--seed", "3"]]
-    (tmp_path / "a.keras").touch()
-    headline.run_script(tmp_path / "a.keras", "a.py", quick=False)
+    model_files.save(student.build_student((12, 10), 3), tmp_path / "a.keras", {}, [])
+    files.write_json(tmp_path / "a.json", {})
+    for name in ("a.keras", "a.json"):
+        headline.run_script(tmp_path / name, "a.py", quick=False)
     assert len(commands) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "code_sha256", lambda *scripts: "that of edited code")
+        for name in ("a.keras", "a.json"):
+            headline.run_script(tmp_path / name, "edited.py", quick=False)
+    assert [command[0] for command in commands] == ["a.py", "edited.py", "edited.py"]
+    del commands[1:]
     for quick in (False, True):
         headline.run_script(tmp_path / "teacher.keras", "teacher.py", quick=quick)
     assert [command[3:] for command in commands[1:]] == [[], ["--epochs", "4"]]

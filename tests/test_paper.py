@@ -220,7 +220,7 @@ def test_smoothed_labels_are_spread_over_the_classes():
     labels, logits = np.array([2, 0]), np.random.default_rng(0).normal(0, 3, (2, 5)).astype(np.float32)
     targets = 0.9 * np.eye(5)[labels] + 0.1 / 5
     expected = -(targets * metrics.log_softmax(logits)).sum(-1)
-    assert runs.smoothed_cross_entropy(labels, logits, 0.1).numpy() == pytest.approx(expected, rel=1e-5)
+    assert runs.smoothed_cross_entropy(labels, None, logits, 0.1).numpy() == pytest.approx(expected, rel=1e-5)
 
 
 # ---- biases ----------------------------------------------------------------------------------------------------------

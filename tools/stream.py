@@ -4,7 +4,8 @@
 
 photos holds train/CLASS/* and test/CLASS/*; or CLASS/* alone, of which a fifth becomes the test part. Teacher and
 student may want images of different sizes. The student is trained twice from its initial weights: on labels alone, and
-distilled. A stopped run goes on after its last finished epoch when the same command is given again.
+distilled. A stopped run goes on after its last finished epoch when the same command is given again; a student that is
+there already is trained anew if the code has changed since.
 
 An epoch takes longer than with tools/convert.py and distill.py: use those where the images fit in memory. A net is
 trained on one machine: MultiWorkerMirroredStrategy does not work with `fit` in Keras 3.15. Dask trains many nets on
@@ -244,6 +245,7 @@ def train_both(arguments, recipe, out):
     teacher_pixels, pixels = arguments.teacher_pixels, arguments.student_pixels or 1.0
     settings = recipe.settings() | {"data": images.fingerprint, "student": model_files.fingerprint(student)}
     settings |= {"student_pixels": pixels, "mixed_precision": arguments.mixed_precision}
+    settings |= {"stream": files.code_sha256("tools/stream.py")}
     taught_by = {"teacher": model_files.fingerprint(teacher), "teacher_pixels": teacher_pixels}
     runs = {"student": settings | {"temperature": None, "alpha": None}, "distilled": settings | taught_by}
     errors, histories = {}, {}
@@ -253,7 +255,7 @@ def train_both(arguments, recipe, out):
         errors["teacher"] = count_errors(teacher_model, images)
         for name, wanted in runs.items():
             path = out / f"{name}.keras"
-            if model_files.is_made_with(path, wanted, StreamRecipe().settings()):
+            if model_files.is_made_with(path, wanted):
                 print(f"{path} was trained with these settings")
             else:
                 print(f"training {path}", flush=True)
@@ -272,6 +274,7 @@ def train_both(arguments, recipe, out):
                 shutil.rmtree(folder)
                 print(f"saved {path}, {net.count_params():,} parameters", flush=True)
             net, histories[name] = model_files.load(path), model_files.load_training(path)[1]
+            runs["distilled"].setdefault("baseline", model_files.fingerprint(net))
             errors["baseline" if name == "student" else name] = count_errors(classifier(net, images, pixels), images)
     plots.learning_curves(histories, out / "plots" / "learning_curves_distilled.png")
     print(f"\n{distill.describe_result(errors, images.num_test)}")

@@ -10,8 +10,9 @@ temperature, then the lowest alpha. The student on labels alone is always there 
 
 The students of a seed or a fold are trained at once, on all cores, see support/stack.py; those of --student one by one.
 After `pip install distributed` (Dask), --workers and --cluster have processes of one core each. Keeps every net in
-artifacts/sweep/ and goes on where it was stopped. Writes sweep.json and plots/sweep.png to artifacts/. On two cores the
-first command takes half an hour, the second seven minutes.
+artifacts/sweep/ and goes on where it was stopped; nets that other code made, such as another build_student, are trained
+anew. Writes sweep.json and plots/sweep.png to artifacts/. On two cores the first command takes half an hour, the second
+seven minutes.
 """
 
 import argparse
@@ -41,6 +42,8 @@ import teachers
 from studies import figures
 
 TEMPERATURES, ALPHAS = [1.0, 2.0, 3.0, 6.0], [0.3, 0.9]  # distill.py's own are among them
+LISTED = ("temperature", "alpha")  # settings with an option of their own, which takes several values
+NOT_IN_GRID = ("seed", "teacher_pixels", *LISTED)
 TEACHER_COST = 25  # an epoch of a teacher takes about as long as that many of a student, for the time that is left
 
 
@@ -54,9 +57,8 @@ class Planned(NamedTuple):
 
 
 def parse_arguments():
-    nets = teachers.OwnTeacher(), inference.TeacherPixels(), student.OwnStudent()
-    recipes = terminal.Files(), *nets, terminal.Figures(), student.MNIST
-    options = terminal.parser(__doc__, *recipes, own_data=student.OWN_DATA)
+    recipes = terminal.Files(), teachers.OwnTeacher(), student.OwnStudent(), terminal.Figures(), distill.MNIST
+    options = terminal.parser(__doc__, *recipes, own_data=distill.OWN_DATA, without=LISTED)
     options.add_argument("--temperatures", type=any_temperature, nargs="+", default=TEMPERATURES, metavar="T")
     options.add_argument("--alphas", type=fraction, nargs="+", default=ALPHAS, metavar="ALPHA")
     help_text = "values of another setting to try, such as epochs=60,150; hidden=64-64,128; again for more settings"
@@ -82,10 +84,11 @@ def parse_arguments():
 
 
 def parse_grid(text):
-    """An argparse type: (the name of a setting of the student, the values to try)."""
+    """An argparse type: (the name of a field of DistillRecipe, the values to try)."""
     name, _, listed = text.partition("=")
     name = name.removeprefix("--").replace("-", "_")
-    known = {field.name: field.metadata for field in dataclasses.fields(student.StudentRecipe) if field.name != "seed"}
+    fields = dataclasses.fields(distill.DistillRecipe)
+    known = {field.name: field.metadata for field in fields if field.name not in NOT_IN_GRID}
     if name not in known:
         problem = f"{name} is not a setting for --grid, which are {', '.join(known)}"
         raise argparse.ArgumentTypeError(f"{problem}; T and alpha have --temperatures and --alphas")
@@ -117,24 +120,19 @@ def candidates(arguments):
 
 def plan(arguments, dataset, recipes, taught_by, folder):
     """The Planned students of `recipes`, in their order, seed by seed. taught_by: what identifies the teacher."""
-
-    @functools.cache
-    def settings_of(recipe):
-        settings = student.settings_from(recipe, arguments.student, dataset)
-        return settings | {"teacher": taught_by, "teacher_pixels": arguments.teacher_pixels}
-
+    nets = dict.fromkeys(replace(recipe, **distill.MNIST.only(*LISTED)) for recipe in recipes)
+    own, *_ = (student.check_student(dataset, recipe, arguments.student) for recipe in nets)
+    about = {"data": files.fingerprint(*dataset.train), "student": own, "teacher": taught_by}
+    about["validation"] = not arguments.folds and files.fingerprint(*dataset.validation)
     students = []
     for number, recipe in itertools.product(range(arguments.seeds), recipes):
-        settings = settings_of(replace(recipe, **distill.MNIST.only("temperature", "alpha")))
         fold = (number, arguments.folds) if arguments.folds else None
-        held_out = {"fold": fold and list(fold), "validation": not fold and files.fingerprint(*dataset.validation)}
         recipe = replace(recipe, seed=arguments.seed + number)
         parts = [f"T{recipe.temperature}_alpha{recipe.alpha}" if recipe.alpha else "labels_alone"]
         parts += [f"{key}{text}" for key, text in grid_texts(arguments, recipe).items()]
         parts += [f"fold{number + 1}of{arguments.folds}"] if fold else []
         path = folder / f"{'_'.join(parts)}_seed{recipe.seed}.keras"
-        of_student = recipe.only("seed", "alpha") | (recipe.only("temperature") if recipe.alpha else {})
-        students.append(Planned(path, recipe, fold, settings | held_out | of_student))
+        students.append(Planned(path, recipe, fold, recipe.settings() | about | {"fold": fold and list(fold)}))
     return students
 
 
@@ -182,17 +180,16 @@ def train(dataset, fold, recipes, settings, taught, logits, own_student, cores):
     if taught and logits is None:
         nets = load_nets(dataset, taught)
         logits = teachers.teacher_logits(nets, dataset.train.images, distort=recipes[0].distort, pixels=taught[1])
-    options = {"report": training.show_epoch}
+    report = training.show_epoch
     if own_student:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "student.keras"
             path.write_bytes(own_student)
             loss = training.cross_entropy if logits is None else distill.loss_of(*recipes)
-            trained = [student.train_student(dataset, *recipes, loss, logits, path, **options)]
+            trained = [student.train_student(dataset, *recipes, loss, logits, path, report)]
     else:
-        is_taught, views = logits is not None, recipes[0].only("batch_size", "seed", "translate", "distort")
-        batches = data.Batches(dataset.train if is_taught else dataset.train.labelled(), **views, teacher_logits=logits)
-        trained = distill.train_students(dataset, recipes, batches, cores, is_taught, **options)
+        batches = student.batches_for(dataset, recipes[0], logits)
+        trained = distill.train_students(dataset, recipes, batches, cores, logits is not None, report)
     results = []
     for (net, history), recipe, its_settings in zip(trained, recipes, settings):
         predicted = inference.predictor(net, pixels=recipe.student_pixels)(dataset.validation.images).argmax(-1)
@@ -213,7 +210,7 @@ def tasks_of(pool, students, dataset, teacher_net, arguments, out):
             return pool.share(([path.read_bytes() for path in paths], arguments.teacher_pixels))
         path, recipe = teacher_of(arguments, dataset, fold, out)
         wanted = settings_of_teacher(data.fold(dataset, *fold), recipe)
-        if model_files.is_made_with(path, wanted, teacher.MNIST.settings()):
+        if model_files.is_made_with(path, wanted):
             return pool.share(([path.read_bytes()], 1.0))
         task = pool.submit(train_teacher, shared, fold, recipe, name=f"the teacher of fold {fold[0] + 1}")
         teacher_tasks[task] = path, recipe
@@ -254,8 +251,7 @@ def teacher_of(arguments, dataset, fold, out):
 
 def run_grid(arguments, dataset, teacher_net, students, out):
     """Train those students, and teachers of folds, that are not there yet; prints each."""
-    defaults = student.MNIST.settings()
-    missing = [each for each in students if not model_files.is_made_with(each.path, each.settings, defaults)]
+    missing = [each for each in students if not model_files.is_made_with(each.path, each.settings)]
     if len(missing) < len(students):
         print(f"{len(students) - len(missing)} of {len(students)} students are there already")
     if not missing:
