@@ -153,10 +153,10 @@ def refusal(ended):
     return run
 
 
-def python(*arguments, **options):
+def python(*arguments, folder=ROOT, **options):
     """Python as a process of its own, in the project's folder; returns it when it has ended, its output as text."""
     command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=ROOT, **options)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, cwd=folder, **options)
 
 
 def same_weights(one, other):

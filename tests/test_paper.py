@@ -71,7 +71,10 @@ def test_runs_that_were_stopped_end_like_those_that_were_not(run, tmp_path, monk
 
     monkeypatch.setattr(study, "submit", None)  # nothing is left to be run: the tables come from the file
     again = run("whole", *options)
+    assert "made by other code" not in again
     assert again[again.index("paper_omissions") :] == printed[printed.index("paper_omissions") :]
+    monkeypatch.setattr(files, "code_sha256", lambda *scripts: "that of an edited build_student")
+    assert "5 of these were made by other code than today's" in run("whole", *options)
 
 
 def test_every_experiment_runs_and_two_are_drawn(run, tmp_path):

@@ -76,11 +76,15 @@ def test_a_sweep_that_was_stopped_ends_like_one_that_was_not(whole, tiny, tmp_pa
     assert "10 of 10 students are there already" in run(tiny, tmp_path)
 
 
-def test_other_settings_or_validation_labels_are_another_sweep(whole, tiny, digits, tmp_path):
+def test_other_settings_validation_labels_or_code_are_another_sweep(whole, tiny, digits, tmp_path, monkeypatch):
     out = shutil.copytree(whole[0], tmp_path / "out")
     one_of_each_seed = ["--temperatures", "4", "--alphas", "1"]
     assert "4 of 4 students are there already" in run(tiny, out, *one_of_each_seed)
     assert "there already" not in run(tiny, out, *one_of_each_seed, "--learning-rate", "0.02")
+    assert "4 of 4 students are there already" in run(tiny, out, *one_of_each_seed, "--learning-rate", "0.02")
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "code_sha256", lambda *scripts: "that of an edited build_student")
+        assert "there already" not in run(tiny, out, *one_of_each_seed, "--learning-rate", "0.02")
     parts = {"train": digits.train, "val": digits.validation, "test": digits.test}
     arrays = {f"{letter}_{part}": array for part, split in parts.items() for letter, array in zip("xy", split)}
     arrays["y_val"] = arrays["y_val"][::-1]  # the training images are the same
@@ -99,6 +103,24 @@ def test_it_chooses_on_validation_images_and_opens_the_test_set_for_the_chosen(w
     assert {name: len(errors) for name, errors in report["test_errors"].items()} == {"chosen": 2, "labels alone": 2}
     assert printed.count("test errors") == 2
     assert (out / "plots" / "sweep.png").exists()
+
+
+def test_the_student_on_labels_alone_has_the_settings_that_are_best_for_it_too(tiny, whole, tmp_path, monkeypatch):
+    out = shutil.copytree(whole[0], tmp_path / "out")
+    count_wrong = sweep.count_wrong
+
+    def with_other_winners(errors, recipes, num_images):
+        """Taught, 9 epochs are best; on labels alone, 1 epoch is."""
+        shares = count_wrong(errors, recipes, num_images)
+        return {each: 0 * share + (each.epochs != (9 if each.alpha else 1)) for each, share in shares.items()}
+
+    monkeypatch.setattr(sweep, "count_wrong", with_other_winners)
+    options = ["--temperatures", "4", "--alphas", "1", "--seeds", "1", "--grid", "epochs=1,9"]
+    lines = run(tiny, out, *options)
+    assert "chosen: --epochs 9 --temperature 4.0 --alpha 1.0 (of all" in lines
+    assert "\nlabels alone: 20 errors" in lines and "\nlabels alone, best with --epochs 1: 0 errors" in lines
+    tested = json.loads((out / "sweep.json").read_text())["test_errors"]
+    assert [*tested] == ["chosen", "labels alone", "labels alone, best with --epochs 1"]
 
 
 def shares_of(**wrong):

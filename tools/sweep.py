@@ -344,6 +344,14 @@ def show(arguments, compared, num_images, figure):
     figures.error_lines(temperatures, lines, figure, title=title, xlabel="temperature", ylabel=counted)
 
 
+def options_of(recipe, names):
+    """These settings of a recipe as one types them: '--temperature 3.0 --alpha 0.3'."""
+    texts = {
+        name: " ".join(map(str, value)) if name == "hidden" else value for name, value in recipe.only(*names).items()
+    }
+    return " ".join(f"--{name.replace('_', '-')} {text}" for name, text in texts.items())
+
+
 def report(arguments, dataset, students, recipes, num_images, out):
     """Choose, open the test set for the chosen students and those on labels alone, and write sweep.json."""
     wrong = [model_files.load_training(each.path)[0]["wrong"] for each in students]
@@ -352,12 +360,16 @@ def report(arguments, dataset, students, recipes, num_images, out):
     figure = out / "plots" / f"sweep.{arguments.format}"
     show(arguments, compared, sum(num_images), figure)
     settings = chosen.only(*arguments.grid, "temperature", "alpha")
-    texts = {name: " ".join(map(str, value)) if name == "hidden" else value for name, value in settings.items()}
-    options = " ".join(f"--{name.replace('_', '-')} {text}" for name, text in texts.items())
-    print(f"chosen: {options} (of all within a standard error of the best, the lowest T, then the lowest alpha)")
-    alone = replace(chosen, **distill.MNIST.only("temperature"), alpha=0.0)
-    errors, more, deviation = compare(shares, chosen)[alone]
-    print(f"labels alone: {errors:,.0f} errors, {more:,.0f} more than the chosen (standard error {deviation:.0f})")
+    rule = "of all within a standard error of the best, the lowest T, then the lowest alpha"
+    print(f"chosen: {options_of(chosen, settings)} ({rule})")
+    to_test = {"chosen": chosen, "labels alone": replace(chosen, **distill.MNIST.only("temperature"), alpha=0.0)}
+    # The other settings of --grid were chosen for the distilled student: others may be better without a teacher.
+    best_alone = min((recipe for recipe in recipes if not recipe.alpha), key=lambda recipe: shares[recipe].sum())
+    if best_alone not in to_test.values():
+        to_test[f"labels alone, best with {options_of(best_alone, arguments.grid)}"] = best_alone
+    for name, recipe in [*to_test.items()][1:]:
+        errors, more, deviation = compare(shares, chosen)[recipe]
+        print(f"{name}: {errors:,.0f} errors, {more:,.0f} more than the chosen (standard error {deviation:.0f})")
     result = {"chosen": settings, "test_errors": {}, "compared": [], "runs": []}
     for recipe, values in compared.items():
         counts = dict(zip(("errors", "more", "standard_error"), map(float, values)))
@@ -370,7 +382,7 @@ def report(arguments, dataset, students, recipes, num_images, out):
             errors = sum(model_files.load_training(path)[0]["validation_errors"] for path in paths)
             result["teachers_errors"] = errors
             print(f"the teachers: {errors:,} errors")
-    for name, recipe in (("chosen", chosen), ("labels alone", alone)):
+    for name, recipe in to_test.items():
         test_errors = []
         for each in students[recipes.index(recipe) :: len(recipes)]:
             net = model_files.load(each.path, dataset.image_shape, dataset.num_classes)
