@@ -46,8 +46,10 @@ class DistillRecipe(student.StudentRecipe):
 MNIST = DistillRecipe()
 OWN_DATA = DistillRecipe(translate=student.OWN_DATA.translate)
 REMEDIES = {  # what to try for a net that is no better than the baseline
-    "teacher": "more --epochs for teacher.py, or less --dropout, --weight-decay and --distort",
-    "distilled": "a lower --temperature or --alpha, or a larger student (--hidden)",
+    "teacher": "try more --epochs for teacher.py, or less --dropout, --weight-decay and --distort",
+    "your teacher": "check that it gets what it was trained on: the range of its pixels (--teacher-pixels 255), their"
+    " mean and deviation, and its classes in the order of the data's; else choose another one",
+    "distilled": "try a lower --temperature or --alpha, or a larger student (--hidden)",
 }
 
 
@@ -146,14 +148,15 @@ def describe_result(errors: dict[str, int], num_images: int) -> str:
     return "\n".join([*lines, describe_gain(errors)])
 
 
-def advice(wrong: dict[str, int]) -> list[str]:
+def advice(wrong: dict[str, int], is_own_teacher: bool = False) -> list[str]:
     """What to try if distilling did not help. wrong: validation errors, as in `describe_result`."""
-    return [
-        f"the {name} net makes no fewer errors on the validation images than the baseline ({wrong[name]:,} and"
-        f" {wrong['baseline']:,}): try {remedy}"
-        for name, remedy in REMEDIES.items()
-        if wrong.get(name, -1) >= wrong["baseline"] > 0
-    ]
+    lines = []
+    for name, remedy in (("teacher", "your teacher" if is_own_teacher else "teacher"), ("distilled", "distilled")):
+        if wrong.get(name, -1) >= wrong["baseline"] > 0:
+            counts = f"({wrong[name]:,} and {wrong['baseline']:,})"
+            problem = f"the {name} net makes no fewer errors on the validation images than the baseline {counts}"
+            lines.append(f"{problem}: {REMEDIES[remedy]}")
+    return lines
 
 
 # ---- distilling ------------------------------------------------------------------------------------------------------
@@ -177,8 +180,8 @@ def distill(
     pixels: float = 1.0,
     student_pixels: float = 1.0,
     validation: tuple[ArrayLike, ArrayLike] | None = None,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
-    optimizer: keras.optimizers.Optimizer | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] | keras.callbacks.Callback = (),
+    optimizer: keras.optimizers.Optimizer | str | None = None,
 ) -> list[model_files.Epoch]:
     """Train `student`, a Keras classifier, on labels and on the soft targets of `teacher`; returns the history.
 
@@ -187,9 +190,9 @@ def distill(
     any model's logits or probabilities (n, C) of these images. images, labels: see data.checked_split. temperature,
     alpha: see `distillation_loss`. translate, distort, augment: see data.Batches; all are off by default, while the
     script shifts MNIST's images by up to a pixel. pixels, student_pixels: factors for the inputs of teacher and
-    student, see inference.pixels_for. validation: (images, labels). callbacks: see training.Run. optimizer: used as it
-    is; None is Adam with learning_rate, see training.adam. seed: decides the order of the images, the shifts and the
-    distortions.
+    student, see inference.pixels_for. validation: (images, labels). callbacks: one or several, see training.Run.
+    optimizer: used as it is, or a name as for Keras' `compile`; None is Adam with learning_rate, see training.adam.
+    seed: decides the order of the images, the shifts and the distortions.
 
     Raises UserError: an argument cannot be used; or as teacher_logits, data.Batches and training.Run do.
     """
@@ -202,6 +205,13 @@ def distill(
     ):
         if not is_valid:
             raise UserError(f"{name} is {value}: it must be {requirement}")
+    if not isinstance(student, keras.Model):
+        raise UserError(f"student is a {type(student).__name__}: it must be a Keras model")
+    try:
+        optimizer = optimizer and keras.optimizers.get(optimizer)
+    except ValueError as error:
+        raise UserError("optimizer must be a Keras optimizer, or the name of one, such as 'adam'") from error
+    callbacks = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else callbacks
     split = data.checked_split(images, labels)
     if validation is not None:
         if not isinstance(validation, (tuple, list)) or len(validation) != 2:
@@ -377,7 +387,7 @@ def main() -> None:
         return errors
 
     if len(dataset.validation.labels):
-        print("\n".join([*advice(count_errors("validation")), ""]), end="")
+        print("\n".join([*advice(count_errors("validation"), bool(arguments.teacher)), ""]), end="")
     print(describe_result(count_errors("test"), len(dataset.test.labels)))
 
 

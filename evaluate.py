@@ -86,14 +86,17 @@ def run_model(path: Path, dataset: data.Dataset, pixels: float | None, option: s
     """Load the model file at `path` and run it on the test and validation images.
 
     pixels: see inference.feeder; None: as the file says, or else 1. Prints a warning that names `option`, which sets
-    pixels, if another value is much better. Raises UserError: as model_files.load does; the model's outputs are not
-    finite.
+    pixels, if another value is much better; and one if the classes are in another order. Raises UserError: as
+    model_files.load does; the model's outputs are not finite.
     """
     model = model_files.load(path, dataset.image_shape, dataset.num_classes)
     settings, history = model_files.load_training(path)
     pixels = model_files.pixels(settings, pixels)
-    inference.warn_of_pixels(path, model, data.sample(dataset.train), pixels, option)
+    sample = data.sample(dataset.train)
+    inference.warn_of_pixels(path, model, sample, pixels, option)
     predict = inference.predictor(model, pixels=pixels)
+    if problem := inference.order_warning(predict(sample.images).argmax(-1), sample.labels):
+        print(f"warning: {path}: {problem}", flush=True)
     logits = predict(np.concatenate([dataset.test.images, dataset.validation.images]))
     if not np.isfinite(logits).all():
         raise UserError(f"{path}: the model's outputs are not finite: train it again with a lower --learning-rate")

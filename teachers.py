@@ -78,7 +78,10 @@ def load_teacher(arguments: argparse.Namespace, dataset: data.Dataset, out: Path
             problem = f"{path} was not trained on these training examples, but with other --data or --validation"
             remedy = "run `python teacher.py` with the options given here, or name it with --teacher"
             raise UserError(f"{problem}: {remedy}")
-        if trained_on not in (None, data_sha256):
+        if trained_on is None:
+            problem = f"{path} does not say what it was trained on"
+            print(f"note: {problem}: if that were validation or test examples, their errors would say little")
+        elif trained_on != data_sha256:
             print(f"warning: {path} was trained on other examples than these, perhaps on validation or test examples")
     split = dataset.validation if len(dataset.validation.labels) else dataset.train
     predict = inference.predictor(teacher, pixels=arguments.teacher_pixels)
@@ -136,10 +139,12 @@ def print_accuracy(classes: np.ndarray, labels: np.ndarray, name: str) -> float:
 def check_teacher(classes: np.ndarray, labels: np.ndarray, remedy: str) -> None:
     """Warn if always naming the commonest class is right at least as often as a teacher's predicted classes (n,).
 
-    Raises UserError: the teacher's balanced accuracy (its recall, averaged over the classes) is no better than chance;
-    `remedy` says what to do.
+    Raises UserError: the teacher's classes are in another order; its balanced accuracy (its recall, averaged over the
+    classes) is no better than chance. `remedy` says what to do then.
     """
     classes, labels = classes[labels >= 0], labels[labels >= 0]
+    if problem := inference.order_warning(classes, labels):
+        raise UserError(f"the teacher is {problem}")
     is_right = classes == labels
     right_of_class = [is_right[labels == label] for label in np.unique(labels)]
     recall, chance = np.mean([right.mean() for right in right_of_class]), 1 / len(right_of_class)

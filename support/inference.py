@@ -27,6 +27,7 @@ TINY = float(np.finfo(np.float32).tiny)  # the smallest probability whose logari
 EPSILON = {"float16": 2**-10, "bfloat16": 2**-7}  # machine epsilon of a net's compute dtype; FLOAT32_EPSILON of others
 FLOAT32_EPSILON = 2**-23
 PIXELS = (1 / 255, 1.0, 255.0)  # factors by which a model may need its inputs multiplied
+LISTED_CLASSES = 20  # of up to so many classes, a message lists the order
 TRANSPARENT = ("Flatten", "Reshape", "Identity", "Dropout", "Squeeze", "ExpandDims")  # layers that change no number
 # Activations whose outputs are not probabilities.
 LOGITS = ("linear", "log_softmax", "relu", "leaky_relu", "elu", "gelu", "silu", "tanh")
@@ -323,6 +324,32 @@ def describe_errors(errors: int, num_images: int) -> str:
     return f"{errors:,} test errors in {num_images:,} images, accuracy {1 - errors / num_images:.2%}"
 
 
+def order_warning(classes: np.ndarray, labels: np.ndarray) -> str | None:
+    """A sentence, if a model's classes are clearly in another order than the labels'; else None.
+
+    Clearly: each predicted class is mostly one class of the labels, each another one, and renaming them leaves less
+    than half of the errors, and less than half of those of always naming the commonest class. classes: predicted for
+    labelled examples (n,); labels: (n,).
+    """
+    size = 1 + max(classes.max(), labels.max())
+    counts = np.bincount(size * classes + labels, minlength=size**2).reshape(size, size)  # predicted, true
+    order, is_predicted = counts.argmax(1), counts.any(1)
+    errors, renamed_errors = len(labels) - np.trace(counts), len(labels) - counts.max(1).sum()
+    commonest_class_errors = len(labels) - counts.sum(0).max()
+    is_one_to_one = len({*order[is_predicted]}) == is_predicted.sum()
+    if not is_one_to_one or renamed_errors >= min(errors, commonest_class_errors) / 2:
+        return None
+    accuracy, renamed_accuracy = 1 - errors / len(labels), 1 - renamed_errors / len(labels)
+    listed, put_right = "", "outputs with their columns in the order of the data's classes"
+    if is_predicted.all() and size <= LISTED_CLASSES:
+        listed, put_right = f", {', '.join(map(str, order))}", f"outputs[:, {np.argsort(order).tolist()}]"
+    return (
+        f"right on {accuracy:.0%} of {len(labels):,} examples, but on {renamed_accuracy:.0%} if its classes are in"
+        f" another order{listed} (Keras and torchvision sort folders as text: 0, 1, 10, 2). Put its outputs right: a"
+        f" teacher can be given as logits.npz, with train={put_right}"
+    )
+
+
 def warn_of_pixels(path: Path, model: keras.Model, split: Split, pixels: float, option: str) -> None:
     """Print what `pixels_warning` says, if anything, about the model of the file at `path`."""
     if problem := pixels_warning(model, split, pixels, option):
@@ -331,30 +358,39 @@ def warn_of_pixels(path: Path, model: keras.Model, split: Split, pixels: float, 
 
 
 def pixels_warning(model: keras.Model, split: Split, pixels: float, option: str) -> str | None:
-    """A sentence that names `option`, if a model is much better with another factor for its inputs than `pixels`.
+    """A sentence that says what to do, if a model is much better with other inputs than `pixels` times the examples.
 
-    Much better: less than half of the errors, and less than half of those of always naming the commonest class.
-    split: some labelled examples. None: `pixels` will do.
+    Other inputs: with another factor, which `option` sets; pixels from -1 to 1; or with mean 0 and deviation 1. Much
+    better: less than half of the errors, by three standard errors of their number, and less than half of those of
+    always naming the commonest class. split: some labelled examples. None: `pixels` will do.
     """
     images = to_unit(split.images)
     rescaling = [layer.scale for layer in model._flatten_layers() if isinstance(layer, keras.layers.Rescaling)]
     if rescaling and np.max(rescaling[0]) * pixels_for(model, images, pixels) * np.max(images) < 1 / 100:
         return f"its layer Rescaling leaves next to nothing of pixels up to {np.max(images):.3g}: give {option} 255"
 
-    def num_errors(scale: float) -> int:
-        return int(np.sum(caller(model, images, scale)(images).numpy().argmax(-1) != split.labels))
+    def num_errors(factor: float, offset: float) -> int:
+        inputs, factor = (factor * images + offset, 1.0) if offset else (images, factor)
+        return int(np.sum(caller(model, inputs, factor)(inputs).numpy().argmax(-1) != split.labels))
 
-    errors, num_images = {pixels: num_errors(pixels)}, len(split.labels)
-    for candidate in PIXELS:
+    others = {(factor, 0.0): f"{option} {factor:.6g}: give that option" for factor in PIXELS}
+    if np.min(images) >= 0 and 1 >= np.max(images) > np.min(images):
+        mean, deviation = np.mean(images), np.std(images)
+        offsets = {"from -1 to 1": (2.0, -1.0), "with mean 0 and deviation 1": (1 / deviation, -mean / deviation)}
+        for name, (factor, offset) in offsets.items():
+            layers = f"keras.Input({single_shape(model.inputs)}), keras.layers.Rescaling({factor:.4g}, {offset:.4g})"
+            saved = f"keras.Sequential([{layers}, model]).save('scaled.keras')"
+            others[factor, offset] = f"pixels {name}: use a model that makes them so, {saved}"
+    given, num_images, errors = num_errors(pixels, 0.0), len(split.labels), {}
+    for factor, offset in others:
         with contextlib.suppress(UserError):  # its outputs are then neither probabilities nor logits
-            errors[candidate] = num_errors(candidate)
+            errors[factor, offset] = num_errors(factor, offset)
     best = min(errors, key=errors.get)
     commonest_class_errors = num_images - np.bincount(split.labels).max()
-    if errors[best] >= min(errors[pixels], commonest_class_errors) / 2:
+    if errors[best] >= min(given / 2, given - 3 * math.sqrt(given), commonest_class_errors / 2):
         return None
-    accuracy, best_accuracy = 1 - errors[pixels] / num_images, 1 - errors[best] / num_images
-    compared = f"right on {accuracy:.0%} of {num_images:,} examples, but on {best_accuracy:.0%} with"
-    return f"{compared} {option} {best:.6g}: give that option"
+    accuracy, best_accuracy = 1 - given / num_images, 1 - errors[best] / num_images
+    return f"right on {accuracy:.0%} of {num_images:,} examples, but on {best_accuracy:.0%} with {others[best]}"
 
 
 def multiply_adds(model: keras.Model, example_shape: tuple[int, ...]) -> int | None:

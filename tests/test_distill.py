@@ -202,6 +202,8 @@ def test_what_to_try_is_said_where_distilling_did_not_help(net, num_errors, opti
     errors = {"teacher": 30, "baseline": 60, "distilled": 40}
     assert distill.advice(errors) == []
     (line,) = distill.advice(errors | {net: num_errors})
+    (of_own_teacher,) = distill.advice(errors | {net: num_errors}, is_own_teacher=True)
+    assert ("teacher.py" in line, "teacher.py" in of_own_teacher) == (net == "teacher", False)
     no_fewer = "net makes no fewer errors on the validation images than the baseline"
     assert line.startswith(f"the {net} {no_fewer} ({num_errors} and 60)")
     assert option in line

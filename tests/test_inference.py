@@ -184,3 +184,44 @@ def test_where_other_pixels_are_much_better_the_option_is_named(knowing):
     assert "with --teacher-pixels 255: give that option" in warning
     warning = inference.pixels_warning(keras.models.clone_model(to_255), SPLIT, 1.0, "--student-pixels")
     assert "Rescaling leaves next to nothing of pixels" in warning
+
+
+@pytest.mark.parametrize("wants", ["from -1 to 1", "with mean 0 and deviation 1"])
+def test_a_model_of_shifted_pixels_is_named_and_the_advice_makes_one_that_works(wants, tmp_path, monkeypatch):
+    values = np.uint8(255 * np.linspace(0, 1, 240) ** 3)  # most are dark
+    images = np.repeat(values, 6).reshape(240, 2, 3)
+    is_bright = values > (127 if wants == "from -1 to 1" else values.mean())
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(2)])
+    model.set_weights([np.float32([[0, 1]] * 6), np.zeros(2, np.float32)])  # bright: above 0
+    split = data.Split(images, is_bright.astype(np.int32))
+    warning = inference.pixels_warning(model, split, 1.0, "--teacher-pixels")
+    assert f"pixels {wants}: use a model" in warning
+    monkeypatch.chdir(tmp_path)
+    exec(warning[warning.index("keras.Sequential") :], {"keras": keras, "model": model})  # noqa: S102 - our own advice
+    assert inference.pixels_warning(keras.models.load_model("scaled.keras"), split, 1.0, "--teacher-pixels") is None
+
+
+def test_a_difference_of_a_few_examples_is_no_reason_for_other_pixels():
+    labels = np.repeat(np.int32([0, 1]), 100)
+    images = np.float32(labels[:, None] + [[-0.5]] * 200)
+    images[[150, 160, 170]] = 0.002  # wrong as they are, and right when multiplied by 255
+    model = keras.Sequential([keras.Input((1,)), layers.Dense(2)])
+    model.set_weights([np.float32([[0, 1]]), np.float32([0, -0.004])])
+    assert inference.pixels_warning(model, data.Split(images, labels), 1.0, "--teacher-pixels") is None
+
+
+def test_classes_in_another_order_are_listed_and_the_advice_puts_them_right():
+    random = np.random.default_rng(0)
+    labels = np.concatenate([np.arange(4), random.integers(4, size=400)])
+    right = np.where(random.random(404) < 0.9, labels, random.integers(4, size=404))
+    order = np.array([0, 2, 3, 1])  # output 1 stands for class 2
+    outputs = np.argsort(order)[right]
+    warning = inference.order_warning(outputs, labels)
+    assert "if its classes are in another order, 0, 2, 3, 1 (" in warning
+    columns = eval(warning[warning.rindex("[:, ") + 4 : -1])
+    assert (np.eye(4)[outputs][:, columns].argmax(-1) == right).all()
+    assert inference.order_warning(right, labels) is None
+    assert inference.order_warning(random.integers(4, size=404), labels) is None  # no better in any order
+    assert inference.order_warning(0 * labels, labels) is None
+    many = np.arange(60)
+    assert "with their columns in the order of the data's classes" in inference.order_warning(many[::-1], many)

@@ -274,7 +274,8 @@ def train_both(arguments, recipe, out):
                 shutil.rmtree(folder)
                 print(f"saved {path}, {net.count_params():,} parameters", flush=True)
             net, histories[name] = model_files.load(path), model_files.load_training(path)[1]
-            runs["distilled"].setdefault("baseline", model_files.fingerprint(net))
+            if name == "student":
+                runs["distilled"]["baseline"] = model_files.fingerprint(net)
             errors["baseline" if name == "student" else name] = count_errors(classifier(net, images, pixels), images)
     plots.learning_curves(histories, out / "plots" / "learning_curves_distilled.png")
     print(f"\n{distill.describe_result(errors, images.num_test)}")
