@@ -118,6 +118,15 @@ def test_a_model_that_ends_in_softmax_is_recognised_and_gives_the_same_metrics(d
     assert plain["microseconds_for_one_image"] > 0
 
 
+def test_a_model_whose_classes_are_in_another_order_is_named(tiny, tmp_path, printed, cheap, knowing):
+    net = keras.models.load_model(knowing)
+    net.layers[-1].set_weights([weight[..., [1, 2, 0]] for weight in net.layers[-1].get_weights()])
+    net.save(tmp_path / "sorted.keras")
+    for name, is_other in ((tmp_path / "sorted.keras", True), (knowing, False)):
+        report = printed(evaluate.main, "--data", tiny, "--out", tmp_path, name)
+        assert ("if its classes are in another order, 1, 2, 0 (" in report) == is_other
+
+
 def test_a_model_that_is_not_finite_is_refused(digits, tmp_path):
     net = student.build_student(digits.image_shape, digits.num_classes)
     net.set_weights([np.full_like(weight, np.nan) for weight in net.get_weights()])

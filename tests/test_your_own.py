@@ -245,6 +245,16 @@ def test_keras_own_callbacks_work(digits, tmp_path):
     assert list((tmp_path / "board").rglob("events*"))
 
 
+def test_a_single_callback_and_an_optimizer_by_name_are_taken_as_keras_takes_them(digits):
+    recorder, nets = Recorder(9), []
+    for options in ({"optimizer": "sgd", "callbacks": recorder}, {"optimizer": keras.optimizers.SGD()}):
+        keras.utils.set_random_seed(0)
+        nets.append(flat())
+        distill.distill(nets[-1], convolutional(), *digits.train, epochs=1, batch_size=20, **options)
+    assert recorder.heard[0] == "begin" and recorder.heard[-1] == "end"
+    assert same_weights(*nets)
+
+
 def test_distilling_from_python_is_what_the_scripts_do(digits, knowing):
     teacher_net = keras.models.load_model(knowing)
     recipe = distill.DistillRecipe(**SMALL.settings() | {"hidden": (8,), "translate": 1, "alpha": 0.3})
@@ -336,14 +346,16 @@ def test_labels_in_a_column_or_as_whole_floats_are_labels(eager):
         ({"validation": (IMAGES, LABELS[:5])}, r"validation\[0\] has 240 images and validation\[1\] 5 labels"),
         ({"validation": (IMAGES, LABELS + 1)}, r"validation\[1\] has a label 3"),
         ({"validation": (IMAGES, LABELS - 1)}, r"validation\[1\] has labels below 0"),
+        ({"student": [flat()]}, "student is a list: it must be a Keras model"),
+        ({"optimizer": "adm"}, "optimizer must be a Keras optimizer, or the name of one, such as 'adam'"),
         ({"callbacks": [keras.callbacks.ReduceLROnPlateau()]}, "ReduceLROnPlateau sets the learning rate"),
         ({"callbacks": [keras.callbacks.LearningRateScheduler(lambda epoch: 0.1)]}, "optimizer=keras.optimizers.Adam"),
     ],
 )
 def test_an_argument_that_cannot_be_used_is_refused_in_a_sentence(changes, message):
-    arguments = {"images": IMAGES, "labels": LABELS, "teacher": flat()} | RUN | changes
+    arguments = {"student": flat(), "images": IMAGES, "labels": LABELS, "teacher": flat()} | RUN | changes
     with pytest.raises(UserError, match=message):
-        distill.distill(flat(), **arguments)
+        distill.distill(**arguments)
 
 
 def test_nets_that_were_never_built_are_built_from_the_examples():
