@@ -47,11 +47,11 @@ def test_a_command_runs_unless_its_file_is_there_and_its_failure_is_told(tmp_pat
         commands.append(command[1:])
         return subprocess.CompletedProcess(command, 1 if "bad.py" in command else 0)
 
+    files.write_json(tmp_path / "a.json", {})
     monkeypatch.setattr(subprocess, "run", run)
     headline.run_script(tmp_path / "a.keras", "a.py", "--seed", 3, quick=True)
     assert commands == [["a.py", "--out", str(tmp_path), "--seed", "3"]]
     model_files.save(student.build_student((12, 10), 3), tmp_path / "a.keras", {}, [])
-    files.write_json(tmp_path / "a.json", {})
     for name in ("a.keras", "a.json"):
         headline.run_script(tmp_path / name, "a.py", quick=False)
     assert len(commands) == 1
