@@ -6,6 +6,12 @@ from collections.abc import Iterator
 import keras
 
 FIXED = {"data_format": "channels_last", "dtype": "float32"}  # options for the layers that have both
+# Keras saves these activations by the names that TensorFlow gives them, and does not know the names when it loads them.
+TF_NN = {  # of tf.nn; Keras finds the others by theirs
+    "softmax_v2": keras.activations.softmax,
+    "log_softmax_v2": keras.activations.log_softmax,
+    "swish": keras.activations.silu,
+}
 
 
 def layer_seeds(seed: int | None) -> Iterator[int | None]:

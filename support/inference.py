@@ -30,7 +30,20 @@ PIXELS = (1 / 255, 1.0, 255.0)  # factors by which a model may need its inputs m
 LISTED_CLASSES = 20  # of up to so many classes, a message lists the order
 TRANSPARENT = ("Flatten", "Reshape", "Identity", "Dropout", "Squeeze", "ExpandDims")  # layers that change no number
 # Activations whose outputs are not probabilities.
-LOGITS = ("linear", "log_softmax", "relu", "leaky_relu", "elu", "gelu", "silu", "tanh")
+LOGITS = (
+    "linear",
+    "log_softmax",
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "gelu",
+    "silu",
+    "swish",
+    "softplus",
+    "tanh",
+)
 
 
 def to_unit(images: np.ndarray | tf.Tensor) -> tf.Tensor:
@@ -180,7 +193,8 @@ def _activation_name(operation: keras.Operation) -> str | None:
     activation = getattr(operation, "activation", None)
     if activation is None or hasattr(operation, "recurrent_activation"):
         return None
-    return getattr(activation, "__name__", type(activation).__name__.lower())
+    name = getattr(activation, "__name__", type(activation).__name__.lower())
+    return name.removesuffix("_v2")  # that of tf.nn.softmax is softmax_v2
 
 
 def output_kind(model: keras.Model, outputs: np.ndarray) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from support.building import FIXED
+from support.building import FIXED, TF_NN
 
 import keras
 import numpy as np
@@ -21,7 +21,8 @@ class Stack(keras.Model):
         values, num_students, is_first = images, len(students), True
         for layer in students[0].layers:
             if not isinstance(layer, keras.layers.Dense):  # it has no weights
-                values = type(layer).from_config(layer.get_config())(values)
+                with keras.saving.custom_object_scope(TF_NN):
+                    values = type(layer).from_config(layer.get_config())(values)
             elif is_first:
                 options = {"activation": layer.activation, "dtype": FIXED["dtype"]}
                 values = keras.layers.Dense(num_students * layer.units, **options)(values)

@@ -4,8 +4,10 @@ from dataclasses import replace
 
 from support.stack import Stack
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import data
 import distill
@@ -41,6 +43,17 @@ def test_a_stack_gives_its_students_logits_and_their_weights_back(digits):
     for net, weights in zip(students, before):
         for one, other in zip(net.get_weights(), weights, strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+def test_students_with_activations_of_tf_nn_are_stacked(digits):
+    layers = keras.layers
+
+    def build():
+        hidden = [layers.Flatten(), layers.Dense(4, tf.nn.silu), layers.Activation(tf.nn.silu)]
+        return keras.Sequential([keras.Input((12, 10)), *hidden, layers.Dense(3, tf.nn.softmax)])
+
+    students, images = [build(), build()], digits.train.images[:7] / np.float32(255)
+    np.testing.assert_allclose(Stack(students)(images), np.stack([net(images) for net in students], 1), atol=1e-6)
 
 
 @pytest.mark.parametrize("cores", [1, 2])
