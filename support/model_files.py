@@ -1,24 +1,55 @@
-"""Model files: a .keras file with the settings and the history of its training, loaded without trusting it."""
+"""Model files: a .keras file with the settings and the history of its training, loaded without trusting it.
 
+Keras' older HDF5 files are loaded too. Of all else that people have, the error says what it is and what to do.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
 import csv
 import hashlib
 import json
 import math
+import re
+import shutil
 import tempfile
+import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from support import UserError, files
+from support import UserError, building, files
 from support.inference import fitting_advice, fitting_shape, single_shape
 
+import h5py
 import keras
 
 TRAINING = "training.json"  # the member of a .keras archive that holds the settings and the history of its training
 DIGESTS = "sha256.json"  # the SHA-256 of the other members: a zip file's own checksums have 32 bits only
 MAX_JSON_BYTES = 2**24  # of a member that is parsed, which takes Python ten times as much memory
-HDF5, LFS_POINTER = b"\x89HDF\r\n\x1a\n", b"version https://git-lfs"  # how such files begin
+HDF5 = b"\x89HDF\r\n\x1a\n"  # how such files begin
+OUTPUTS = (
+    "a teacher's outputs for x_train and x_test will do: numpy.savez('logits.npz', train=..., test=...), then"
+    " --teacher logits.npz"
+)
+KEEP_ROWS = "if it is a teacher's outputs for x_train, numpy.savez('logits.npz', train=numpy.load('PATH'))"
+ADD_WEIGHTS = "build it in Python, or by keras.models.model_from_json(open('PATH').read()); model.load_weights(FILE)"
+# No models of Keras: how the file's name ends, or how it begins; what it is; what to do, where PATH is its path.
+OTHER_FILES = [
+    ((".npy",), "an array of NumPy", f"{KEEP_ROWS}, then --teacher logits.npz"),
+    ((".npz",), "a file of arrays", "a teacher's logits.npz is for --teacher; other nets must be .keras files"),
+    ((".pt", ".pth", ".safetensors"), "a file of PyTorch", OUTPUTS),
+    ((".onnx",), "an ONNX model", OUTPUTS),
+    ((".tflite",), "a LiteRT (TensorFlow Lite) model", OUTPUTS),
+    ((".pb",), "a graph of TensorFlow", OUTPUTS),
+    ((".pkl", ".pickle", ".joblib"), "a pickle, which is Python code and is not loaded", OUTPUTS),
+    ((".ckpt", ".index", ".data-00000-of-00001"), "a checkpoint, which has weights only", OUTPUTS),
+    ((".json",), "a net's layers without their weights", f"{ADD_WEIGHTS}; model.save('NAME.keras')"),
+    ((b"version https://git-lfs",), "a pointer of Git LFS, not the model itself", "git lfs pull gets that"),
+    ((b"<",), "a web page, not the model", "download the file itself (on GitHub: 'Download raw file')"),
+]
 
 
 class Epoch(NamedTuple):
@@ -30,7 +61,7 @@ class Epoch(NamedTuple):
     validation_accuracy: float  # nan without validation images
     seconds: float  # of the training, without the validation
 
-    def of_student(self, place: int) -> "Epoch":
+    def of_student(self, place: int) -> Epoch:
         """The row of one student of a Stack; its seconds are those of all."""
         return Epoch(*(value[place] if isinstance(value, list) else value for value in self))
 
@@ -81,23 +112,15 @@ def differing(settings: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
 
 def load(path: str | Path, example_shape: tuple[int, ...] | None = None, num_classes: int | None = None) -> keras.Model:
-    """Load a .keras file, saved by this project or by anyone, in Keras' safe mode: no Lambda layers, no pickles.
+    """Load a .keras or HDF5 file, saved by this project or by anyone, in Keras' safe mode: no Lambdas, no pickles.
 
     Raises UserError: it is missing, damaged, no Keras model; or, unless they are None, does not take examples of this
     shape (see inference.fitting_shape), or does not return num_classes numbers for each, or a single one for two.
     """
 
-    def read(archive: zipfile.ZipFile) -> keras.Model:
-        try:
-            files.check_expansion(path, _declared_bytes(archive))
-            return keras.models.load_model(path, compile=False, safe_mode=True)
-        except Exception as error:
-            metadata = _json(archive, "metadata.json") if "metadata.json" in archive.namelist() else {}
-            saved_by = metadata.get("keras_version", keras.__version__)
-            if saved_by == keras.__version__:
-                raise
-            problem = f"{files.cause(error)}; Keras {saved_by} saved it, and this is {keras.__version__}"
-            raise ValueError(problem) from error
+    def read(archive: zipfile.ZipFile | None) -> keras.Model:
+        with keras.saving.custom_object_scope(building.TF_NN):
+            return _from_hdf5(path) if archive is None else _from_archive(path, archive)
 
     model = _read(path, read)
     if example_shape is None:
@@ -116,11 +139,11 @@ def load(path: str | Path, example_shape: tuple[int, ...] | None = None, num_cla
 def load_training(path: str | Path) -> tuple[dict[str, Any], list[Epoch]]:
     """The settings and the history that `save` put into a model file; ({}, []) for a model from elsewhere.
 
-    Raises UserError: the file is missing, damaged or no .keras file.
+    Raises UserError: the file is missing, damaged or no model file.
     """
 
-    def parse(archive: zipfile.ZipFile) -> tuple[dict[str, Any], list[Epoch]]:
-        if TRAINING not in archive.namelist():
+    def parse(archive: zipfile.ZipFile | None) -> tuple[dict[str, Any], list[Epoch]]:
+        if archive is None or TRAINING not in archive.namelist():
             return {}, []
         saved = _json(archive, TRAINING)
         history = [Epoch(*row) for row in saved["history"]]
@@ -144,23 +167,27 @@ def is_made_with(path: Path, wanted: dict[str, Any]) -> bool:
         return False
 
 
-def _read(path: str | Path, read: Callable[[zipfile.ZipFile], Any]) -> Any:
-    """read(archive) of the .keras file at `path`, after every member of it has passed its checksum."""
+def _read(path: str | Path, read: Callable[[zipfile.ZipFile | None], Any]) -> Any:
+    """read(archive) of a .keras file, after every member of it has passed its checksum, or read(None) of an HDF5 file.
+
+    Raises UserError: it is missing, damaged, or a file of another kind.
+    """
     missing = "there is no such model file"
     with files.reading(path, missing, "train or save it again"):
+        path = Path(path)
+        if path.is_dir() or path.name == "saved_model.pb" and path.exists():
+            raise _folder_refused(path)
         with open(path, "rb") as file:
             start = file.read(64)
         if start.startswith(HDF5):
-            rename = "" if Path(path).suffix in (".h5", ".hdf5") else "rename it to NAME.h5; then "
-            code = "import keras; keras.saving.load_model('NAME.h5', compile=False).save('NAME.keras')"
-            convert = f'{rename}python -c "{code}"'
-            raise UserError(
-                f"{path} is an HDF5 file, Keras' older format: {convert} turns it into one that can be used here"
-            )
-        if start.startswith(LFS_POINTER):
-            raise UserError(f"{path} is a pointer of Git LFS, not the model itself: git lfs pull gets that")
-        if Path(path).suffix != ".keras":
-            raise ValueError("its name does not end in .keras")  # Keras would take it for another format
+            return read(None)
+        start = start.removeprefix(codecs.BOM_UTF8).lstrip()
+        for signs, kind, remedy in OTHER_FILES:
+            if path.name.lower().endswith(signs) if isinstance(signs[0], str) else start.startswith(signs):
+                raise UserError(f"{path} is {kind}: {remedy.replace('PATH', str(path))}")
+        if path.suffix != ".keras":  # Keras would take it for another format
+            remedy = f"if Keras saved it so, rename it to NAME.keras; otherwise, {OUTPUTS}"
+            raise UserError(f"{path} cannot be read (its name does not end in .keras): {remedy}")
         with zipfile.ZipFile(path) as archive:
             files.check_expansion(path, files.unpacked_bytes(archive))
             outside = [name for name in archive.namelist() if name.startswith("/") or ".." in name.split("/")]
@@ -175,6 +202,19 @@ def _read(path: str | Path, read: Callable[[zipfile.ZipFile], Any]) -> Any:
                 if changed:
                     raise ValueError(f"changed since it was saved: {', '.join(changed)}")
             return read(archive)
+
+
+def _folder_refused(path: Path) -> UserError:
+    """What to raise for a folder, or for the saved_model.pb in it."""
+    folder = path if path.is_dir() else path.parent
+    if (folder / "saved_model.pb").exists():
+        run = f"net = keras.layers.TFSMLayer('{folder}', call_endpoint='serving_default')"
+        problem = "is a SavedModel of TensorFlow, which Keras 3 can run, but not turn into a model"
+        return UserError(f"{path} {problem}: {run}; (outputs,) = net(x).values(); {OUTPUTS}")
+    if (folder / "config.json").exists():
+        code = f"import shutil; shutil.move(shutil.make_archive('NAME', 'zip', '{folder}'), 'NAME.keras')"
+        return UserError(f'{path} is a .keras file that was unpacked: python -c "{code}" packs it again')
+    return UserError(f"{path} is a folder: name a model file, NAME.keras")
 
 
 def _json(archive: zipfile.ZipFile, name: str, **options: Any) -> Any:
@@ -194,19 +234,126 @@ def _digests(archive: zipfile.ZipFile) -> dict[str, str]:
     return digests
 
 
-def _declared_bytes(archive: zipfile.ZipFile) -> float:
-    """The memory that a model's weights will take according to its config.json, which Keras holds them to."""
+# ---- what Keras makes of them ----------------------------------------------------------------------------------------
+
+
+def _from_archive(path: str | Path, archive: zipfile.ZipFile) -> keras.Model:
+    """The model in a .keras file. Raises UserError or ValueError: see `_explained`."""
 
     def without_optimizer(values: dict[str, Any]) -> dict[str, Any]:  # which cannot be created in a StatelessScope
         return {name: value for name, value in values.items() if name != "compile_config"}
 
     config = _json(archive, "config.json", object_hook=without_optimizer)
+    metadata = _json(archive, "metadata.json") if "metadata.json" in archive.namelist() else {}
+    saved_by = metadata.get("keras_version", keras.__version__)
+    with _explained(path, config, saved_by):
+        num_bytes = _declared_bytes(lambda: keras.models.model_from_json(json.dumps(config)))
+    files.check_expansion(path, num_bytes)  # Keras holds the weights to the shapes that config.json declares
+    with _explained(path, config, saved_by):
+        return keras.models.load_model(path, compile=False, safe_mode=True)
+
+
+def _from_hdf5(path: str | Path) -> keras.Model:
+    """The model in an HDF5 file, Keras' older format. Raises UserError or ValueError: see `_explained`."""
+    with h5py.File(path) as file:
+        sizes = []
+        file.visititems(lambda _, item: sizes.append(getattr(item, "nbytes", 0)))  # HDF5 has compression of its own
+        files.check_expansion(path, sum(sizes))
+        saved, saved_by = (file.attrs.get(name, b"") for name in ("model_config", "keras_version"))
+        if not saved:
+            raise UserError(f"{path} has no model, at most a model's weights: {_rebuild(path, file)}")
+    config, saved_by = json.loads(saved), saved_by if isinstance(saved_by, str) else saved_by.decode()
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):
+        copy = shutil.copy(path, Path(folder) / "model.h5")  # Keras goes by the name
+
+        def make() -> keras.Model:
+            return keras.models.load_model(copy, compile=False, safe_mode=True)
+
+        with _explained(path, config, saved_by):
+            first = next(_layers(config))
+            if first["class_name"] != "InputLayer" and "batch_input_shape" in first["config"]:
+                raise ValueError("its first layer has a batch_input_shape")  # Keras 3 takes it for an input_shape
+            num_bytes = _declared_bytes(make)
+        files.check_expansion(path, num_bytes)
+        return make()
+
+
+def _declared_bytes(make: Callable[[], keras.Model]) -> float:
+    """The memory that the weights of the model that make() returns will take; this takes none for them."""
     declared = math.inf
     try:
         with keras.StatelessScope(initialize_variables=False):
-            variables = keras.models.model_from_json(json.dumps(config)).variables
-            declared = 4 * sum(math.prod(variable.shape) for variable in variables)
+            declared = 4 * sum(math.prod(variable.shape) for variable in make().variables)
     finally:
         if declared > files.SMALL_BYTES:
             keras.utils.clear_session()  # else Keras would create those variables together with the next model's
     return declared
+
+
+@contextlib.contextmanager
+def _explained(path: str | Path, config: dict[str, Any], saved_by: str) -> Iterator[None]:
+    """Turn any error of the block, in which Keras loads a model, into one that says what can be done.
+
+    config: the model's configuration; saved_by: the version of Keras that saved it. Raises UserError: it has a layer
+    that Keras cannot make, or Keras 2 saved it. Raises ValueError: anything else, such as damaged weights.
+    """
+    try:
+        yield
+    except Exception as error:
+        versions = f"; Keras {saved_by or 1} saved it, and this is {keras.__version__}"
+        versions = "" if saved_by == keras.__version__ else versions
+        problem = next(filter(None, map(_problem, _layers(config))), None)
+        if problem:
+            remedy = f"{_rebuild(path)}; or {OUTPUTS}"
+            raise UserError(f"{path} cannot be read ({problem}{versions}): {remedy}") from error
+        problem = files.cause(error) + versions
+        version = re.match(r"2\.\d+", saved_by)
+        if not version:
+            raise ValueError(problem) from error
+        install, module = "pip install tf-keras", "tf_keras"
+        if version[0] in ("2.12", "2.13", "2.14") and zipfile.is_zipfile(path):  # tf-keras does not find their weights
+            install, module = f"in another environment, pip install tensorflow=={version[0]}.*", "keras"
+        code = f"import {module}; {module}.models.load_model('{path}', compile=False).save('NEW.h5')"
+        remedy = f'{install}; python -c "{code}" makes NEW.h5, which can be used'
+        raise UserError(f"{path} cannot be read ({problem}): {remedy}") from error
+
+
+def _layers(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The configurations of a model's layers, and of those of the models in it."""
+    inside = config["config"]  # of a Sequential of Keras before 2.3: its layers
+    inside = inside if isinstance(inside, list) else inside.get("layers")
+    if config["class_name"] not in ("Sequential", "Functional", "Model") or inside is None:
+        yield config
+    else:
+        for layer in inside:
+            yield from _layers(layer)
+
+
+def _problem(layer: dict[str, Any]) -> str | None:
+    """Why Keras cannot make a layer of its configuration; None if it can."""
+    name = layer["class_name"]
+    if name == "Lambda":
+        return "it has a Lambda layer, which is Python code and is not loaded"
+    of_keras_2 = ("batch_input_shape", "axis")  # which Keras mends in HDF5 files
+    options = {key: value for key, value in layer["config"].items() if key not in of_keras_2}
+    described = {"module": "keras.layers", "registered_name": None} | layer  # in HDF5 files a layer has neither
+    try:
+        if name != "InputLayer":
+            keras.saving.deserialize_keras_object(described | {"config": options, "build_config": None})
+    except Exception as error:  # noqa: BLE001 - Keras raises many kinds
+        if hasattr(keras.layers, name):
+            return f"layer {name}: {files.cause(error)}"
+        module = described["module"] or "a script"
+        return f"Keras {keras.__version__} has no layer {name}" + f" of {module}" * (not module.startswith("keras."))
+    return None
+
+
+def _rebuild(path: str | Path, file: h5py.File | None = None) -> str:
+    """What to do with a file of which only the weights are of use. file: it, if it is an HDF5 file without a model."""
+    name, is_zip = Path(path).name, zipfile.is_zipfile(path)
+    is_new = file is not None and "model_weights" not in file and "layer_names" not in file.attrs  # of Keras 3
+    suffix = ".weights.h5" if is_new else ".h5"  # Keras' load_weights goes by the name, too
+    fits = is_zip or name.endswith(".h5") and name.endswith(".weights.h5") == is_new
+    rename = "" if fits else f"rename it to NAME{suffix}; "
+    load = f"model.load_weights('{path if fits else 'NAME' + suffix}')"
+    return f"{rename}build the same net in Python of Keras' own layers; {load}; model.save('NAME.keras')"

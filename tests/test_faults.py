@@ -312,7 +312,35 @@ def bomb(path):
     path.write_bytes(content)
 
 
-ATTACKS = lambda_layer, foreign_function, climbing_member, weights_that_unpack, large_net, bomb
+def hdf5(path, layer, edit=lambda file: None):
+    """An HDF5 file in place of the archive."""
+    keras.Sequential([keras.Input((12, 10)), keras.layers.Flatten(), layer]).save(path.with_suffix(".h5"))
+    shutil.rmtree(path.parent / "owned", ignore_errors=True)  # Keras may have called it
+    with h5py.File(path.with_suffix(".h5"), "a") as file:
+        edit(file)
+    path.with_suffix(".h5").rename(path)
+
+
+def hdf5_lambda_layer(path):
+    out = str(path.parent / "owned")
+    run = lambda x, out=out: __import__("os").mkdir(out) or x
+    hdf5(path, keras.layers.Lambda(run, output_shape=(120,)))
+
+
+def hdf5_large_net(path):
+    def edit(file):
+        file.attrs["model_config"] = file.attrs["model_config"].replace('"units": 3', '"units": 10000000')
+
+    hdf5(path, keras.layers.Dense(3), edit)
+
+
+def hdf5_that_unpacks(path):
+    packed = {"shape": (2**30,), "dtype": "f4", "chunks": (2**20,), "compression": "gzip"}
+    hdf5(path, keras.layers.Dense(3), lambda file: file["model_weights"].create_dataset("more", **packed))
+
+
+ATTACKS = hdf5_lambda_layer, hdf5_large_net, hdf5_that_unpacks
+ATTACKS += lambda_layer, foreign_function, climbing_member, weights_that_unpack, large_net, bomb
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)

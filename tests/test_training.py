@@ -245,9 +245,21 @@ def other_weights(path):
     edit_member(path, "config.json", lambda config: config.replace(b'"units": 3', b'"units": 4'))
 
 
-def hdf5(path):
-    student.build_student((12, 10), 3).save(path.with_suffix(".h5"))
-    path.with_suffix(".h5").rename(path)
+def of_keras_2(version):
+    """The first layer of its Sequential has the shape of the inputs too, and Keras 3 does not know it there."""
+
+    def damage(path):
+        shape = b'"batch_input_shape": [null, 12, 10], "data_format"'
+        edit_member(path, "config.json", lambda config: config.replace(b'"data_format"', shape, 1))
+        edit_member(path, "metadata.json", lambda about: about.replace(keras.__version__.encode(), version))
+
+    return damage
+
+
+def lstm_of_keras_2(path):
+    keras.Sequential([keras.Input((12, 10)), keras.layers.LSTM(3)]).save(path)
+    edit_member(path, "config.json", lambda config: config.replace(b'"unroll"', b'"time_major": false, "unroll"'))
+    edit_member(path, "metadata.json", lambda about: about.replace(keras.__version__.encode(), b"2.15.0"))
 
 
 def save_untrained(image_shape, num_classes):
@@ -261,11 +273,17 @@ def save_untrained(image_shape, num_classes):
         (truncate, "not a zip file"),
         (lambda path: write_zip(path, {"hello.txt": "hello"}), "no config.json"),
         (lambda path: keras.Sequential([keras.layers.Flatten()]).save(path), "input_shape is None"),
-        (lambda_layer, "Lambda"),
-        (own_layer, r"cannot be read \(Could not locate class 'Own'"),
+        (lambda_layer, "a Lambda layer, which is Python code and is not loaded.*: build the same net .*load_weights"),
+        (
+            own_layer,
+            r"Keras .* has no layer Own of .*test_training\): build the same net .*; or .*logits.npz",
+        ),
         (of_another_keras, r"Unrecognized keyword arguments.*new_option.*; Keras 3.99.0 saved it, and this is "),
         (other_weights, "could not be loaded. Example error message for object <Dense.*: The shape of"),
-        (hdf5, "is an HDF5 file, Keras' older format: rename it to NAME.h5; then python -c .* turns it into one"),
+        (of_keras_2(b"2.15.0"), r"Keras 2.15.0 saved it.*: pip install tf-keras; python -c .*tf_keras.*'NEW.h5'"),
+        (of_keras_2(b"2.14.0"), r"Keras 2.14.0 .*: in another environment, pip install tensorflow==2.14.\*; python -c"),
+        (lstm_of_keras_2, r"layer LSTM: .*time_major.*: build the same net in Python .*load_weights\('.*net.keras'\)"),
+        (lambda path: path.write_text(" <!DOCTYPE html>"), "is a web page, not the model: download the file itself"),
         (lambda path: path.write_text("version https://git-lfs.github.com/spec/v1\noid"), "a pointer of Git LFS"),
         (save_untrained((28, 28), 3), r"input_shape is \(None, 28, 28\), but the data need"),
         (save_untrained((12, 10), 10), r"output_shape is \(None, 10\), but the data need"),

@@ -1,14 +1,18 @@
 """Teachers, students and data of one's own: any Keras classifier, any arrays, missing labels, distill.distill."""
 
 import functools
+import json
 import re
+import shutil
 from dataclasses import replace
 
 from support import UserError, inference, metrics, model_files, training
 
+import h5py
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from conftest import ROOT, SMALL, make_arrays, same_weights
 
 import data
@@ -113,6 +117,103 @@ def test_the_scripts_distil_any_classifier_into_any_other(tiny, tmp_path, printe
     assert same_weights(again, keras.models.load_model(tmp_path / "student.keras"))
     lines = printed(distill.main, *options, "--teacher", good, good, "--student", own, "--hidden", 99)
     assert "note: --student brings its layers, so hidden, crop, pool, activation have no effect" in lines
+
+
+OTHER_FILES = {
+    "logits.npy": "an array of NumPy: .*numpy.savez.'logits.npz', train=numpy.load.'.*logits.npy'",
+    "net.pt": "a file of PyTorch: a teacher's outputs .* numpy.savez.'logits.npz', train=",
+    "net.pth": "a file of PyTorch",
+    "net.onnx": "an ONNX model: a teacher's outputs",
+    "NET.TFLITE": "a LiteRT .* model: a teacher's outputs",
+    "net.pkl": "a pickle, which is Python code and is not loaded: a teacher's outputs",
+    "net.ckpt.data-00000-of-00001": "a checkpoint, which has weights only: a teacher's outputs",
+    "net.npz": "a file of arrays: a teacher's logits.npz is for --teacher",
+    "net.bin": "its name does not end in .keras.*: if Keras saved it so, rename it .*; otherwise, a teacher's outputs",
+    "folder/notes.txt": "folder is a folder: name a model file",
+    "net/config.json": "net is a .keras file that was unpacked: python -c .* packs it again",
+    "model.json": "layers without their weights: build it in Python, .*load_weights.*save",
+    "net/saved_model.pb": "net is a SavedModel of TensorFlow.* keras.layers.TFSMLayer.'.*net', .*; a teacher's outputs",
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FILES)
+def test_a_file_that_is_no_keras_model_is_named_with_what_to_do(tmp_path, name):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(b"PK")
+    given = tmp_path / name.split("/")[0]
+    for path in {given, tmp_path / name} if name.endswith(".pb") else {given}:
+        with pytest.raises(UserError, match=OTHER_FILES[name].replace("net is", f"{path.name} is")) as refused:
+            model_files.load(path, (12, 10), 3)
+        assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["net.h5", "net.hdf5", "net.keras"])
+def test_a_model_in_keras_older_format_is_loaded_whatever_its_name(tmp_path, name):
+    net = convolutional(last=tf.nn.softmax)
+    net.save(tmp_path / "saved.h5")
+    (tmp_path / "saved.h5").rename(tmp_path / name)
+    loaded = model_files.load(tmp_path / name, (12, 10), 3)
+    examples = np.float32(make_arrays()["x_test"][..., None] / 255)
+    np.testing.assert_array_equal(loaded(examples), net(examples))
+    assert model_files.load_training(tmp_path / name) == ({}, [])
+
+
+@pytest.mark.parametrize("is_list", [False, True])
+def test_a_sequential_of_keras_before_2_3_is_refused_and_not_misread(tmp_path, is_list):
+    """Keras 3 would take the axis of the batch for one of the inputs."""
+    flat().save(tmp_path / "old.h5")
+    with h5py.File(tmp_path / "old.h5", "a") as file:
+        config = json.loads(file.attrs["model_config"])
+        first, *others = config["config"]["layers"]
+        others[0]["config"]["batch_input_shape"] = first["config"]["batch_shape"]
+        config["config"] = others if is_list else {"name": "old", "layers": others}
+        file.attrs["model_config"], file.attrs["keras_version"] = json.dumps(config), "2.1.6"
+    with pytest.raises(UserError, match="Keras 2.1.6 saved it.*: pip install tf-keras; python -c .*'NEW.h5'"):
+        model_files.load(tmp_path / "old.h5", (120,), 3)
+
+
+@pytest.mark.parametrize("name", ["model.weights.h5", "mnist.h5", "net.keras"])
+def test_of_weights_alone_the_line_says_how_to_make_a_model(tmp_path, monkeypatch, name):
+    net = flat()
+    net.save_weights(tmp_path / "w.weights.h5")
+    (tmp_path / "w.weights.h5").rename(tmp_path / name)
+    with pytest.raises(UserError, match="has no model, at most a model's weights") as refused:
+        model_files.load(tmp_path / name, (120,), 3)
+    monkeypatch.chdir(tmp_path)
+    if name != "model.weights.h5":
+        (tmp_path / name).rename(re.search("rename it to (.*?);", str(refused.value))[1])
+    model = keras.models.clone_model(net)
+    exec(str(refused.value).split("own layers; ")[1], {"model": model})  # noqa: S102 - as the user does
+    assert same_weights(model_files.load(tmp_path / "NAME.keras", (120,), 3), net)
+
+
+def test_an_unpacked_model_can_be_packed_again(tmp_path, monkeypatch):
+    net = flat()
+    net.save(tmp_path / "net.keras")
+    shutil.unpack_archive(tmp_path / "net.keras", tmp_path / "net", "zip")
+    with pytest.raises(UserError) as refused:
+        model_files.load(tmp_path / "net", (120,), 3)
+    monkeypatch.chdir(tmp_path)
+    exec(str(refused.value).split('"')[1])  # noqa: S102 - as the user does
+    assert same_weights(model_files.load(tmp_path / "NAME.keras", (120,), 3), net)
+
+
+TF_NN = ["relu", "relu6", "elu", "selu", "gelu", "silu", "leaky_relu", "softplus", "tanh", "log_softmax", "softmax"]
+
+
+@pytest.mark.parametrize("name", TF_NN)
+def test_an_activation_of_tf_nn_is_loaded_again(tmp_path, name):
+    net = flat(last=getattr(tf.nn, name))
+    net.save(tmp_path / "net.keras")
+    loaded = model_files.load(tmp_path / "net.keras", (120,), 3)
+    examples = np.float32(make_arrays()["x_test"].reshape(-1, 120) / 255)
+    np.testing.assert_array_equal(loaded(examples), net(examples))
+    for model in (net, loaded):
+        assert inference.output_kind(model, np.asarray(model(examples))) == (
+            "softmax" if name == "softmax" else "logits"
+        )
+    loaded.save(tmp_path / "again.keras")
+    assert same_weights(keras.models.load_model(tmp_path / "again.keras"), net)
 
 
 # ---- data ------------------------------------------------------------------------------------------------------------
