@@ -100,9 +100,9 @@ def load_teacher(arguments: argparse.Namespace, dataset: data.Dataset, out: Path
 def load_stored(paths: list[Path], dataset: data.Dataset) -> StoredTeacher | None:
     """The logits in the .npz file that --teacher names; None if it names Keras models.
 
-    The file has `train`, (n, C) logits or probabilities, a row for each row of x_train; and optionally `val`, of x_val
-    if the data have that, and `test`, of x_test. Raises UserError: it is not of this form, or is named together with
-    other files.
+    The file has `train`, (n, C) logits, probabilities or what else inference.stored_logits takes, a row for each row of
+    x_train; and optionally `val`, of x_val if the data have that, and `test`, of x_test. Raises UserError: it is not of
+    this form, or is named together with other files.
     """
     if not any(path.suffix == ".npz" for path in paths):
         return None
@@ -113,19 +113,39 @@ def load_stored(paths: list[Path], dataset: data.Dataset) -> StoredTeacher | Non
     with files.reading(path, "there is no such file", "save it again with numpy.savez"):
         names = ["train", "test"] if len(dataset.held_out) else ["train", "val", "test"]
         arrays = files.read_npz(path, names)
-        if "train" not in arrays:
-            raise ValueError("it has no array `train`, with a row for each row of x_train")
+    if "train" not in arrays:
+        advice = "save it with numpy.savez('logits.npz', train=train, test=test)"
+        raise UserError(f"{path}: it has no array `train`, with a row for each row of x_train: {advice}")
     num_train = len(dataset.train.labels) + len(dataset.held_out)
     num_rows = {"train": num_train, "val": len(dataset.validation.labels), "test": len(dataset.test.labels)}
     logits = {}
     for name, array in arrays.items():
-        if array.shape != (num_rows[name], dataset.num_classes):
-            wanted = f"one for each row of x_{name} and class, {(num_rows[name], dataset.num_classes)}"
-            raise UserError(f"{path}: {name} has the shape {array.shape}, but the data need {wanted}")
+        shape = num_rows[name], dataset.num_classes
+        of_class_1 = dataset.num_classes == 2 and array.shape in (shape[:1], (shape[0], 1))
+        if array.shape != shape and not of_class_1:
+            wanted = f"a row for each of x_{name} and a column for each class, {shape}"
+            problem = f"{name} has the shape {array.shape}, but the data need {wanted}"
+            raise UserError(f"{path}: {problem}{_shape_advice(array.shape, shape)}")
         logits[name] = inference.stored_logits(array, f"{path}: {name}")
+        total = inference.row_sum(array) if array.shape == shape else None
+        if total and round(total, 1) != 1:
+            print(f"{path}: the rows of {name} sum to {total:.6g}: read as shares of that, not as logits", flush=True)
     held_out = np.asarray(dataset.held_out, int)
     validation = logits["train"][held_out] if len(held_out) else logits.get("val")
     return StoredTeacher(np.delete(logits["train"], held_out, 0), validation, logits.get("test"))
+
+
+def _shape_advice(given: tuple[int, ...], wanted: tuple[int, int]) -> str:
+    """What may be done about stored outputs of another shape than (n, C); "" if nothing is known."""
+    if given == (wanted[0] * wanted[1],):
+        return f": numpy.reshape(outputs, {wanted})"
+    if given in (wanted[:1], (wanted[0], 1)):
+        return ": save probabilities, such as predict_proba(x), or logits, and no classes"
+    if given == wanted[::-1]:
+        return ": transpose it"
+    if given[:1] == wanted[:1] and len(given) == 2 and given[1] < wanted[1]:
+        return ": for a class k that the teacher lacks, numpy.insert(probabilities, k, 0, axis=1)"
+    return ""
 
 
 def print_accuracy(classes: np.ndarray, labels: np.ndarray, name: str) -> float:

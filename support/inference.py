@@ -228,22 +228,63 @@ def _epsilon(model: keras.Model) -> float:
 
 
 def stored_logits(outputs: np.ndarray, name: str) -> np.ndarray:
-    """Logits (n, C) float32 of stored outputs: of logits, or of probabilities, if every row sums to 1.
+    """Logits (n, C) float32 of stored outputs: of logits, or of probabilities, per cent or votes, see `row_sum`.
 
-    name: what error messages call them. Raises UserError: they are not finite, or from 0 to 1 without such sums.
+    One column, (n,) or (n, 1), is about class 1 of two: its probability, or the difference x of the two logits, which
+    become (0, x). name: what error messages call them. Raises UserError: they are not finite; they are from 0 to 1
+    without sums of 1; a single column holds neither probabilities nor numbers above and below 0.
     """
-    tolerance = max(1e-3, 16 * EPSILON.get(str(outputs.dtype), FLOAT32_EPSILON))
     if outputs.dtype.kind not in "fiu" or np.isnan(outputs).any() or np.isposinf(outputs).any():
         raise UserError(f"{name} has values that are no finite numbers: save them again")
+    if outputs.ndim == 1 or outputs.shape[1] == 1:
+        outputs = _both_columns(outputs.reshape(-1, 1), name)
+    is_shares = row_sum(outputs) is not None
     outputs = outputs.astype(np.float32)
-    outputs[np.isneginf(outputs)] = math.log(TINY)  # the logarithm of a probability of 0
-    if outputs.min() < 0 or outputs.max() > 1 + tolerance:
-        return outputs
-    if not np.allclose(outputs.sum(-1), 1, rtol=0, atol=tolerance):
+    if is_shares:  # that each row has its sum as a factor is nothing to the softmax
+        return np.log(np.maximum(outputs, TINY))
+    if 0 <= outputs.min() and outputs.max() <= 1:
         raise UserError(
-            f"{name} is from 0 to 1, but its rows do not sum to 1: save logits, or a softmax's probabilities"
+            f"{name} is from 0 to 1, but its rows do not sum to 1: if that is by rounding or clipping, divide each row"
+            " by its sum; else save logits (of sigmoids p, numpy.log(p / (1 - p)))"
         )
-    return np.log(np.maximum(outputs, TINY))
+    outputs[np.isneginf(outputs)] = math.log(TINY)  # the logarithm of a probability of 0
+    return outputs
+
+
+def row_sum(outputs: np.ndarray) -> float | None:
+    """What all rows of outputs (n, C) sum to: 1 of probabilities, 100 of per cent, the number of votes; None of logits.
+
+    Logits are below 0 somewhere, or do not have the same sum in every row. Rounded values may miss the sum by half a
+    unit of the last decimal each, but by no more than a tenth of it.
+    """
+    if outputs.min() < -1e-6:  # some libraries' probabilities are just below 0
+        return None
+    sums = outputs.sum(-1, dtype=np.float64)
+    total = float(np.median(sums))
+    epsilon = EPSILON.get(str(outputs.dtype), FLOAT32_EPSILON)
+    missed = np.abs(sums - total).max()
+    if total > 0 and missed <= max(1e-3, 16 * epsilon) * total:
+        return total
+    for decimals in range(7):
+        if missed <= min(total / 10, outputs.shape[1] * 10**-decimals / 2) and np.allclose(
+            np.round(outputs, decimals), outputs, rtol=epsilon, atol=0
+        ):
+            return total
+    return None
+
+
+def _both_columns(column: np.ndarray, name: str) -> np.ndarray:
+    """The outputs (n, 2) that a column (n, 1) about class 1 stands for, see `stored_logits`."""
+    lowest, highest = column.min(), column.max()
+    if np.isin(column, (0, 1)).all():
+        raise UserError(f"{name} holds classes, 0 or 1: save probabilities, such as predict_proba(x), or logits")
+    if 0 <= lowest and highest <= 1:
+        return np.concatenate([1 - column, column], 1)
+    if lowest < 0 < highest:
+        return np.pad(column, ((0, 0), (1, 0)))
+    problem = f"{name} is one column from {lowest:.3g} to {highest:.3g}"
+    advice = "save the probabilities p of class 1, from 0 to 1, or both columns, numpy.stack([1 - p, p], 1)"
+    raise UserError(f"{problem}, which no probability and no logit of class 1 of two would be: {advice}")
 
 
 def adapters(

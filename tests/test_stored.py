@@ -73,6 +73,75 @@ def test_probabilities_are_recognised_and_teach_as_their_logits_do(stored, tmp_p
     assert inference.stored_logits(np.array([[-500.0, 3.0]]), "a")[0, 0] == -500
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda p: 100 * p,  # per cent
+        lambda p: np.round(100 * p),
+        lambda p: np.random.default_rng(0).multinomial(100_000, p),  # votes
+        lambda p: np.round(255 * p).astype(np.uint8),  # of a quantised softmax
+        lambda p: np.round(p, 2),
+        lambda p: np.round(p.astype(np.float32), 3),
+        lambda p: p.astype(np.float16),
+        lambda p: np.where(p < 5e-4, -1e-8, p),
+        lambda p: np.log(p).astype(np.float16),
+    ],
+)
+def test_probabilities_in_the_forms_of_other_libraries_are_read_as_such(change):
+    random = np.random.default_rng(0)
+    probabilities = np.exp(metrics.log_softmax(2 * random.normal(size=(400, 3))))
+    logits = inference.stored_logits(change(probabilities), "a")
+    read = np.exp(metrics.log_softmax(logits))
+    np.testing.assert_allclose(read, probabilities, atol=0.015)
+    assert logits.dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "logits",
+    [
+        np.random.default_rng(0).uniform(0, 200, (400, 10)),  # none below 0; they sum to about 1000
+        np.random.default_rng(0).integers(0, 60, (400, 10)),
+        np.random.default_rng(0).normal(50, 9, (400, 2)),  # they sum to about 100
+    ],
+)
+def test_logits_are_no_shares_even_if_none_is_below_0(logits):
+    np.testing.assert_array_equal(inference.stored_logits(logits, "a"), logits.astype(np.float32))
+
+
+def test_one_column_is_about_class_1_of_two():
+    p = np.array([0.01, 0.5, 0.9, 1.0], np.float32)
+    for column in (p, p[:, None]):
+        read = np.exp(metrics.log_softmax(inference.stored_logits(column, "a")))
+        np.testing.assert_allclose(read, np.stack([1 - p, p], 1), atol=1e-6)
+    scores = np.array([-3.0, 0.5, 2.0])
+    np.testing.assert_array_equal(inference.stored_logits(scores, "a"), np.stack([0 * scores, scores], 1))
+    for wrong, problem in (
+        (100 * p, r"one column from 1 to 100, .*numpy.stack\(\[1 - p, p\], 1\)"),
+        (np.log(p / 2), "one column from -5.3 to -0.693"),
+        (np.int64([0, 1, 1, 0]), "holds classes, 0 or 1: save probabilities"),
+    ):
+        with pytest.raises(UserError, match=problem):
+            inference.stored_logits(wrong, "a")
+
+
+def test_stored_outputs_of_two_classes_may_be_one_column_and_per_cent_are_announced(tmp_path, capsys):
+    arrays = make_arrays(num_classes=2)
+    np.savez(tmp_path / "two.npz", **arrays)
+    dataset = data.load(tmp_path / "two.npz")
+    p = {part: np.where(arrays[f"y_{part}"], 0.9, 0.2) for part in ("train", "test")}
+    both = {part: np.stack([1 - column, column], 1) for part, column in p.items()}
+    np.savez(tmp_path / "both.npz", **both)
+    expected = teachers.load_stored([tmp_path / "both.npz"], dataset)
+    assert capsys.readouterr().out == ""
+    np.savez(tmp_path / "p.npz", train=p["train"], test=p["test"][:, None])
+    read = teachers.load_stored([tmp_path / "p.npz"], dataset)
+    assert capsys.readouterr().out == "" and all(map(np.allclose, read, expected))
+    np.savez(tmp_path / "p.npz", **{part: 100 * columns for part, columns in both.items()})
+    read = teachers.load_stored([tmp_path / "p.npz"], dataset)
+    assert [np.allclose(*map(metrics.log_softmax, pair)) for pair in zip(read, expected)] == [True] * 3
+    assert "the rows of train sum to 100: read as shares of that, not as logits" in capsys.readouterr().out
+
+
 def test_evaluate_compares_with_the_stored_logits_of_the_test_images(stored, tmp_path, cheap, printed):
     path, logits, file = stored
     out = tmp_path / "out"
@@ -108,9 +177,15 @@ def test_stored_logits_that_do_not_fit_are_refused_in_a_line(stored, tmp_path, r
     nan[5, 1] = np.nan
     assert "train has the shape (200, 3), but the data need" in refused(train=train[:200])
     assert "train has the shape (240, 4)" in refused(train=np.pad(train, ((0, 0), (0, 1))))
+    assert "(240,), but" in (line := refused(train=train.argmax(-1))) and "and no classes" in line
+    assert "numpy.reshape(outputs, (240, 3))" in refused(train=train.ravel())
+    assert ": transpose it" in refused(train=train.T)
+    assert "the teacher lacks, numpy.insert(probabilities, k, 0, axis=1)" in refused(train=train[:, :2])
+    assert "train has the dtype object, which is not read: save numpy.array(" in refused(train=train.astype(object))
     assert "train has values that are no finite numbers" in refused(train=nan)
     assert "it has no array `train`" in refused(val=train[:20])
-    assert "its rows do not sum to 1" in refused(train=1 / (1 + np.exp(-train)))
+    line = refused(train=1 / (1 + np.exp(-train)))
+    assert "its rows do not sum to 1" in line and "save logits (of sigmoids p, numpy.log(p / (1 - p)))" in line
     shuffled = np.random.default_rng(0).permutation(train)
     assert "no better than chance" in (line := refused(train=shuffled)) and "in the order of x_train" in line
     assert "give --translate 0 and no --distort" in refused("--translate", "1", train=train)
