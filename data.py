@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import re
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +24,11 @@ SHA256 = {  # of each array's bytes in C order, the same bytes as in LeCun and C
     "y_test": "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5",
 }
 HOLD_OUT_SEED = 0  # a constant, so that all nets are compared on the same validation examples
+
+SMALL, LARGE = 0.01, 20  # nets take floats of size 1; those beyond these limits are pointed out
+FORM = "numpy.savez('mine.npz', x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)"
+NUMBERS = "`names, y = numpy.unique([*y_train, *y_test], return_inverse=True)` makes numbers of words, y_train's first"
+CONVERTED = r"\.csv(\.gz)?$|\.npy$|idx[13]-ubyte(\.gz)?$"  # the names of files that tools/convert.py takes
 
 FASHION = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -104,14 +110,15 @@ class Dataset(NamedTuple):
             remarks.append(
                 f"examples of {'x'.join(map(str, shape))} are {taken}: if channels come first, move them to the end"
             )
-        largest = self.train.images.max()
+        largest = max(float(self.train.images.max()), -float(self.train.images.min()))
         if dtype == np.uint8 and largest <= 1:
             remarks.append("no pixel is above 1, and uint8 is divided by 255: if 1 is white, multiply by 255")
-        if dtype == np.float32 and self.has_images and largest > 20:
-            remarks.append(
-                f"pixels up to {largest:g} are taken as they are, because they are floats:"
-                " divide them by 255, or save them as uint8"
-            )
+        if dtype == np.float32 and len(shape) == 1:
+            remarks += _scale_remarks(self.train.images)
+        elif dtype == np.float32 and (largest > LARGE or 0 < largest < SMALL):
+            is_byte = 1 < largest < 256
+            advice = "divide them by 255, or save them as uint8" if is_byte else f"divide them by {largest:g}"
+            remarks.append(f"pixels up to {largest:g} are taken as they are, because they are floats: {advice}")
         return remarks
 
 
@@ -223,6 +230,30 @@ def _stratified_order(labels: np.ndarray) -> np.ndarray:
     return shuffled[np.argsort(position, kind="stable")]
 
 
+def _scale_remarks(table: np.ndarray) -> list[str]:
+    """A sentence, if any, about columns of a float table (n, d) whose size or offset keeps a net from learning.
+
+    Random first weights give each column the say of its root mean square, which is 1 in a standardised column, however
+    far its outliers are: one above LARGE drowns the others. One that is much further from 0 than its own values are
+    apart, such as a year, looks constant; near 0 that does no harm. A table of tiny numbers looks constant as a whole,
+    while a tiny column among others may be a rare word, or a pixel at the border.
+    """
+    lowest, highest = table.min(0), table.max(0)
+    with np.errstate(over="ignore", invalid="ignore"):  # of the largest floats there are
+        size, middle, span = np.sqrt(np.mean(np.square(table), 0)), np.abs(table.mean(0)), highest - lowest
+        columns = np.flatnonzero((size > LARGE) | (middle > 3) & (middle > 2 * span) & (span > 0))
+    if len(columns):
+        listed = [f"x_train[:, {k}] from {lowest[k]:.3g} to {highest[k]:.3g}" for k in columns[:3]]
+        problem = ", ".join(listed) + (f" and {len(columns) - 3} more columns" if len(columns) > 3 else "")
+    elif 0 < size.max() < SMALL:
+        problem = f"x_train from {lowest.min():.3g} to {highest.max():.3g}"
+    else:
+        return []
+    problem += ": floats are taken as they are, and nets learn little from such sizes"
+    formula = "`mean, deviation = x_train.mean(0), x_train.std(0) + 1e-9` and `(x - mean) / deviation` for each x"
+    return [f"{problem}: unless these are ids, standardise, {formula} (tools/convert.py does so with .csv)"]
+
+
 def _as_text(name: str | bytes) -> str:
     return name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
 
@@ -239,17 +270,41 @@ def _from_keras(name: str) -> dict[str, ArrayLike]:
 
 
 def _read(path: str) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file, see `load`. Raises UserError: it is missing or damaged, or lacks an array."""
-    if Path(path).suffix != ".npz" and (Path(path).is_dir() or re.search(r"\.(csv|npy|gz)$", path)):
+    """The arrays of an .npz file, see `load`. Raises UserError: it is missing or damaged, or is of another form."""
+    if Path(path).suffix != ".npz" and (Path(path).is_dir() or Path(path).exists() and re.search(CONVERTED, path)):
         raise UserError(f"{path} is no .npz file: python tools/convert.py {path} mine.npz makes one of it")
+    objects = dict.fromkeys(("x_train", "x_test", "x_val"), "; all examples must have one shape")
+    objects |= dict.fromkeys(("y_train", "y_test", "y_val"), f"; {NUMBERS}")
     with files.reading(path, "there is no such data file", "get a new copy"):
-        arrays = files.read_npz(path, [*SHA256, "x_val", "y_val", "class_names"])
+        if not _looks_like_npz(path):
+            raise UserError(f"{path} is no .npz file, which --data takes: {how_to_convert(path)}")
+        arrays = files.read_npz(path, [*SHA256, "x_val", "y_val", "class_names"], objects)
         for key in {*SHA256, *arrays}:
             if not isinstance(arrays.get(key), np.ndarray):  # NumPy returns a member without an array's header as bytes
-                raise ValueError(f"{key} is missing or no array: it must hold {', '.join(SHA256)}")  # noqa: TRY004
+                raise UserError(f"{path}: {key} is missing or no array: save all four with {FORM}")
         if ("x_val" in arrays) != ("y_val" in arrays):
-            raise ValueError("it has only one of x_val and y_val")
+            raise UserError(f"{path} has only one of x_val and y_val: save both, or neither")
         return arrays
+
+
+def _looks_like_npz(path: str) -> bool:
+    """Whether a file is an archive with NumPy's arrays; or is called .npz and no archive, so it must be damaged."""
+    with open(path, "rb") as file:  # which, unlike zipfile, says why it cannot be opened
+        if not zipfile.is_zipfile(file):
+            return Path(path).suffix == ".npz"
+    with zipfile.ZipFile(path) as archive:
+        return any(name.endswith(".npy") for name in archive.namelist())
+
+
+def how_to_convert(path: str) -> str:
+    """How a user makes a data file of a file, of any format, that neither `load` nor tools/convert.py takes."""
+    if re.search(r"(?i)\.(zip|tar|tgz|rar|7z)$|\.tar\.\w+$", path):
+        return "unpack it, and give its folder"
+    if re.search(r"(?i)\.(xlsx?|ods|parquet|feather|arrow|tsv)$", path):
+        return "save its table as .csv"
+    if re.search(r"(?i)\.(png|jpe?g|bmp|gif|webp|tiff?)$", path):
+        return "give the folder that has a folder of images for each class"
+    return f"load its arrays in Python, whatever wrote them, and save them with {FORM}"
 
 
 def checked_split(
@@ -267,8 +322,8 @@ def checked_split(
         raise UserError(f"{where}{name} is {images.dtype} {images.shape}: it must be {forms}")
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if labels.dtype.kind not in "iufb" or labels.ndim != 1:
-        advice = " (of one-hot labels, take argmax(-1))" if labels.ndim == 2 else ""
-        raise UserError(f"{where}{labels_name} is {labels.dtype} {labels.shape}: it must be integers (n,){advice}")
+        form = f"{labels.dtype} {labels.shape}: it must be integers (n,), 0...C-1"
+        raise UserError(f"{where}{labels_name} is {form}{labels_advice(labels)}")
     if len(images) != len(labels):
         raise UserError(
             f"{where}{name} has {len(images)} images and {labels_name} {len(labels)} labels: they must match"
@@ -287,6 +342,17 @@ def checked_split(
         limits = f"labels from {labels.min()} to {labels.max()}"
         raise UserError(f"{where}{labels_name} has {limits}: they must be 0...C-1, or -1 for unknown")
     return Split(images, labels.astype(np.int32))
+
+
+def labels_advice(labels: np.ndarray) -> str:
+    """The last words about labels that are no numbers (n,): how to make these of words or of one-hot rows."""
+    if labels.dtype.kind in "OSU":
+        return f"; {NUMBERS}"
+    if labels.ndim != 2 or labels.dtype.kind not in "iufb":
+        return ""
+    if ((labels == 0) | (labels == 1)).all() and (labels.sum(-1) == 1).all():
+        return " (of one-hot labels, take argmax(-1))"
+    return ", as each example has one class; several labels for one are not learnt here"
 
 
 def load_for(arguments: argparse.Namespace) -> Dataset:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -159,16 +159,36 @@ def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
         return arrays
 
 
-def read_npz(path: str | Path, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+def read_npz(
+    path: str | Path, names: Collection[str] | None = None, remedies: Mapping[str, str] | None = None
+) -> dict[str, np.ndarray]:
     """The arrays of an .npz file by name: all of them, or those in `names`.
 
-    Raises ValueError: an array holds pickled objects, or the file unpacks to far more than its size. Raises many other
-    errors for a damaged file, so call it inside `reading`.
+    Raises UserError: an array holds Python objects; remedies: {name: what else to do about that, after the general
+    advice}. Raises ValueError: the file unpacks to far more than its size. Raises many other errors for a damaged file,
+    so call it inside `reading`.
     """
     with zipfile.ZipFile(path) as archive:
         check_expansion(path, unpacked_bytes(archive))
+    arrays = {}
     with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files if names is None or name in names}
+        for name in file.files:
+            if names is None or name in names:
+                with refusing_objects(path, name, (remedies or {}).get(name, "")):
+                    arrays[name] = file[name]
+    return arrays
+
+
+@contextlib.contextmanager
+def refusing_objects(path: str | Path, name: str, remedy: str = "") -> Iterator[None]:
+    """Turn NumPy's refusal to unpickle the array `name` into a UserError; remedy: its last words."""
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("Object arrays"):
+            raise
+        advice = f"save numpy.array({name}.tolist()) in its place{remedy}"
+        raise UserError(f"{path}: {name} has the dtype object, which is not read: {advice}") from error
 
 
 def unpacked_bytes(archive: zipfile.ZipFile) -> int:

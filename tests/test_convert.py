@@ -270,11 +270,45 @@ def test_arrays_are_taken_as_they_are_with_numbers_or_words_for_labels(run, tmp_
     np.testing.assert_array_equal(dataset.test.labels, np.arange(40) % 4)
 
 
+def test_arrays_of_objects_and_of_several_labels_are_refused_with_what_to_do(refused, run, tmp_path):
+    x, y = tmp_path / "x.npy", tmp_path / "y.npy"
+    np.save(x, np.arange(40 * 12, dtype=np.uint8).reshape(40, 4, 3))
+    words = np.array(["no", "yes"], object)[np.arange(40) % 2]
+    np.save(y, words)
+    assert "y has the dtype object, which is not read: save numpy.array(y.tolist()) in its place" in refused(x, y)
+    np.save(y, np.array(words.tolist()))
+    assert run(x, y)[0].class_names == ("no", "yes")
+    (tmp_path / "mine.npz").unlink()
+    one_hot = np.eye(4)[np.arange(40) % 4]
+    np.save(y, one_hot)
+    assert "labels of the shape (40, 4): each needs one (of one-hot labels, take argmax(-1))" in refused(x, y)
+    np.save(y, one_hot + one_hot[::-1])
+    assert "each needs one, as each example has one class" in (line := refused(x, y)) and "argmax" not in line
+
+
+def test_files_of_other_formats_are_refused_with_a_way_to_make_one(refused, tmp_path):
+    for name, advice in (
+        (
+            "mnist.pkl.gz",
+            "load its arrays in Python, whatever wrote them, and save them with numpy.savez('mine.npz', x_",
+        ),
+        ("a.parquet", "save its table as .csv"),
+        ("photos.zip", "unpack it, and give its folder"),
+    ):
+        (tmp_path / name).write_bytes(b"PK")
+        line = refused(tmp_path / name)
+        assert f"{name}: this is no folder, .csv, .npy or idx-ubyte file: {advice}" in line
+    table(tmp_path / "a.csv")
+    assert "these files are too many, or of several kinds" in refused(*[tmp_path / "a.csv"] * 3)
+
+
 def test_wrong_arguments_are_refused_and_an_older_file_stays(refused, tmp_path, folder, refusal):
     np.save(tmp_path / "x.npy", np.zeros((4, 2, 2), np.uint8))
     assert "give x.npy and y.npy" in refused(tmp_path / "x.npy")
     np.save(tmp_path / "y.npy", np.zeros(3))
-    assert "train: 4 examples and 3 labels" in refused(tmp_path / "x.npy", tmp_path / "y.npy")
+    assert "train: 4 examples and labels of the shape (3,): each needs one" in refused(
+        tmp_path / "x.npy", tmp_path / "y.npy"
+    )
     assert "this is no folder, .csv, .npy or idx-ubyte file" in refused(tmp_path / "x.npy", folder / "cat" / "1.png")
     status, line = refusal(convert.main, folder, tmp_path / "mine.txt")
     assert status == 2 and "the last argument is the file to write" in line

@@ -1,5 +1,7 @@
 """Digits in: what is refused and why, the splits, the batches, their translations and distortions."""
 
+import warnings
+
 from support import UserError, distortion
 
 import conftest
@@ -107,6 +109,14 @@ def truncated(path):
     path.write_bytes(path.read_bytes()[:5000])
 
 
+def other_archive(path):
+    conftest.write_zip(path, {"data/0": b"a tensor of PyTorch", "version": b"3"})
+
+
+def ragged(images):
+    return np.array([*images[1:], images[0, 1:]], object)
+
+
 ARRAYS = conftest.make_arrays()
 IMAGES, LABELS, TEST_LABELS = ARRAYS["x_train"], ARRAYS["y_train"].astype(np.int64), ARRAYS["y_test"].astype(np.int64)
 
@@ -118,15 +128,22 @@ IMAGES, LABELS, TEST_LABELS = ARRAYS["x_train"], ARRAYS["y_train"].astype(np.int
         (truncated, "cannot be read"),
         (lambda path: path.write_text("hello"), "cannot be read"),
         (lambda path: path.mkdir(), "cannot be read"),
-        (changed(y_test=np.array([{}] * 60, dtype=object)), "allow_pickle"),
-        (without_test_labels, "y_test is missing or no array: it must hold x_train, y_train"),
+        (without_test_labels, r"y_test is missing or no array: save all four with numpy.savez\('mine.npz', x_train="),
+        (other_archive, "is no .npz file, which --data takes: load its arrays in Python"),
+        (changed(y_test=TEST_LABELS.astype(object)), r"y_test has the dtype object, .*save numpy.array\(y_test.tolist"),
+        (changed(x_train=ragged(IMAGES)), "x_train has the dtype object, .*; all examples must have one shape"),
+        (changed(class_names=np.array(["a", "b", "c"], object)), "class_names has the dtype object"),
         (changed(x_train=IMAGES.astype(np.int32)), "x_train is int32"),
         (changed(x_train=IMAGES / 255), "different shapes or dtypes"),
         (changed(x_train=np.where(IMAGES > 99, np.nan, 0)), "x_train has values that are not finite"),
         (changed(x_train=IMAGES.reshape(240, 120)), r"must be uint8 \(n, height, width\) or"),
         (changed(y_train=LABELS + 0.5), "y_train has labels that are no whole numbers"),
-        (changed(y_train=LABELS.astype(str)), "must be integers"),
-        (changed(y_train=np.eye(3, dtype=int)[LABELS]), r"must be integers \(n,\)"),
+        (changed(y_train=LABELS.astype(str)), r"must be integers \(n,\), 0...C-1; `names, y = numpy.unique\("),
+        (changed(y_train=np.eye(3, dtype=int)[LABELS]), r"\(240, 3\): .* \(of one-hot labels, take argmax\(-1\)\)"),
+        (
+            changed(y_train=1 - np.eye(3)[LABELS]),
+            "as each example has one class; several",
+        ),
         (changed(y_train=LABELS[:-1]), "240 images and y_train 239 labels"),
         (changed(y_train=LABELS - 2), "labels from -2 to 0"),
         (changed(y_train=LABELS * 0 - 1), "y_train has 0 classes"),
@@ -152,6 +169,7 @@ def test_a_bad_data_file_is_refused_in_words(tmp_path, write, message):
     with pytest.raises(UserError, match=message) as refused:
         data.load(path)
     assert str(path) in str(refused.value)
+    assert ("get a new copy" in str(refused.value)) == (message == "cannot be read")  # for damaged files only
 
 
 def moved(image, down, right):
@@ -308,9 +326,59 @@ def test_what_is_odd_about_the_data_is_said(tmp_path):
     (remark,) = remarks(**changed_images(lambda images: np.uint8(images > 200)))
     assert remark.startswith("no pixel is above 1, and uint8 is divided by 255")
     dataset = load_changed(tmp_path / "odd.npz", **changed_images(np.float32))
-    assert dataset.remarks()[0].startswith("pixels up to 252 are taken as they are")
+    assert dataset.remarks()[0].startswith("pixels up to 252 are taken as they are") and "uint8" in dataset.remarks()[0]
+    (remark,) = remarks(**changed_images(lambda images: np.repeat(np.float32(images)[..., None], 13, -1) * 40))
+    assert "divide them by 1" in remark  # of a satellite's 13 channels
+    (remark,) = remarks(**changed_images(lambda images: np.float32(images / 255**2)))
+    assert "pixels up to 0.0038" in remark and "divide them by 0.0038" in remark
     assert str(dataset).endswith(f"3 classes\nnote: {dataset.remarks()[0]}")
-    assert remarks(**changed_images(lambda images: np.float32(images.reshape(-1, 120)))) == []  # of a table, any values
+
+
+def test_a_table_that_nobody_scaled_is_pointed_out_and_a_scaled_one_is_not():
+    random = np.random.default_rng(0)
+    scaled = random.normal(size=(500, 4))
+    scaled[0] = 30  # an outlier
+    scaled[:, 3] = 0  # a rare word, or a pixel at the border
+    scaled[7, 3] = 0.001
+
+    def remarks(factor=1, offset=0):
+        train = data.Split(np.float32(scaled * factor + offset), np.arange(500, dtype=np.int32) % 2)
+        return data.Dataset(train, train.take(slice(0)), train, 2).remarks()
+
+    for plain in (remarks(), remarks(1 / 30), remarks(offset=[0, 0, 1, 1]), remarks(offset=-0.4)):
+        assert plain == []
+    (amounts,) = remarks([1, 3e4, 1, 1])
+    assert amounts.startswith("x_train[:, 1] from -8") and "x_train[:, 0]" not in amounts
+    (years,) = remarks([1, 1, 2, 1], [0, 0, 2000, 0])
+    assert years.startswith("x_train[:, 2] from 1.99e+03 to 2.06e+03: floats are taken as they are")
+    assert remarks([1, 1, 0.1, 1], [0, 0, 10, 0])[0].startswith("x_train[:, 2] from 9.")
+    assert "x_train[:, 0]" in (all_columns := remarks(1000)[0]) and "and 1 more columns" not in all_columns
+    with warnings.catch_warnings(action="error"):
+        assert "x_train[:, 1] from -" in remarks([1, 1e37, 1, 1])[0]
+    assert remarks(1e-4)[0].startswith("x_train from -0.0003")
+
+
+def test_the_advice_about_a_table_is_code_that_mends_it(tmp_path):
+    random = np.random.default_rng(0)
+    names = {"numpy": np}
+    for part, labels in (("train", LABELS), ("test", TEST_LABELS)):
+        names[f"x_{part}"] = random.normal([5, 1e5, 7], [1, 3e4, 0], (len(labels), 3)).astype(np.float32)
+        names[f"y_{part}"] = np.array(["no", "perhaps", "yes"])[labels]
+    arrays = lambda: {name: names[name] for name in data.SHA256}
+    np.savez(tmp_path / "a.npz", **arrays())
+    with pytest.raises(UserError) as refused:
+        data.load(tmp_path / "a.npz")
+    exec(str(refused.value).split("`")[1], names)  # noqa: S102
+    names |= {"y_train": names["y"][:240], "y_test": names["y"][240:]}
+    np.savez(tmp_path / "a.npz", **arrays())
+    (remark,) = data.load(tmp_path / "a.npz").remarks()
+    statistics, formula = remark.split("`")[1::2]
+    exec(statistics, names)  # noqa: S102
+    exec(f"x_train, x_test = [{formula} for x in (x_train, x_test)]", names)  # noqa: S102
+    np.savez(tmp_path / "a.npz", **arrays())
+    dataset = data.load(tmp_path / "a.npz")
+    assert dataset.remarks() == [] and dataset.num_classes == 3
+    assert np.abs(dataset.test.images.mean(0)).max() < 0.5
 
 
 def test_labels_may_stand_in_a_column_and_names_be_bytes(tmp_path):
@@ -323,12 +391,43 @@ def test_labels_may_stand_in_a_column_and_names_be_bytes(tmp_path):
         load_changed(tmp_path / "hot.npz", y_train=np.eye(3)[LABELS])
 
 
-@pytest.mark.parametrize("name", ["photos", "train.csv"])
+@pytest.mark.parametrize("name", ["photos", "train.csv", "x.npy", "train-images-idx3-ubyte.gz"])
 def test_data_that_convert_takes_are_sent_there(tmp_path, name):
     (tmp_path / "photos").mkdir()
-    (tmp_path / "train.csv").write_text("label,a\n0,1\n")
+    if name != "photos":
+        (tmp_path / name).write_text("label,a\n0,1\n")
     with pytest.raises(UserError, match=f"{name} is no .npz file: python tools/convert.py .*{name} mine.npz"):
         data.load(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("mnist.pkl.gz", "load its arrays in Python, whatever wrote them, and save them with numpy.savez("),
+        ("a.h5", "load its arrays in Python"),
+        ("a.pt", "load its arrays in Python"),
+        ("a.parquet", "save its table as .csv"),
+        ("photos.ZIP", "unpack it, and give its folder"),
+        ("photos.tar.gz", "unpack it, and give its folder"),
+        ("cat.png", "give the folder that has a folder of images for each class"),
+    ],
+)
+def test_files_of_other_formats_are_refused_with_a_way_to_make_one(tmp_path, name, advice):
+    path = tmp_path / name
+    with pytest.raises(UserError, match="there is no such data file"):
+        data.load(path)
+    conftest.write_zip(path, {"data.pkl": b"1"})  # of these formats some are zip archives, and others not
+    for _ in range(2):
+        with pytest.raises(UserError, match="is no .npz file, which --data takes: ") as refused:
+            data.load(path)
+        assert advice in str(refused.value) and "convert.py" not in str(refused.value)
+        path.write_bytes(b"\x80\x04text")
+
+
+def test_an_npz_file_may_have_any_name(tmp_path):
+    np.savez(tmp_path / "a.npz", **ARRAYS)
+    (tmp_path / "a.npz").rename(tmp_path / "download")
+    assert data.load(tmp_path / "download").num_classes == 3
 
 
 def test_folds_hold_each_labelled_example_out_once_with_the_class_shares_of_all():

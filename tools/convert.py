@@ -297,7 +297,10 @@ def npy_files(paths):
         raise UserError("give x.npy and y.npy, or x_train.npy, y_train.npy, x_test.npy and y_test.npy")
     arrays = []
     for path in paths:
-        with files.reading(path, "there is no such file", "save it again with numpy.save"):
+        with (
+            files.reading(path, "there is no such file", "save it with numpy.save"),
+            files.refusing_objects(path, path.stem),
+        ):
             arrays.append(np.load(path, allow_pickle=False))
     return of_arrays(dict(zip(("train", "test"), zip(arrays[::2], arrays[1::2]))))
 
@@ -307,7 +310,8 @@ def of_arrays(arrays):
     labels = {}
     for part, (examples, values) in arrays.items():
         if values.size != len(examples):
-            raise UserError(f"{part}: {len(examples):,} examples and {values.size:,} labels: each needs one number")
+            problem = f"{len(examples):,} examples and labels of the shape {values.shape}"
+            raise UserError(f"{part}: {problem}: each needs one{data.labels_advice(values)}")
         is_whole = values.dtype.kind == "f" and (values % 1 == 0).all()
         words = (values.astype(int) if is_whole else values).ravel().astype(str)
         labels[part] = ["" if word == "-1" else word for word in words.tolist()]
@@ -437,7 +441,11 @@ def source_of(paths, arguments):
         return csv_files(paths, arguments)
     if paths[0].suffix == ".npz":
         raise UserError(f"{paths[0]} needs no conversion: python teacher.py --data {paths[0]}")
-    raise UserError(f"{paths[0]}: this is no folder, .csv, .npy or idx-ubyte file: --help says what is taken")
+    for path in paths:
+        if not path.is_dir() and not re.search(data.CONVERTED, path.name):
+            advice = data.how_to_convert(str(path))
+            raise UserError(f"{path}: this is no folder, .csv, .npy or idx-ubyte file: {advice}")
+    raise UserError("these files are too many, or of several kinds: --help shows what can be given together")
 
 
 def parse_arguments():
