@@ -156,7 +156,50 @@ def test_a_file_that_is_unlike_its_model_is_pointed_out(capsys, tmp_path, tiny, 
     refused = pytest.raises(SystemExit, match="is not what net.keras is: 7%")
     with refused if status else contextlib.nullcontext():
         terminal.run(export.main)
-    assert ("warning: " in capsys.readouterr().out) == (unlike > 0)
+    assert ("warning: " in capsys.readouterr().out) == (unlike == 1)
+
+
+def test_outliers_in_a_table_do_not_take_int8s_steps_from_the_other_columns(printed, refusal, tmp_path, monkeypatch):
+    random = np.random.default_rng(0)
+    labels = np.arange(1200) % 3
+    table = np.float32(random.normal(size=(1200, 4)) * 0.3)
+    table[:, 0] += labels
+    table[::240, 3] = 400  # 5 of its 1,200 values
+    arrays = {"x_train": table, "y_train": labels, "x_test": table, "y_test": labels}
+    np.savez(tmp_path / "a.npz", **arrays)
+    net, _ = student.train_student(data.load(tmp_path / "a.npz"), replace(conftest.SMALL, hidden=(16,), epochs=10))
+    net.save(tmp_path / "net.keras")
+    options = [export.main, "--data", tmp_path / "a.npz", "--out", tmp_path, tmp_path / "net.keras"]
+    unlike = lambda: json.loads((tmp_path / "export.json").read_text())["net_int8.tflite"]["classes_unlike_keras"]
+    lines = printed(*options)
+    assert "net_int8.tflite clips outliers, inputs beyond -" in lines and "warning: " not in lines
+    assert unlike() < 12
+    monkeypatch.setattr(export, "CLIPPED", (0,))
+    status, line = refusal(*options)
+    assert status == 1 and unlike() > 120
+    assert (
+        "x_train[:, 3] has a range of 401, " in line and "clip its outliers in x_train and x_test (numpy.clip)" in line
+    )
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("shares", "kept"),
+    [([0.01], 0), ([0.2, 0.005], 0.1), ([0.2, 0.1, 0.05], 1), ([0.2, 0.1, 0.15], 0.1), ([0.2, 0.2, 0.3], 0)],
+)
+def test_inputs_are_clipped_only_where_the_file_is_better_for_it(shares, kept, monkeypatch, capsys):
+    written, left = [], iter(shares)  # of training examples in another class, each time that the file is written
+    monkeypatch.setattr(
+        export, "convert_and_run", lambda model, path, kind, examples, inputs: (written.append(examples), 0)
+    )
+    monkeypatch.setattr(export, "convert", lambda model, path, examples, **options: written.append(examples))
+    examples = np.random.default_rng(0).normal(size=(5000, 3)).astype(np.float32)
+    export.convert_to_int8(None, "a.tflite", examples, examples[:100], lambda outputs: next(left))
+    assert next(left, None) is None
+    inside = np.mean(written[-1] == examples)  # or else clipped
+    assert inside == pytest.approx(1 - 2 * kept / 100, abs=1e-3) and written[-1].dtype == np.float32
+    assert ("clips outliers" in capsys.readouterr().out) == (kept > 0)
+    assert len(written) == 1 or shares[0] > export.WARNED
 
 
 def test_it_calibrates_with_examples_of_all_classes(tmp_path, monkeypatch, ended):

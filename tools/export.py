@@ -4,7 +4,8 @@
     python tools/export.py MODEL.keras
 
 Every test image goes through LiteRT's interpreter, one at a time. Takes some seconds. Writes NAME.tflite,
-NAME_int8.tflite and export.json to artifacts/. The int8 file takes and returns int8 and needs no floating-point unit.
+NAME_int8.tflite and export.json to artifacts/. The int8 file takes and returns int8 and needs no floating-point unit;
+if it would be no good because of outliers in the inputs, it clips them.
 """
 
 import contextlib
@@ -26,6 +27,7 @@ import data
 
 WARNED, REFUSED = 0.01, 0.05  # shares of the test images that a file may put into another class than the model does
 CALIBRATION_IMAGES = 20_000  # training images on which the converter measures the ranges of the activations
+CLIPPED = (0, 0.1, 1)  # per cent of these images' values, at either end, that are clipped if int8 is no good without
 
 
 def convert(model, path, examples, batch_size=None, **options):
@@ -71,6 +73,45 @@ def int8_options(examples):
         "inference_output_type": tf.int8,
     }
     return options if examples.dtype.kind in "iu" else options | {"inference_input_type": tf.int8}
+
+
+def convert_to_int8(model, path, examples, sample, share_unlike):
+    """Write the model to `path` as int8, calibrated with examples (n, ...), clipped only if it is no good without.
+
+    All inputs share 256 steps, so a few outliers leave hardly any for the others. share_unlike(outputs for `sample`)
+    is the share of the sample in another class than the model's. Raises UserError as `convert_and_run` does.
+    """
+    shares = {}
+    for percent in CLIPPED:
+        outputs, _ = convert_and_run(model, path, "int8", clipped(examples, percent), sample)
+        shares[percent] = share_unlike(outputs)
+        if shares[percent] <= WARNED:
+            break
+    best = min(shares, key=shares.get)
+    if best != percent:
+        convert(model, path, clipped(examples, best), **int8_options(examples))
+    if best:
+        kept = clipped(examples, best)
+        gain = f"{shares[best]:.1%} of {len(sample):,} training examples get another class, without it {shares[0]:.1%}"
+        print(f"{path} clips outliers, inputs beyond {kept.min():.3g} to {kept.max():.3g}: {gain}")
+
+
+def clipped(examples, percent):
+    """Examples (n, ...) without so many per cent of their values at either end, which become the next ones."""
+    if not percent:
+        return examples
+    return np.clip(examples, *np.percentile(examples, (percent, 100 - percent)).astype(examples.dtype))
+
+
+def advice_on_range(examples):
+    """What to do about the column of a table (n, d) that takes int8's steps from the others; "" if there is none."""
+    ranges = np.ptp(examples, 0)
+    if examples.ndim != 2 or ranges.max() <= 4 * np.median(ranges):
+        return ""
+    k = ranges.argmax()
+    problem = f"x_train[:, {k}] has a range of {ranges[k]:.3g}, the columns' median is {np.median(ranges):.3g}"
+    advice = "clip its outliers in x_train and x_test (numpy.clip), standardise it, and train again"
+    return f": {problem}, and all share 256 steps: {advice}"
 
 
 def find_interpreter():
@@ -136,18 +177,25 @@ def main():
         return tf.nest.flatten(feed(inference.to_unit(split.images)))[0].numpy()
 
     labels = dataset.test.labels
-    expected = inference.predictor(model, pixels=pixels)(dataset.test.images).argmax(-1)
+    predict = inference.predictor(model, pixels=pixels)
+    expected, expected_of_sample = (predict(split.images).argmax(-1) for split in (dataset.test, sample))
+    classes_of = lambda outputs: read(outputs).numpy().argmax(-1)
+    share_unlike = lambda outputs: np.mean(classes_of(outputs) != expected_of_sample)
     rows = {source.name: {"bytes": source.stat().st_size, "test_errors": int(np.sum(expected != labels))}}
     paths = {"float32": out / f"{source.stem}.tflite", "int8": out / f"{source.stem}_int8.tflite"}
     problems, examples = [], inputs(data.sample(dataset.train, CALIBRATION_IMAGES))
     for kind, path in paths.items():
         print(f"converting {source} to {kind}: {path}", flush=True)
         try:
-            outputs, microseconds = convert_and_run(model, path, kind, examples, inputs(dataset.test))
+            if kind == "int8":
+                convert_to_int8(model, path, examples, inputs(sample), share_unlike)
+                outputs, microseconds = run_file(path, inputs(dataset.test))
+            else:
+                outputs, microseconds = convert_and_run(model, path, kind, examples, inputs(dataset.test))
         except UserError as error:  # the other file may be sound
             problems.append(str(error))
             continue
-        classes = read(outputs).numpy().argmax(-1)
+        classes = classes_of(outputs)
         rows[path.name] = {
             "bytes": path.stat().st_size,
             "test_errors": int(np.sum(classes != labels)),
@@ -155,10 +203,13 @@ def main():
             "microseconds_for_one_image": round(microseconds, 1),
         }
         unlike = np.mean(classes != expected)
-        if unlike > WARNED:
-            print(f"warning: {path} puts {unlike:.1%} of the test images into another class than {source.name} does")
+        advice = advice_on_range(examples) if kind == "int8" else ""
         if unlike > REFUSED:
-            problems.append(f"{path} is not what {source.name} is: {unlike:.0%} of the test images get another class")
+            problem = f"{unlike:.0%} of the test images get another class"
+            problems.append(f"{path} is not what {source.name} is: {problem}{advice}")
+        elif unlike > WARNED:
+            problem = f"puts {unlike:.1%} of the test images into another class than {source.name} does"
+            print(f"warning: {path} {problem}{advice}")
     files.write_json(out / "export.json", rows)
     print(f"saved {', '.join(str(out / name) for name in [*rows][1:])} and {out / 'export.json'}\n")
     print_report(rows, labels)
