@@ -105,6 +105,11 @@ class Dataset(NamedTuple):
             expected = np.intersect1d(expected, self.train.labels)
         if 0 not in expected:
             remarks[0] += ": labels begin at 0, so if yours begin at 1, subtract 1"
+        trained_on = {hash(example.tobytes()) for example in self.train.images}
+        for split_name, split in (("validation", self.validation), ("test", self.test)):
+            if num_copies := sum(hash(example.tobytes()) in trained_on for example in split.images):
+                advice = "if these are copies, leave them out, as nets know them from their training"
+                remarks.append(f"{num_copies:,} {split_name} examples are equal to a training example: {advice}")
         if len(shape) == 3 and shape[0] in (1, 3) and shape[2] not in (1, 3):
             taken = f"taken for images of height {shape[0]}, width {shape[1]} and {shape[2]} channels"
             remarks.append(

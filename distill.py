@@ -185,14 +185,14 @@ def distill(
 ) -> list[model_files.Epoch]:
     """Train `student`, a Keras classifier, on labels and on the soft targets of `teacher`; returns the history.
 
-    For use from Python; the script trains by student.train_student, with the same loss. The student is changed, the
+    For use from Python; the script trains by `train_pair`, with the same loss. The student is changed, the
     teacher is not; nothing is printed. teacher: one Keras classifier, or several, whose probabilities are averaged; or
-    any model's logits or probabilities (n, C) of these images. images, labels: see data.checked_split. temperature,
-    alpha: see `distillation_loss`. translate, distort, augment: see data.Batches; all are off by default, while the
-    script shifts MNIST's images by up to a pixel. pixels, student_pixels: factors for the inputs of teacher and
-    student, see inference.pixels_for. validation: (images, labels). callbacks: one or several, see training.Run.
-    optimizer: used as it is, or a name as for Keras' `compile`; None is Adam with learning_rate, see training.adam.
-    seed: decides the order of the images, the shifts and the distortions.
+    any model's logits or probabilities (n, C) of these images, see inference.stored_logits. images, labels: see
+    data.checked_split. temperature, alpha: see `distillation_loss`. translate, distort, augment: see data.Batches; all
+    are off by default, while the script shifts MNIST's images by up to a pixel. pixels, student_pixels: factors for the
+    inputs of teacher and student, see inference.pixels_for. validation: (images, labels). callbacks: one or several,
+    see training.Run. optimizer: used as it is, or a name as for Keras' `compile`; None is Adam with learning_rate, see
+    training.adam. seed: decides the order of the images, the shifts and the distortions.
 
     Raises UserError: an argument cannot be used; or as teacher_logits, data.Batches and training.Run do.
     """
@@ -222,7 +222,7 @@ def distill(
     if isinstance(teacher, np.ndarray):
         if augment:
             raise UserError("stored logits are those of the images as they are: leave augment out")
-        if teacher.ndim != 2 or len(teacher) != len(split.labels):
+        if teacher.ndim not in (1, 2) or len(teacher) != len(split.labels):
             raise UserError(f"teacher has the shape {teacher.shape}: it must have a row for each image, and C columns")
         teacher = teachers.StoredTeacher(inference.stored_logits(teacher, "teacher"), None, None)
     elif not all(isinstance(model, keras.Model) for model in (teacher if isinstance(teacher, list) else [teacher])):
@@ -386,8 +386,11 @@ def main() -> None:
             errors[model_name] = inference.count_errors(model, split, recipe.student_pixels)
         return errors
 
-    if len(dataset.validation.labels):
-        print("\n".join([*advice(count_errors("validation"), bool(arguments.teacher)), ""]), end="")
+    if num_validation := len(dataset.validation.labels):
+        errors = count_errors("validation")
+        counts = ", ".join(f"{name} {number:,}" for name, number in errors.items())
+        print(f"errors in {num_validation:,} validation images, to choose settings by: {counts}")
+        print("".join(f"{line}\n" for line in advice(errors, bool(arguments.teacher))))
     print(describe_result(count_errors("test"), len(dataset.test.labels)))
 
 

@@ -1,4 +1,7 @@
-"""The training run: learning-rate schedule, the loop over an epoch, checkpoints. All nets are trained by `train`."""
+"""The training run: learning-rate schedule, the loop over an epoch, checkpoints.
+
+All nets are trained by `train_together`, but for those of tools/stream.py, which Keras' `fit` trains.
+"""
 
 from __future__ import annotations
 

@@ -323,8 +323,13 @@ def test_what_is_odd_about_the_data_is_said(tmp_path):
     assert rare == ["no validation example is of class rare", "no test example is of class rare"]
     (remark,) = remarks(**changed_images(lambda images: images[:, None].repeat(3, 1)))
     assert "taken for images of height 3, width 12 and 10 channels: if channels come first, move them" in remark
-    (remark,) = remarks(**changed_images(lambda images: np.uint8(images > 200)))
+    remark = remarks(**changed_images(lambda images: np.uint8(images > 200)))[-1]
     assert remark.startswith("no pixel is above 1, and uint8 is divided by 255")
+    copies = np.concatenate([ARRAYS["x_test"][:-3], ARRAYS["x_train"][[5, 6, 6]]])
+    leaked = load_changed(tmp_path / "odd.npz", x_test=copies)
+    num_seen = sum(row not in leaked.held_out for row in (5, 6, 6))
+    (remark,) = [each for each in leaked.remarks() if " test examples" in each]
+    assert remark.startswith(f"{num_seen} test examples are equal to a training example: if these are copies, leave")
     dataset = load_changed(tmp_path / "odd.npz", **changed_images(np.float32))
     assert dataset.remarks()[0].startswith("pixels up to 252 are taken as they are") and "uint8" in dataset.remarks()[0]
     (remark,) = remarks(**changed_images(lambda images: np.repeat(np.float32(images)[..., None], 13, -1) * 40))
@@ -343,7 +348,8 @@ def test_a_table_that_nobody_scaled_is_pointed_out_and_a_scaled_one_is_not():
 
     def remarks(factor=1, offset=0):
         train = data.Split(np.float32(scaled * factor + offset), np.arange(500, dtype=np.int32) % 2)
-        return data.Dataset(train, train.take(slice(0)), train, 2).remarks()
+        test = train._replace(images=train.images + 0.5)
+        return data.Dataset(train, train.take(slice(0)), test, 2).remarks()
 
     for plain in (remarks(), remarks(1 / 30), remarks(offset=[0, 0, 1, 1]), remarks(offset=-0.4)):
         assert plain == []
