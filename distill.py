@@ -3,8 +3,8 @@
     python distill.py        (after python teacher.py)
 
 Two students are trained side by side, from the same first weights, on the same images in the same order: the baseline
-on the labels alone, and the distilled student. T = 3, and alpha, the weight of the soft term of the loss, is 0.3. It
-makes 89 test errors in 10,000 (mean of 5 seeds; 82 to 99) where the baseline makes 134. It takes a minute on two cores.
+on the labels alone, and the distilled student. T = 3, and alpha, the weight of the soft term of the loss, is 0.3. The
+latter makes 89 test errors in 10,000 (mean of 5 seeds; 82 to 99), the baseline 134. This takes a minute on two cores.
 
 Writes student.keras (the baseline), distilled.keras, their histories (.csv) and plots/ to artifacts/;
 teacher_logits_*.npz there is a cache.
@@ -136,7 +136,7 @@ def describe_gain(errors: dict[str, int]) -> str:
     sentence = f"distillation saves {saved:,} of the student's {baseline:,} test errors ({share})"
     gap = baseline - errors.get("teacher", baseline)
     if gap > 0:
-        sentence += f", {saved / gap:.0%} of the way from the baseline to its teacher"
+        sentence += f", {saved / gap:.0%} of the way from the baseline to the teacher"
     return sentence
 
 
@@ -191,8 +191,9 @@ def distill(
     data.checked_split. temperature, alpha: see `distillation_loss`. translate, distort, augment: see data.Batches; all
     are off by default, while the script shifts MNIST's images by up to a pixel. pixels, student_pixels: factors for the
     inputs of teacher and student, see inference.pixels_for. validation: (images, labels). callbacks: one or several,
-    see training.Run. optimizer: used as it is, or a name as for Keras' `compile`; None is Adam with learning_rate, see
-    training.adam. seed: decides the order of the images, the shifts and the distortions.
+    see training.Run. optimizer: used as it is, or a name as for Keras' `compile`; learning_rate is then ignored; None
+    is Adam with learning_rate, see training.adam. seed: decides the order of the images, the shifts and the
+    distortions, but not the first weights, which are the student's own.
 
     Raises UserError: an argument cannot be used; or as teacher_logits, data.Batches and training.Run do.
     """
@@ -281,9 +282,9 @@ def train_pair(
 ) -> list[tuple[keras.Model, list[model_files.Epoch]]]:
     """Train the same student on labels alone and distilled; returns (model, history) of each, in this order.
 
-    They are trained side by side on the same views, and only the loss differs; but where examples are unlabelled, the
-    baseline is shown the labelled ones more often instead. teacher_logits, path: see student.train_student, whose
-    errors this raises.
+    They are trained side by side on the same shifted or distorted images, and only the loss differs. If some examples
+    are unlabelled, the baseline gets the labelled ones only, repeated to the same number of steps. teacher_logits,
+    path: see student.train_student, whose errors this raises.
     """
     batches = student.batches_for(dataset, recipe, teacher_logits)
     has_unlabelled = (dataset.train.labels < 0).any()

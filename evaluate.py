@@ -311,7 +311,7 @@ def print_report(rows: dict[str, Row], comparisons: dict[str, Row], class_names:
 
 
 def print_gain(rows: dict[str, Row], evaluated: dict[str, Evaluated]) -> None:
-    """Print what distillation did for the student, if student and distilled are the two nets of one run."""
+    """Print what distillation did, if student and distilled are the two nets of one run; else that they are no pair."""
     if not {"student", "distilled"} <= rows.keys():
         return
     trained_with = evaluated["distilled"].settings

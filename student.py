@@ -5,7 +5,8 @@
 784-64-64-10, ReLU. In each epoch its images are shifted at random by up to a pixel. It makes 134 test errors in 10,000
 (mean of 5 seeds; 123 to 141), in 30 seconds on two cores. `python distill.py` trains it too, beside the distilled one.
 
-Writes student.keras, its history student.csv and plots/learning_curves_student.png to artifacts/.
+Writes student.keras (over that of distill.py), its history student.csv and plots/learning_curves_student.png to
+artifacts/.
 """
 
 from dataclasses import dataclass
@@ -73,7 +74,7 @@ def build_student(
 
 
 def check_student(dataset: data.Dataset, recipe: StudentRecipe, path: Path | None) -> str | None:
-    """Check the student before anyone waits; returns what identifies the user's own one in settings, or None.
+    """Check the student before anyone waits; returns what identifies that of --student in settings, else None.
 
     path: the .keras file of the user's own student, or None. Prints what may be a mistake. Raises UserError: as
     `build_student` and model_files.load do; there is nothing to train.
@@ -113,7 +114,7 @@ def run_for(
     loss: training.Loss = training.cross_entropy,
     path: Path | None = None,
 ) -> training.Run:
-    """A student at the beginning of its training. Baseline and distilled student both begin here.
+    """The training.Run of a student that is not trained yet. Baseline and distilled student both begin here.
 
     Recipe and path (see `first_student`) decide first weights and schedule, so that two students differ only in
     `batches` and `loss`, see training.Run.

@@ -12,6 +12,7 @@ two cores.
 """
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -167,10 +168,10 @@ def texts(results):
     return {
         "quick_start": "\n".join(f"    {line}" for line in distill.describe_result(first, 10_000).splitlines()),
         "result": tables.markdown(header, result),
-        "gain": f"Distillation saves {saved:.0%} of the student's test errors in the mean of {len(metrics)} seeds:"
-        f" {min(fewer)} to {max(fewer)} errors in\n"
-        "each. For every seed the exact McNemar test, which pairs the two students image by image, gives a\n"
-        f"p-value of at most {highest:.2g}.",
+        "gain": f"Distillation saves {mean(fewer):.0f} errors ({saved:.0%}) in the mean of {len(metrics)} seeds,"
+        f" {min(fewer)} to {max(fewer)} depending on the seed. For\n"
+        "every seed the exact McNemar test, which pairs the two students image by image, gives a p-value of\n"
+        f"at most {rounded_up(highest)}.",
         "calibration": tables.markdown(
             ["model", *(name.replace("_", " ") for name in trust)],
             [[name, *means(of_net, trust)] for name, of_net in rows.items()],
@@ -180,6 +181,12 @@ def texts(results):
         "export": export_table([run["export"] for run in results["runs"]]),
         "ladder": ladder_table(results["ladder"]),
     }
+
+
+def rounded_up(p):
+    """A p-value with two digits, of which it is true that p is at most this: 0.0025 for 0.00245."""
+    unit = 10 ** (math.floor(math.log10(p)) - 1)
+    return f"{math.ceil(p / unit) * unit:.2g}"
 
 
 def means(rows, names):

@@ -84,8 +84,8 @@ def versions() -> dict[str, str | int | None]:
 def code_sha256(*scripts: str) -> str:
     """SHA-256, in hexadecimal, of the code of scripts in this project and of all of its modules that they import.
 
-    By default, of teacher.py and distill.py: the code that makes the nets. It is that of the syntax trees without
-    docstrings, so that an edited comment changes nothing.
+    By default, of teacher.py and distill.py: the code that makes the nets. What is hashed is the parsed code, so
+    comments and docstrings do not count. Figures and messages in these modules do.
     """
     finder = modulefinder.ModuleFinder(path=[str(ROOT)])  # it reads imports, and runs nothing
     for script in scripts or ("teacher.py", "distill.py"):

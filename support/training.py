@@ -71,8 +71,8 @@ def train(
 def train_together(runs: list[Run], cores: int = 1, report: Report = print_epoch) -> list[list[Epoch]]:
     """Train several nets side by side, `cores` of them at a time, and return their histories.
 
-    Each comes out as if it were trained alone. Runs that have the same Batches see the same views: the images of an
-    epoch are shifted or distorted once, and the teacher runs on them once. report: called after each epoch as
+    Each comes out as if it were trained alone. Runs that share a Batches object see the same views: the images of
+    an epoch are shifted or distorted once, and the teacher runs on them once. report: called after each epoch as
     report(the Epoch of each run, the number of epochs). Raises UserError as `Run` does.
     """
     with contextlib.ExitStack() as stack:

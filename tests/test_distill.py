@@ -191,7 +191,7 @@ def test_with_own_data_the_scripts_neither_shift_nor_distort():
 )
 def test_the_gain_in_a_sentence(teacher, baseline, distilled, sentence):
     errors = {"teacher": teacher, "baseline": baseline, "distilled": distilled}
-    end = " the baseline to its teacher" if sentence.endswith("from") else ""
+    end = " the baseline to the teacher" if sentence.endswith("from") else ""
     assert distill.describe_gain(errors) == f"distillation {sentence}{end}"
 
 

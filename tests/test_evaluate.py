@@ -201,7 +201,7 @@ def test_only_a_pair_is_credited_and_the_way_to_a_teacher_is_that_to_its_own(tin
         report = printed(evaluate.main, "--data", tiny, "--out", tmp_path)
         assert ("distillation saves" in report) == is_pair
         assert ("student and distilled are no pair" in report) != is_pair
-        assert ("of the way from the baseline to its teacher" in report) == (is_pair and is_its_teacher)
+        assert ("of the way from the baseline to the teacher" in report) == (is_pair and is_its_teacher)
 
 
 def test_a_teacher_of_other_data_that_nobody_named_stops_nothing(tiny, tmp_path, printed, cheap):
