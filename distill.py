@@ -12,7 +12,9 @@ teacher_logits_*.npz there is a cache.
 
 import dataclasses
 import functools
+import inspect
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,7 @@ from typing import Any
 
 from support import UserError, files, inference, model_files, plots, terminal, training
 from support.recipe import VIEWS, any_temperature, factor, fraction, setting
-from support.stack import Stack
+from support.stack import Stack, can_be_stacked
 
 import keras
 import numpy as np
@@ -80,14 +82,14 @@ def distillation_loss(
     minus the entropy of the targets, which does not depend on the student, and is 0 where student and teacher agree.
     In float32 the soft term is exact to about 1e-7 * T^2.
     """
-    divisor, labels = temperature, training.labels_for(student_logits, labels)
+    divisor = temperature
     if len(student_logits.shape) == 3:  # of a Stack
         divisor, teacher_logits = temperature[:, None], teacher_logits[:, None]
     targets = soft_targets(teacher_logits, divisor)
     teacher_log = tf.nn.log_softmax(teacher_logits / divisor)  # not log(targets): some targets are 0
     student_log = tf.nn.log_softmax(student_logits / divisor)
     kl = tf.reduce_sum(targets * (teacher_log - student_log), axis=-1)
-    hard = tf.where(labels >= 0, training.cross_entropy(tf.maximum(labels, 0), None, student_logits), 0.0)
+    hard = training.cross_entropy(labels, teacher_logits, student_logits)
     return alpha * temperature**2 * kl + (1 - alpha) * hard
 
 
@@ -198,21 +200,23 @@ def distill(
     Raises UserError: an argument cannot be used; or as teacher_logits, data.Batches and training.Run do.
     """
     for name, value, is_valid, requirement in (
-        ("temperature", temperature, temperature > 0, "above 0"),
-        ("alpha", alpha, 0 <= alpha <= 1, "from 0 to 1"),
-        ("epochs", epochs, epochs >= 1, "1 or more"),
-        ("batch_size", batch_size, batch_size >= 1, "1 or more"),
-        ("learning_rate", learning_rate, learning_rate > 0, "above 0"),
+        ("temperature", temperature, lambda value: value > 0, "above 0"),
+        ("alpha", alpha, lambda value: 0 <= value <= 1, "from 0 to 1"),
+        ("epochs", epochs, lambda value: value >= 1, "1 or more"),
+        ("batch_size", batch_size, lambda value: value >= 1, "1 or more"),
+        ("learning_rate", learning_rate, lambda value: value > 0, "above 0"),
     ):
-        if not is_valid:
-            raise UserError(f"{name} is {value}: it must be {requirement}")
+        if not (isinstance(value, numbers.Real) and is_valid(value)):
+            raise UserError(f"{name} is {value!r}: it must be {requirement}")
     if not isinstance(student, keras.Model):
         raise UserError(f"student is a {type(student).__name__}: it must be a Keras model")
     try:
         optimizer = optimizer and keras.optimizers.get(optimizer)
     except ValueError as error:
         raise UserError("optimizer must be a Keras optimizer, or the name of one, such as 'adam'") from error
-    callbacks = [callbacks] if isinstance(callbacks, keras.callbacks.Callback) else callbacks
+    callbacks = list(callbacks) if isinstance(callbacks, (list, tuple)) else [callbacks]
+    if not all(isinstance(callback, keras.callbacks.Callback) for callback in callbacks):
+        raise UserError("callbacks must be Keras callbacks, such as keras.callbacks.CSVLogger('log.csv')")
     split = data.checked_split(images, labels)
     if validation is not None:
         if not isinstance(validation, (tuple, list)) or len(validation) != 2:
@@ -269,12 +273,12 @@ def check_classes(
 def loss_of(*recipes: DistillRecipe) -> Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]:
     """The loss of a DistillRecipe, or of those of a Stack's students, as training.Run takes it.
 
-    That is (labels, teacher_logits, student_logits) -> (batch,), or (batch, K) for the Stack.
+    That is (labels, teacher_logits, student_logits) -> (batch,), or (batch, K) for the Stack. Further arguments of
+    `distillation_loss` are the recipes' settings of these names; for the Stack, arrays (K,).
     """
-    temperature, alpha = recipes[0].temperature, recipes[0].alpha
-    if len(recipes) > 1:
-        temperature, alpha = np.transpose([(recipe.temperature, recipe.alpha) for recipe in recipes])
-    return functools.partial(distillation_loss, temperature=temperature, alpha=alpha)
+    names = [*inspect.signature(distillation_loss).parameters][3:]
+    settings = {name: np.array([getattr(recipe, name) for recipe in recipes]) for name in names}
+    return functools.partial(distillation_loss, **settings if len(recipes) > 1 else recipes[0].only(*names))
 
 
 def train_pair(
@@ -293,6 +297,8 @@ def train_pair(
         student.run_for(dataset, recipe, on_labels, path=path),
         student.run_for(dataset, recipe, batches, loss_of(recipe), path),
     ]
+    for one, other in zip(*(run.model.variables for run in runs), strict=True):
+        other.assign(one)  # the same first weights, even if a layer of build_student draws its own without a seed
     histories = training.train_together(runs, terminal.num_cores(), print_pair)
     return [(run.model, history) for run, history in zip(runs, histories)]
 
@@ -326,21 +332,25 @@ def train_students(
 ) -> list[tuple[keras.Model, list[model_files.Epoch]]]:
     """Build students and train them on the same batches; returns (model, history) of each.
 
-    Those that differ only in temperature and alpha are trained in Stacks, one for each of so many cores. The weights of
-    a student come out as those that it gets alone, apart from rounding. One whose loss in the history is not finite
-    has diverged. recipes: they agree in `views_of`. is_taught: whether the batches have a teacher's logits; if not, the
-    students are trained on labels alone. report: see training.train_together. Raises UserError as training.Run does.
+    Those that differ only in temperature and alpha are trained in Stacks, one for each of so many cores, if their net
+    can be stacked. The weights of a student come out as those that it gets alone, apart from rounding. One whose loss
+    in the history is not finite has diverged. recipes: they agree in `views_of`; alpha 0: on labels alone. is_taught:
+    whether the batches have a teacher's logits; if not, all students are trained on labels alone. report: see
+    training.train_together. Raises UserError as training.Run does.
     """
     students = [student.first_student(dataset, recipe) for recipe in recipes]
     alike = {}  # {what they have in common: places in `recipes`}
     for place, recipe in enumerate(recipes):
-        alike.setdefault(dataclasses.replace(recipe, **MNIST.only("temperature", "alpha")), []).append(place)
-    parts = [part for places in alike.values() for part in np.array_split(places, min(cores, len(places)))]
-    runs = []
+        in_common = dataclasses.replace(recipe, **MNIST.only("temperature", "alpha")), bool(recipe.alpha)
+        alike.setdefault(in_common, []).append(place)
+    parts, runs = [], []
+    for places in alike.values():
+        num_parts = min(cores, len(places)) if can_be_stacked(students[places[0]]) else len(places)
+        parts += np.array_split(places, num_parts)
     for part in parts:
         in_part = [recipes[place] for place in part]
         model = Stack([students[place] for place in part]) if len(part) > 1 else students[part[0]]
-        loss = loss_of(*in_part) if is_taught else training.cross_entropy
+        loss = loss_of(*in_part) if is_taught and in_part[0].alpha else training.cross_entropy
         of_part = in_part[0].only("epochs", "learning_rate") | {"pixels": in_part[0].student_pixels}
         runs.append(training.Run(model, batches, loss, **of_part))
     histories = [[]] * len(recipes)

@@ -65,7 +65,8 @@ def find_models(named: list[Path], out: Path) -> dict[str, Path]:
     """{name: path} of the models named, or of all in the folder `out`. Raises UserError: there is none."""
     paths = named or sorted(path for path in out.glob("*.keras") if not path.name.startswith("."))
     if not paths:
-        raise UserError(f"no models in {out}: run `python teacher.py` and `python distill.py` first")
+        first = "run `python teacher.py` and `python distill.py`, with the same --data and --out, first"
+        raise UserError(f"no models in {out}: {first}")
     models = name_models(paths)
     known_names = [name for name in ORDER if name in models]
     other_names = [name for name in models if name not in ORDER]

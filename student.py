@@ -77,10 +77,12 @@ def check_student(dataset: data.Dataset, recipe: StudentRecipe, path: Path | Non
     """Check the student before anyone waits; returns what identifies that of --student in settings, else None.
 
     path: the .keras file of the user's own student, or None. Prints what may be a mistake. Raises UserError: as
-    `build_student` and model_files.load do; there is nothing to train.
+    `build_student`, model_files.load and model_files.check do; there is nothing to train.
     """
     first = first_student(dataset, recipe, path)
-    training.check_trainable(first, path or "the student")
+    if not path:
+        model_files.check(first, "the net of build_student", dataset.image_shape, dataset.num_classes)
+    training.check_trainable(first, path or "the net of build_student")
     if not path:
         return None
     if recipe.only(*NET_SETTINGS) != MNIST.only(*NET_SETTINGS):
@@ -91,6 +93,7 @@ def check_student(dataset: data.Dataset, recipe: StudentRecipe, path: Path | Non
 
 def first_student(dataset: data.Dataset, recipe: StudentRecipe, path: Path | None = None) -> keras.Model:
     """The student before training: that of `build_student`, or of the .keras file at `path`, with its weights."""
+    keras.utils.set_random_seed(recipe.seed)  # for layers of an edited build_student that have no seed of their own
     if not path:
         return build_student(dataset.image_shape, dataset.num_classes, recipe, recipe.seed)
     own = model_files.load(path, dataset.image_shape, dataset.num_classes)

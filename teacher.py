@@ -73,9 +73,11 @@ def train_teacher(
 ) -> tuple[keras.Model, list[model_files.Epoch]]:
     """Build and train a teacher; returns (model, history).
 
-    loss, options: see training.train. Raises UserError as that does.
+    loss, options: see training.train. Raises UserError as that and model_files.check do.
     """
+    keras.utils.set_random_seed(recipe.seed)  # for layers of an edited build_teacher that have no seed of their own
     teacher = build_teacher(dataset.image_shape, dataset.num_classes, recipe, recipe.seed)
+    model_files.check(teacher, "the net of build_teacher", dataset.image_shape, dataset.num_classes)
     batches = data.Batches(dataset.train.labelled(), **recipe.only(*VIEWS))
     options |= recipe.only("epochs", "learning_rate", "weight_decay") | {"validation": dataset.validation}
     return teacher, training.train(teacher, batches, loss, **options)
@@ -93,8 +95,10 @@ def main() -> None:
     recipe = TeacherRecipe.of(vars(arguments))
     settings = recipe.settings() | {"data": files.fingerprint(*dataset.train)}
     # Another version's optimizer may have its variables in another order; edited code would train another teacher.
-    versions = {name: files.versions()[name] for name in ("tensorflow", "keras", "code")}
-    checkpoint = training.Checkpoint(out / "teacher_checkpoint.npz", settings | versions, arguments.resume)
+    made_by = {name: files.versions()[name] for name in ("tensorflow", "keras")} | {
+        "code": files.code_sha256("teacher.py")
+    }
+    checkpoint = training.Checkpoint(out / "teacher_checkpoint.npz", settings | made_by, arguments.resume)
     teacher, history = train_teacher(dataset, recipe, checkpoint=checkpoint)
     model_files.save(teacher, out / "teacher.keras", settings, history)
     plots.learning_curves({"teacher": history}, out / "plots" / "learning_curves_teacher.png")

@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from support import UserError, building, files
-from support.inference import fitting_advice, fitting_shape, single_shape
+from support.inference import build, fitting_advice, fitting_shape, single_shape
 
 import h5py
 import keras
 
 TRAINING = "training.json"  # the member of a .keras archive that holds the settings and the history of its training
 DIGESTS = "sha256.json"  # the SHA-256 of the other members: a zip file's own checksums have 32 bits only
+MODEL_NAME = "model.keras"  # of a temporary file
 MAX_JSON_BYTES = 2**24  # of a member that is parsed, which takes Python ten times as much memory
 HDF5 = b"\x89HDF\r\n\x1a\n"  # how such files begin
 OUTPUTS = (
@@ -93,7 +94,7 @@ def save(model: keras.Model, path: Path, settings: dict[str, Any], history: list
 def to_bytes(model: keras.Model, settings: dict[str, Any], history: list[Epoch]) -> bytes:
     """The file that `save` writes, as bytes."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.keras"
+        path = Path(folder) / MODEL_NAME
         save(model, path, settings, history)
         return path.read_bytes()
 
@@ -101,9 +102,22 @@ def to_bytes(model: keras.Model, settings: dict[str, Any], history: list[Epoch])
 def from_bytes(saved: bytes, example_shape: tuple[int, ...], num_classes: int) -> tuple[keras.Model, list[Epoch]]:
     """The model and the history in the bytes of a model file. The rest: see `load`, whose errors it raises."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.keras"
+        path = Path(folder) / MODEL_NAME
         path.write_bytes(saved)
         return load(path, example_shape, num_classes), load_training(path)[1]
+
+
+def check(model: keras.Model, name: str, example_shape: tuple[int, ...], num_classes: int) -> None:
+    """Check, before it is trained, that a net can be saved, loaded and used with such data. name: for the message.
+
+    Raises UserError: as `load` does, of a layer that Keras does not load in safe mode or of a wrong number of outputs.
+    """
+    build(model, example_shape)
+    try:
+        from_bytes(to_bytes(model, {}, []), example_shape, num_classes)
+    except UserError as error:
+        _, _, problem = str(error).partition(MODEL_NAME)
+        raise UserError(f"{name}{problem}") from error
 
 
 def differing(settings: dict[str, Any], wanted: dict[str, Any]) -> list[str]:

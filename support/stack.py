@@ -8,6 +8,20 @@ import keras
 import numpy as np
 
 
+def can_be_stacked(model: keras.Model) -> bool:
+    """Whether a net is one of plain dense layers, after layers without any variable, as Stack wants it."""
+    layers = getattr(model, "layers", [])
+    places = [place for place, layer in enumerate(layers) if layer.variables]
+    return isinstance(model, keras.Sequential) and all(
+        type(layer) is keras.layers.Dense
+        and layer.use_bias
+        and len(layer.input.shape) == 2
+        and not (layer.kernel_regularizer or layer.bias_regularizer or layer.activity_regularizer)
+        and not (layer.kernel_constraint or layer.bias_constraint)
+        for layer in layers[min(places, default=0) :]
+    )
+
+
 class Stack(keras.Model):
     """K dense students that see the same images: (batch, *shape) float32 -> logits (batch, K, C) float32.
 

@@ -38,9 +38,12 @@ STEPS_PER_CALL = 100  # then the graph returns, so that progress is shown and Ct
 def cross_entropy(labels: tf.Tensor, teacher_logits: tf.Tensor | None, logits: tf.Tensor) -> tf.Tensor:
     """The loss on labels alone, in nats per example (batch,): labels (batch,) integers, logits (batch, C).
 
-    Of a Stack's logits (batch, K, C): (batch, K). teacher_logits: ignored; every loss has this argument, see `Run`.
+    It is 0 for an unlabelled example, whose label is -1. Of a Stack's logits (batch, K, C): (batch, K). teacher_logits:
+    ignored; every loss has this argument, see `Run`.
     """
-    return keras.losses.sparse_categorical_crossentropy(labels_for(logits, labels), logits, from_logits=True)
+    labels = labels_for(logits, labels)
+    losses = keras.losses.sparse_categorical_crossentropy(tf.maximum(labels, 0), logits, from_logits=True)
+    return tf.where(labels >= 0, losses, 0.0)
 
 
 def labels_for(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:

@@ -159,7 +159,10 @@ def test_models_are_found_in_order_without_scratch_files(tmp_path):
 
 def test_no_models_is_said_in_a_line(refusal, tmp_path, tiny):
     status, line = refusal(evaluate.main, "--data", tiny, "--out", tmp_path)
-    assert (status, "run `python teacher.py` and `python distill.py` first" in line) == (1, True)
+    assert (
+        status,
+        "run `python teacher.py` and `python distill.py`, with the same --data and --out, first" in line,
+    ) == (1, True)
     status, line = refusal(evaluate.main, "--min-accuracy", "97")
     assert (status, "97 is not from 0 to 1" in line) == (2, True)
 

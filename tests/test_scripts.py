@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 
-from support import building, inference, model_files, terminal
+from support import inference, model_files, terminal
 
 import keras
 import numpy as np
@@ -20,6 +20,7 @@ from conftest import ROOT, python, same_weights
 import distill
 import evaluate
 import student
+import teacher
 
 TRAINING = ["--epochs", "3", "--batch-size", "20"]
 
@@ -50,6 +51,64 @@ def copy(folder, tmp_path, monkeypatch, cheap):
     """A copy of these files, to be changed and evaluated without figures."""
     monkeypatch.setattr(evaluate, "draw", lambda *arguments: None)
     return shutil.copytree(folder[0], tmp_path / "artifacts")
+
+
+def convolutional(image_shape, num_classes, recipe=None, seed=None):
+    """What a newcomer makes of build_student: its layers draw their first weights without a seed."""
+    maps = [keras.layers.Reshape((*image_shape, 1)), keras.layers.Conv2D(3, 5, strides=3, activation="relu")]
+    end = [keras.layers.Flatten(), keras.layers.Dropout(0.2), keras.layers.Dense(num_classes)]
+    return keras.Sequential([keras.Input(image_shape), *maps, *end])
+
+
+def test_at_alpha_0_an_edited_student_equals_its_baseline_and_a_seed_repeats_it(copy, tiny, printed, monkeypatch):
+    for build in (convolutional, lambda *of_net: keras.models.model_from_json(convolutional(*of_net[:2]).to_json())):
+        monkeypatch.setattr(student, "build_student", build)
+        nets = []
+        for _ in range(2):
+            printed(distill.main, "--data", tiny, "--out", copy, *TRAINING, "--alpha", 0)
+            nets += [model_files.load(copy / f"{name}.keras") for name in ("student", "distilled")]
+        for net in nets[1:]:
+            for one, other in zip(net.get_weights(), nets[0].get_weights(), strict=True):
+                np.testing.assert_allclose(one, other, atol=1e-5)
+        assert same_weights(nets[0], nets[2])
+
+
+def of_more_classes(image_shape, num_classes, recipe=None, seed=None):
+    return convolutional(image_shape, num_classes + 1)
+
+
+def with_a_lambda(image_shape, num_classes, recipe=None, seed=None):
+    return keras.Sequential([convolutional(image_shape, num_classes), keras.layers.Lambda(lambda x: 2 * x)])
+
+
+class Subclass(keras.Model):
+    def __init__(self, *of_net):
+        super().__init__()
+        self.net = convolutional(*of_net[:2])
+
+    def call(self, images):
+        return self.net(images)
+
+
+@pytest.mark.parametrize(
+    ("build", "problem"),
+    [
+        (of_more_classes, "output_shape is (None, 4), but the data need (None, 3)"),
+        (with_a_lambda, "a Lambda layer"),
+        (Subclass, "cannot be read"),
+    ],
+)
+def test_an_edited_net_that_cannot_be_used_is_refused_before_it_is_trained(
+    copy, tiny, refusal, monkeypatch, build, problem
+):
+    monkeypatch.setattr(student, "build_student", build)
+    monkeypatch.setattr(teacher, "build_teacher", build)
+    before = {path: path.read_bytes() for path in copy.glob("*.keras")}
+    for script in (student, distill, teacher):
+        status, line = refusal(script.main, "--data", tiny, "--out", copy, *TRAINING)
+        net = "build_teacher" if script is teacher else "build_student"
+        assert (status, f"the net of {net}" in line, problem in line) == (1, True, True), line
+    assert before == {path: path.read_bytes() for path in copy.glob("*.keras")}
 
 
 @pytest.mark.quick
@@ -107,14 +166,7 @@ def test_baseline_and_distilled_student_are_of_one_run_whatever_was_edited(copy,
     options = ["--data", tiny, "--out", copy, *TRAINING, "--translate", "1"]
     before = (copy / "student.keras").read_bytes()
 
-    def build(image_shape, num_classes, recipe, seed):
-        seeds = building.layer_seeds(seed)
-        shape = keras.layers.Reshape((*image_shape, 1))
-        maps = keras.layers.Conv2D(3, 5, strides=3, kernel_initializer=keras.initializers.HeNormal(next(seeds)))
-        dense = building.dense(num_classes, None, next(seeds))
-        return keras.Sequential([keras.Input(image_shape), shape, maps, keras.layers.Flatten(), dense])
-
-    monkeypatch.setattr(student, "build_student", build)
+    monkeypatch.setattr(student, "build_student", convolutional)
     lines = printed(distill.main, *options)
     assert "computed the teacher's logits" not in lines  # those are kept
     nets = [model_files.load(copy / f"{name}.keras", (12, 10), 3) for name in ("student", "distilled")]

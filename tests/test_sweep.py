@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import same_weights
 
 import data
 import distill
@@ -90,6 +91,21 @@ def test_other_settings_validation_labels_or_code_are_another_sweep(whole, tiny,
     arrays["y_val"] = arrays["y_val"][::-1]  # the training images are the same
     np.savez(tmp_path / "other.npz", **arrays)
     assert "there already" not in run(tmp_path / "other.npz", out, *one_of_each_seed, "--learning-rate", "0.02")
+
+
+def test_an_edited_student_of_any_layers_is_swept(whole, tiny, digits, tmp_path, monkeypatch):
+    def build(image_shape, num_classes, recipe, seed):
+        layers = [keras.layers.Reshape((*image_shape, 1)), keras.layers.Conv2D(2, 5), keras.layers.Flatten()]
+        return keras.Sequential([keras.Input(image_shape), *layers, keras.layers.Dense(num_classes)])
+
+    monkeypatch.setattr(student, "build_student", build)
+    shutil.copy(whole[0] / "teacher.keras", tmp_path)
+    assert run(tiny, tmp_path, "--seeds", "1").count("held-out images wrong") == 5
+    recipe = distill.DistillRecipe(hidden=(8,), epochs=1, batch_size=20, translate=0, temperature=4.0, alpha=1.0)
+    logits = teachers.teacher_logits(keras.models.load_model(tmp_path / "teacher.keras"), digits.train.images)
+    pair = distill.train_pair(digits, recipe, logits)
+    for name, (net, _) in zip(("labels_alone", "T4.0_alpha1.0"), pair):
+        assert same_weights(net, model_files.load(tmp_path / "sweep" / f"{name}_seed0.keras"))
 
 
 def test_it_chooses_on_validation_images_and_opens_the_test_set_for_the_chosen(whole, digits):

@@ -328,7 +328,7 @@ def choose(shares):
 def show(arguments, compared, num_images, figure):
     """Print and draw the errors, the best first. compared: see `compare`."""
     counted = f"errors in {num_images:,} held-out images"
-    header, rows = [*arguments.grid, "T", "alpha", counted, "more than the best", "standard error"], []
+    header, rows = [*arguments.grid, "T", "alpha", counted, "more than the best distilled", "standard error"], []
     for recipe in sorted(compared, key=lambda recipe: compared[recipe][0]):
         names = [f"{recipe.temperature:g}", f"{recipe.alpha:g}"] if recipe.alpha else ["", "labels alone"]
         counts = (f"{value:,.1f}".removesuffix(".0") for value in compared[recipe])
@@ -369,7 +369,8 @@ def report(arguments, dataset, students, recipes, num_images, out):
         to_test[f"labels alone, best with {options_of(best_alone, arguments.grid)}"] = best_alone
     for name, recipe in [*to_test.items()][1:]:
         errors, more, deviation = compare(shares, chosen)[recipe]
-        print(f"{name}: {errors:,.0f} errors, {more:,.0f} more than the chosen (standard error {deviation:.0f})")
+        more_or_fewer = f"{abs(more):,.0f} {'more' if more >= 0 else 'fewer'} than the chosen"
+        print(f"{name}: {errors:,.0f} errors, {more_or_fewer} (standard error {deviation:.0f})")
     result = {"chosen": settings, "test_errors": {}, "compared": [], "runs": []}
     for recipe, values in compared.items():
         counts = dict(zip(("errors", "more", "standard_error"), map(float, values)))
