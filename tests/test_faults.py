@@ -206,8 +206,10 @@ def test_whole_files_in_each_other_s_place_are_refused(whole, digits, tmp_path):
 
 
 def test_a_checkpoint_of_another_version_is_refused(tiny, tmp_path, monkeypatch, ended, cheap):
-    def full(*_):
-        raise OSError(28, "No space left on device")
+    def full(model, path, *_, real=model_files.save):
+        if path.parent == tmp_path:
+            raise OSError(28, "No space left on device")
+        real(model, path, *_)
 
     options = ["--data", tiny, "--out", tmp_path, "--epochs", 2, "--batch-size", 20, "--hidden", 8, "--resume"]
     with monkeypatch.context() as patch:
