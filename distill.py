@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from support import UserError, files, inference, model_files, plots, terminal, training
-from support.recipe import VIEWS, any_temperature, factor, fraction, setting
+from support.recipe import VIEWS, any_temperature, changed, fraction, setting
 from support.stack import Stack, can_be_stacked
 
 import keras
@@ -40,9 +40,7 @@ class DistillRecipe(student.StudentRecipe):
 
     temperature: float = setting(3.0, any_temperature, "divides the logits of both nets", metavar="T")
     alpha: float = setting(0.3, fraction, "weight of the soft term (teacher); the hard term (labels) has 1 - ALPHA")
-    teacher_pixels: float = setting(
-        1.0, factor, "multiply the teacher's inputs by this: 255 for nets trained on 0...255", metavar="FACTOR"
-    )
+    teacher_pixels: float = changed(inference.TeacherPixels, "teacher_pixels", 1.0)
 
 
 MNIST = DistillRecipe()

@@ -95,9 +95,8 @@ def main() -> None:
     recipe = TeacherRecipe.of(vars(arguments))
     settings = recipe.settings() | {"data": files.fingerprint(*dataset.train)}
     # Another version's optimizer may have its variables in another order; edited code would train another teacher.
-    made_by = {name: files.versions()[name] for name in ("tensorflow", "keras")} | {
-        "code": files.code_sha256("teacher.py")
-    }
+    made_by = {name: files.versions()[name] for name in ("tensorflow", "keras")}
+    made_by |= {"code": files.code_sha256("teacher.py")}
     checkpoint = training.Checkpoint(out / "teacher_checkpoint.npz", settings | made_by, arguments.resume)
     teacher, history = train_teacher(dataset, recipe, checkpoint=checkpoint)
     model_files.save(teacher, out / "teacher.keras", settings, history)

@@ -189,7 +189,7 @@ def run_all(store, names, arguments, extra=no_extra):
     missing = {run: name for run, name in names.items() if run not in store.finished}
     print(f"{len(names)} runs, {len(names) - len(missing)} of them finished before")
     made_by = [store.finished[run]["versions"].get("code") for run in names if run in store.finished]
-    if by_other_code := sum(code != versions()["code"] for code in made_by):
+    if by_other_code := len(made_by) - made_by.count(versions()["code"]):
         advice = "--check 5 repeats five of them, --results FILE trains all anew"
         print(f"{by_other_code} of these were made by other code than today's: {advice}")
     if not missing:

@@ -116,8 +116,8 @@ def check(model: keras.Model, name: str, example_shape: tuple[int, ...], num_cla
     try:
         from_bytes(to_bytes(model, {}, []), example_shape, num_classes)
     except UserError as error:
-        _, _, problem = str(error).partition(MODEL_NAME)
-        raise UserError(f"{name}{problem}") from error
+        problem = re.search(rf"{MODEL_NAME}:? (cannot be read \(.*\)|.*?): ", str(error))[1]  # the remedy is for files
+        raise UserError(f"{name}: {problem}: let it fit the data, and have layers of Keras alone") from error
 
 
 def differing(settings: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
