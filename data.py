@@ -1,22 +1,19 @@
-"""Data: loaded, checked, split, shifted or distorted, and served as shuffled batches."""
+"""Data sets: loaded, checked, held out, in folds."""
 
 import argparse
 import hashlib
 import re
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from support import UserError, distortion, files, quiet
-from support.inference import to_unit
+from support import UserError, files, quiet
 
 import keras
 import numpy as np
-import tensorflow as tf
 from numpy.typing import ArrayLike
 
-MNIST = Path(__file__).with_name("mnist.npz")
+MNIST_FILE = Path(__file__).with_name("mnist.npz")
 SHA256 = {  # of each array's bytes in C order, the same bytes as in LeCun and Cortes's four files
     "x_train": "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
     "y_train": "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13",
@@ -33,9 +30,6 @@ CONVERTED = r"\.csv(\.gz)?$|\.npy$|idx[13]-ubyte(\.gz)?$"  # the names of files 
 FASHION = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 KERAS_DATASETS = {"fashion_mnist": FASHION, "cifar10": CIFAR10, "cifar100": []}  # name: class names
-
-# An array (n, shifts, C) for n images; or, as distortions cannot be listed, a function (images (n, ...)) -> (n, C).
-TeacherLogits = np.ndarray | Callable[[np.ndarray], np.ndarray]
 
 
 class Split(NamedTuple):
@@ -58,6 +52,10 @@ class Split(NamedTuple):
         indices = np.flatnonzero(self.labels >= 0)
         return self.take(np.resize(indices, len(self.labels)))
 
+    def sample(self, number: int = 1000) -> "Split":
+        """At most `number` labelled examples, drawn at random as in `hold_out`, in their original order."""
+        return self.take(np.sort(_stratified_order(self.labels)[:number]))
+
 
 class Dataset(NamedTuple):
     """Three disjoint splits; `validation` may be empty. Settings are chosen on `validation`, never on `test`."""
@@ -73,6 +71,11 @@ class Dataset(NamedTuple):
     def image_shape(self) -> tuple[int, ...]:
         """The shape of one example."""
         return self.train.images.shape[1:]
+
+    @property
+    def form(self) -> tuple[tuple[int, ...], int]:
+        """What a net must fit: (the shape of one example, the number of classes)."""
+        return self.image_shape, self.num_classes
 
     @property
     def names(self) -> list[str]:
@@ -140,7 +143,7 @@ def load(path: str | Path | None = None, validation: int | None = None) -> Datas
     Raises UserError: the file is missing, damaged, or not of this form; `validation` leaves a class without training
     examples, or is given although the file has x_val.
     """
-    source = str(MNIST if path is None else path)
+    source = str(MNIST_FILE if path is None else path)
     arrays = _from_keras(source) if source in KERAS_DATASETS else _read(source)
     if path is None:
         for key, digest in SHA256.items():
@@ -214,11 +217,6 @@ def fold(dataset: Dataset, number: int, num_folds: int) -> Dataset:
     held_out[by_class[number::num_folds]] = True
     train, validation = dataset.train.take(~held_out), dataset.train.take(held_out)
     return dataset._replace(train=train, validation=validation, held_out=np.flatnonzero(held_out))
-
-
-def sample(split: Split, number: int = 1000) -> Split:
-    """At most `number` labelled examples, drawn at random as in `hold_out`, in their original order."""
-    return split.take(np.sort(_stratified_order(split.labels)[:number]))
 
 
 def _stratified_order(labels: np.ndarray) -> np.ndarray:
@@ -379,148 +377,3 @@ def load_for(arguments: argparse.Namespace) -> Dataset:
 def fitting_batch_size(batch_size: int, dataset: Dataset) -> int:
     """The batch size, or an eighth of the training examples if that is less."""
     return min(batch_size, max(1, len(dataset.train.labels) // 8))
-
-
-def num_shifts(pixels: int) -> int:
-    """The number of shifts by at most `pixels` pixels in each direction, the zero shift included."""
-    return (2 * pixels + 1) ** 2
-
-
-def padded(images: np.ndarray, pixels: int) -> np.ndarray:
-    """Images (n, h, w[, c]) with a border of `pixels` zeros; examples of any shape as they are if `pixels` is 0.
-
-    Shift s is the crop whose upper left corner is at row s // span, column s % span, where span = 2 * pixels + 1.
-    """
-    border = (pixels, pixels)
-    return np.pad(images, [(0, 0), border, border] + [(0, 0)] * (images.ndim - 3)) if pixels else images
-
-
-def check_batches(examples: np.ndarray, batch_size: int, translate: int = 0, distort: float = 0.0) -> None:
-    """Raises UserError: there are fewer than batch_size examples (n, ...), or they cannot be shifted or distorted."""
-    num_examples, *shape = examples.shape
-    if batch_size > num_examples:
-        raise UserError(f"the batch size, {batch_size}, is larger than the {num_examples} training examples: lower it")
-    if not (translate or distort):
-        return
-    if len(shape) not in (2, 3):
-        raise UserError(
-            f"--translate and --distort are for images, but an example here has shape {tuple(shape)}: leave them out"
-        )
-    if translate >= min(shape[:2]):
-        raise UserError(f"--translate {translate} would shift images of {shape[0]}x{shape[1]} out of sight: lower it")
-
-
-class Examples(NamedTuple):
-    """The examples of an epoch, tensors (num_steps, batch_size, ...), or of one of its steps, (batch_size, ...)."""
-
-    rows: tf.Tensor  # the flattened images, with their borders
-    shifts: tf.Tensor  # int32, the number of each image's shift, see `padded`
-    labels: tf.Tensor  # int32
-    teacher_logits: tf.Tensor | None  # float32, of exactly these views
-
-    def of_step(self, step: int | tf.Tensor) -> "Examples":
-        """The examples of one step of an epoch."""
-        return Examples(*(None if tensor is None else tensor[step] for tensor in self))
-
-
-class Batches:
-    """The shuffled batches of a split, one epoch at a time.
-
-    An image is seen under a random shift by up to `translate` pixels (see `padded`) or a random distortion of strength
-    `distort` (see support/distortion.py); any other array is seen as it is. With it come its label and, if given, the
-    teacher's logits of exactly that view. Order, shifts and distortions of an epoch depend on `seed` and the epoch's
-    number alone. The images left over after the last complete batch are not used in that epoch.
-
-    augment: a function or Keras layer that changes a batch of images before the teacher and the net see them. It gets
-    (batch, h, w, c) float32, in [0, 1] if the data are uint8, and keeps that shape; `seed` does not decide what it
-    draws. teacher_logits: what teachers.teacher_logits returns for the images of the split.
-
-    Raises UserError as `check_batches` does, and if augment is given with translate or distort; ValueError: translate
-    and distort are both given, or teacher_logits are of other examples or shifts.
-    """
-
-    def __init__(
-        self,
-        split: Split,
-        batch_size: int,
-        *,
-        seed: int,
-        translate: int = 0,
-        distort: float = 0.0,
-        augment: Callable[[tf.Tensor], tf.Tensor] | None = None,
-        teacher_logits: TeacherLogits | None = None,
-    ) -> None:
-        check_batches(split.images, batch_size, translate, distort)
-        if translate and distort:
-            raise ValueError("translate and distort exclude each other")
-        if augment and (translate or distort):
-            raise UserError("augment excludes translate and distort: let it shift or distort the images too")
-        self.num_images, *shape = split.images.shape
-        self.shape = tuple(shape)
-        self.batch_size, self.seed, self.translate = batch_size, seed, translate
-        self.distortion, self.augment = distortion.distortion(distort), augment
-        self.num_steps = self.num_images // batch_size
-        self._images = tf.constant(padded(split.images, translate).reshape(self.num_images, -1))
-        self._labels = tf.constant(split.labels)
-        self._teacher_logits = teacher_logits
-        if isinstance(teacher_logits, np.ndarray):
-            if teacher_logits.shape[:2] != (self.num_images, num_shifts(translate)):
-                raise ValueError(f"teacher_logits {teacher_logits.shape} are of other examples or shifts")
-            self._teacher_logits = tf.constant(teacher_logits.reshape(-1, teacher_logits.shape[-1]))
-
-    def order(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """The indices of the images of epoch `number`, and their shifts: int32 arrays (num_steps, batch_size)."""
-        random = np.random.default_rng([self.seed, number])
-        indices = random.permutation(self.num_images)[: self.num_steps * self.batch_size].astype(np.int32)
-        shifts = random.integers(num_shifts(self.translate), size=indices.size).astype(np.int32)
-        shape = self.num_steps, self.batch_size
-        return indices.reshape(shape), shifts.reshape(shape)
-
-    def collect(self, number: int) -> Examples:
-        """The Examples of epoch `number`; see `view`.
-
-        Copying a whole epoch's rows before the graph runs is faster than copying each batch inside it.
-        """
-        indices, shifts = self.order(number)
-        rows = tf.gather(self._images, indices)
-        if self.distortion:
-            noise_seed = np.random.default_rng([self.seed, number, 1]).integers(2**31)
-            images = tf.reshape(rows, (-1, *self.shape))
-            distorted = distortion.distort(images, [self.seed % 2**31, noise_seed], self.distortion)
-            rows = tf.reshape(distorted, rows.shape)
-        if self.augment:
-            rows = tf.stack([self._augmented(batch) for batch in rows])
-        logits = self._teacher_logits
-        if callable(logits):
-            images = tf.reshape(rows, (-1, *self.shape)).numpy()
-            logits = tf.reshape(logits(images), (*indices.shape, -1))
-        elif logits is not None:
-            logits = tf.gather(logits, indices * num_shifts(self.translate) + shifts)
-        return Examples(rows, tf.convert_to_tensor(shifts), tf.gather(self._labels, indices), logits)
-
-    def _augmented(self, rows: tf.Tensor) -> tf.Tensor:
-        """What `augment` makes of a batch of flattened images, in their dtype. Raises UserError: another shape."""
-        images = tf.reshape(to_unit(rows), (-1, *self.shape, 1) if len(self.shape) == 2 else (-1, *self.shape))
-        augmented = tf.convert_to_tensor(self.augment(images))
-        if augmented.shape != images.shape:
-            shapes = f"images {tuple(images.shape)} into {tuple(augmented.shape)}"
-            raise UserError(f"augment turns {shapes}: it must keep their shape")
-        augmented = tf.reshape(tf.cast(augmented, tf.float32), rows.shape)
-        if rows.dtype == tf.uint8:
-            return tf.cast(tf.round(255 * tf.clip_by_value(augmented, 0, 1)), tf.uint8)
-        return augmented
-
-    def view(self, examples: Examples) -> tf.Tensor:
-        """What the nets see of the Examples of one step: (batch, *shape) float32, images in [0, 1]."""
-        rows = self._shifted(examples.rows, examples.shifts) if self.translate else examples.rows
-        return to_unit(tf.reshape(rows, (-1, *self.shape)))
-
-    @tf.function(jit_compile=True)  # one loop instead of many small copies saves 4 % of a teacher's epoch
-    def _shifted(self, rows: tf.Tensor, shifts: tf.Tensor) -> tf.Tensor:
-        """Crop padded images (batch, pixels) by their shifts (batch,); returns (batch, *shape)."""
-        height, width, *channels = self.shape
-        span, stride = 2 * self.translate + 1, width + 2 * self.translate
-        rows = tf.reshape(rows, (-1, (height + 2 * self.translate) * stride, *channels))
-        corner = shifts // span * stride + shifts % span
-        pixels = tf.range(height)[:, None] * stride + tf.range(width)
-        return tf.gather(rows, corner[:, None, None] + pixels, batch_dims=1)

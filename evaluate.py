@@ -7,21 +7,18 @@
 Takes about 15 seconds. Writes metrics.json, and figures to plots/, in artifacts/.
 """
 
+import argparse
 import itertools
-import statistics
-import timeit
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from support import UserError, files, inference, metrics, model_files, plots, terminal
+from support import UserError, classifier, files, metrics, model_files, plots, teacher_logits, terminal
 from support.recipe import fraction
 
 import numpy as np
 
 import data
 import distill
-import teachers
 
 ORDER = ["teacher", "student", "distilled"]  # listing order; other names come last
 FIGURES = ["accuracy_against_parameters", "confusions", "errors_per_class", "gallery", "learning_curves", "reliability"]
@@ -30,8 +27,6 @@ METRICS = {  # of metrics.json: the format in which each is printed, and its uni
     "parameters": (",", ""),
     "multiply_adds": (",", "per image, in dense and convolutional layers"),
     "bytes": (",", "of the file"),
-    "images_per_second": (",", "in batches of up to 1,000, on this machine"),
-    "microseconds_for_one_image": (",.0f", "alone, on this machine"),
     "nll": (".4f", "negative log-likelihood, nats per test image"),
     "ece": (".2%", f"expected calibration error, a fraction, over {metrics.ECE_BINS} equal-width bins of confidence"),
     "best_temperature": (".2f", "the divisor of the logits with the lowest nll on the validation images"),
@@ -86,59 +81,51 @@ def name_models(paths: list[Path]) -> dict[str, Path]:
 def run_model(path: Path, dataset: data.Dataset, pixels: float | None, option: str) -> Evaluated:
     """Load the model file at `path` and run it on the test and validation images.
 
-    pixels: see inference.feeder; None: as the file says, or else 1. Prints a warning that names `option`, which sets
+    pixels: see classifier.feeder; None: as the file says, or else 1. Prints a warning that names `option`, which sets
     pixels, if another value is much better; and one if the classes are in another order. Raises UserError: as
     model_files.load does; the model's outputs are not finite.
     """
-    model = model_files.load(path, dataset.image_shape, dataset.num_classes)
+    model = model_files.load(path, *dataset.form)
     settings, history = model_files.load_training(path)
     pixels = model_files.pixels(settings, pixels)
-    sample = data.sample(dataset.train)
-    inference.warn_of_pixels(path, model, sample, pixels, option)
-    predict = inference.predictor(model, pixels=pixels)
-    if problem := inference.order_warning(predict(sample.images).argmax(-1), sample.labels):
+    sample = dataset.train.sample()
+    classifier.warn_of_pixels(path, model, sample, pixels, option)
+    predict = classifier.predictor(model, pixels=pixels)
+    if problem := classifier.order_warning(predict(sample.images).argmax(-1), sample.labels):
         print(f"warning: {path}: {problem}", flush=True)
     logits = predict(np.concatenate([dataset.test.images, dataset.validation.images]))
     if not np.isfinite(logits).all():
         raise UserError(f"{path}: the model's outputs are not finite: train it again with a lower --learning-rate")
     cost = {
         "parameters": model.count_params(),
-        "multiply_adds": inference.multiply_adds(model, dataset.image_shape),
+        "multiply_adds": classifier.multiply_adds(model, dataset.image_shape),
         "bytes": path.stat().st_size,
-        **measure_speed(predict, dataset.test.images[:10_000]),
     }
     test, validation = np.split(logits, [len(dataset.test.labels)])
-    return Evaluated(cost, settings, history, model_files.fingerprint(model), test, validation)
+    return Evaluated(cost, settings, history, model_files.weights_sha256(model), test, validation)
 
 
-def mean_of(several: list[Evaluated]) -> Evaluated:
-    """The Evaluated of a teacher of one or more models: ensemble logits, the log of the mean probability."""
+def evaluated_teacher(
+    arguments: argparse.Namespace, by_path: dict[Path, Evaluated], paths: list[Path], dataset: data.Dataset
+) -> Evaluated | None:
+    """The Evaluated of the models at `paths`, averaged; or else of the stored logits of --teacher; or else None."""
+    several = [by_path[path] for path in paths]
     if len(several) == 1:
         return several[0]
-    test = inference.mean_logits([model.test for model in several]).numpy()
-    validation = inference.mean_logits([model.validation for model in several]).numpy()
-    return Evaluated({}, {}, [], "+".join(sorted(model.weights for model in several)), test, validation)
-
-
-def of_stored(stored: teachers.StoredTeacher | None) -> Evaluated | None:
-    """The Evaluated of stored logits; None if there are none of the test images, which is printed."""
-    if stored and stored.test is None:
-        print("no model is compared with the teacher: its file has no logits of the test images, `test`")
-    if not stored or stored.test is None:
+    if several:
+        test, validation = (
+            classifier.mean_logits([getattr(model, name) for model in several]).numpy()
+            for name in ("test", "validation")
+        )
+        return Evaluated({}, {}, [], "+".join(sorted(model.weights for model in several)), test, validation)
+    stored = teacher_logits.load_stored(arguments.teacher or [], dataset)
+    if not stored:
         return None
-    return Evaluated({}, {}, [], teachers.fingerprint(stored), stored.test, stored.validation)
-
-
-def measure_speed(predict: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> dict[str, Any]:
-    """The median speed of inference.predictor's `predict` on this machine: with all images (n, ...), and with one."""
-
-    def median_seconds(examples: np.ndarray, repeats: int) -> float:
-        return statistics.median(timeit.repeat(lambda: predict(examples), number=1, repeat=repeats))
-
-    return {
-        "images_per_second": round(len(images) / median_seconds(images, 5)),
-        "microseconds_for_one_image": round(1e6 * median_seconds(images[:1], 200), 1),
-    }
+    test = stored.on_split(dataset, "test")
+    if test is None:
+        print("no model is compared with the teacher: its file has no logits of the test images, `test`")
+        return None
+    return Evaluated({}, {}, [], stored.sha256, test, stored.on_split(dataset, "validation"))
 
 
 def measure(evaluated: Evaluated, dataset: data.Dataset, teacher: Evaluated | None) -> Row:
@@ -291,8 +278,7 @@ def print_rows(caption: str, rows: dict[str, Row], names: str) -> None:
 
 def print_report(rows: dict[str, Row], comparisons: dict[str, Row], class_names: list[str]) -> None:
     """Print `metrics.json` as tables, the errors last."""
-    cost = "parameters multiply_adds bytes images_per_second microseconds_for_one_image"
-    print_rows("cost; speed on this machine, in batches of up to 1,000 images and for one image alone", rows, cost)
+    print_rows("cost", rows, "parameters multiply_adds bytes")
     caption = (
         "probabilities on the test images: negative log-likelihood (nll, nats) and expected calibration error (ece), at"
         " T = 1\nand at the best temperature, which has the lowest nll on the validation images; KL to the teacher"
@@ -328,7 +314,7 @@ def print_gain(rows: dict[str, Row], evaluated: dict[str, Evaluated]) -> None:
 
 def print_warnings(evaluated: dict[Path, Evaluated], teacher: Evaluated | None, train: data.Split) -> None:
     """Print which models were trained on other images than the split `train`, or taught by another teacher."""
-    fingerprint = files.fingerprint(*train)
+    fingerprint = files.sha256(*train)
     for path, model in evaluated.items():
         if model.settings.get("data", fingerprint) != fingerprint:
             print(f"{path} was trained on other images than these, perhaps on some of the validation or test images")
@@ -345,7 +331,7 @@ def find_teacher(named: list[Path] | None, out: Path, train: data.Split) -> list
         trained_on = model_files.load_training(path)[0].get("data")
     except UserError:  # a damaged file
         trained_on = None
-    if trained_on == files.fingerprint(*train):
+    if trained_on == files.sha256(*train):
         return [path]
     problem = f"no model is compared with {path}, which was not trained on these training examples"
     print(f"{problem}: name a teacher with --teacher")
@@ -353,8 +339,7 @@ def find_teacher(named: list[Path] | None, out: Path, train: data.Split) -> list
 
 
 def main() -> None:
-    of_models = teachers.OwnTeacher(), inference.TeacherPixels(None), inference.StudentPixels()
-    options = terminal.parser(__doc__, terminal.Files(), *of_models, terminal.Figures())
+    options = terminal.parser(__doc__, "data validation out teacher teacher_pixels student_pixels format")
     help_text = "the models; name them before --teacher (default: every .keras in --out)"
     options.add_argument("models", nargs="*", type=Path, metavar="PATH", help=help_text)
     options.add_argument("--min-accuracy", type=fraction, help="exit with status 1 if a model's accuracy is below this")
@@ -365,8 +350,8 @@ def main() -> None:
 
     models = find_models(arguments.models, out)
     spelling = {path.resolve(): path for path in models.values()}  # --teacher may spell one of them in another way
-    stored = teachers.load_stored(arguments.teacher or [], dataset)
-    teacher_paths = [] if stored else find_teacher(arguments.teacher, out, dataset.train)
+    is_stored = any(path.suffix == ".npz" for path in arguments.teacher or [])
+    teacher_paths = [] if is_stored else find_teacher(arguments.teacher, out, dataset.train)
     teacher_paths = [spelling.get(path.resolve(), path) for path in teacher_paths]
     by_path = {}
     for path in dict.fromkeys([*models.values(), *teacher_paths]):
@@ -376,7 +361,7 @@ def main() -> None:
         else:
             by_path[path] = run_model(path, dataset, arguments.student_pixels, "--student-pixels")
     terminal.clear_progress()
-    teacher = mean_of([by_path[path] for path in teacher_paths]) if teacher_paths else of_stored(stored)
+    teacher = evaluated_teacher(arguments, by_path, teacher_paths, dataset)
     print_warnings(by_path, teacher, dataset.train)
     evaluated = {name: by_path[path] for name, path in models.items()}
     rows = {name: measure(model, dataset, teacher) for name, model in evaluated.items()}
@@ -385,7 +370,7 @@ def main() -> None:
         classes = evaluated[first].test.argmax(-1), evaluated[second].test.argmax(-1)
         counts = compare(dataset.test.labels, *classes)
         comparisons[f"{first} -> {second}"] = {"first": first, "second": second} | counts
-    test_set = {"test_sha256": files.fingerprint(*dataset.test), "num_classes": dataset.num_classes}
+    test_set = {"test_sha256": files.sha256(*dataset.test), "num_classes": dataset.num_classes}
     units = {name: unit for name, (_, unit) in METRICS.items()}
     report = {"models": rows, "comparisons": comparisons, "units": units, "data": test_set}
     files.write_json(out / "metrics.json", report)

@@ -12,8 +12,9 @@ artifacts/.
 from dataclasses import dataclass
 from pathlib import Path
 
-from support import UserError, building, files, inference, model_files, plots, terminal, training
-from support.recipe import VIEWS, Recipe, Training, factor, integer, setting
+from support import UserError, building, classifier, files, model_files, plots, terminal, training
+from support.batches import Batches
+from support.recipe import TrainingRecipe, factor, integer, setting
 
 import keras
 
@@ -21,7 +22,7 @@ import data
 
 
 @dataclass(frozen=True)
-class StudentRecipe(Training):
+class StudentRecipe(TrainingRecipe):
     """All settings of a student on labels alone, apart from the data and --student."""
 
     crop: int = setting(0, integer(0), "cut PIXELS off each edge of the image", metavar="PIXELS")
@@ -34,20 +35,13 @@ class StudentRecipe(Training):
     )
 
 
-@dataclass(frozen=True)
-class OwnStudent(Recipe):
-    """The option for the user's own student."""
-
-    student: Path | None = setting(None, Path, "your own student: a .keras file with initial weights", metavar="FILE")
-
-
 NET_SETTINGS = ("hidden", "crop", "pool", "activation")  # what `build_student` uses
-MNIST = StudentRecipe()
-OWN_DATA = StudentRecipe(translate=0)  # a shifted example of other data may belong to another class
+DEFAULTS = StudentRecipe()
+OWN_DATA_DEFAULTS = StudentRecipe(translate=0)  # a shifted example of other data may belong to another class
 
 
 def build_student(
-    image_shape: tuple[int, ...], num_classes: int, recipe: StudentRecipe = MNIST, seed: int | None = None
+    image_shape: tuple[int, ...], num_classes: int, recipe: StudentRecipe = DEFAULTS, seed: int | None = None
 ) -> keras.Model:
     """A dense net from images (batch, *image_shape) float32 in [0, 1] to logits (batch, num_classes).
 
@@ -73,91 +67,65 @@ def build_student(
     return keras.Sequential(layers, name="student")
 
 
+def new_student(dataset: data.Dataset, recipe: StudentRecipe, path: Path | None = None) -> keras.Model:
+    """The student before training: that of `build_student`, or of the .keras file at `path`, with its weights."""
+    keras.utils.set_random_seed(recipe.seed)  # for layers of an edited build_student that have no seed of their own
+    if not path:
+        return build_student(*dataset.form, recipe, recipe.seed)
+    own = model_files.load(path, *dataset.form)
+    for state, seed in zip(building.dropout_states(own), building.layer_seeds(recipe.seed)):
+        state.assign([seed, 0])  # Keras does not save these, and draws new ones whenever it loads a model
+    return own
+
+
 def check_student(dataset: data.Dataset, recipe: StudentRecipe, path: Path | None) -> str | None:
     """Check the student before anyone waits; returns what identifies that of --student in settings, else None.
 
     path: the .keras file of the user's own student, or None. Prints what may be a mistake. Raises UserError: as
     `build_student`, model_files.load and model_files.check do; there is nothing to train.
     """
-    first = first_student(dataset, recipe, path)
+    student = new_student(dataset, recipe, path)
     if not path:
-        model_files.check(first, "the net of build_student", dataset.image_shape, dataset.num_classes)
-    training.check_trainable(first, path or "the net of build_student")
+        model_files.check(student, "the net of build_student", *dataset.form)
+    training.check_trainable(student, path or "the net of build_student")
     if not path:
         return None
-    if recipe.only(*NET_SETTINGS) != MNIST.only(*NET_SETTINGS):
+    if recipe.only(*NET_SETTINGS) != DEFAULTS.only(*NET_SETTINGS):
         print(f"note: --student brings its layers, so {', '.join(NET_SETTINGS)} have no effect")
-    inference.warn_of_pixels(path, first, data.sample(dataset.train), recipe.student_pixels, "--student-pixels")
-    return first.to_json() + model_files.fingerprint(first)
-
-
-def first_student(dataset: data.Dataset, recipe: StudentRecipe, path: Path | None = None) -> keras.Model:
-    """The student before training: that of `build_student`, or of the .keras file at `path`, with its weights."""
-    keras.utils.set_random_seed(recipe.seed)  # for layers of an edited build_student that have no seed of their own
-    if not path:
-        return build_student(dataset.image_shape, dataset.num_classes, recipe, recipe.seed)
-    own = model_files.load(path, dataset.image_shape, dataset.num_classes)
-    for state, seed in zip(building.dropout_states(own), building.layer_seeds(recipe.seed)):
-        state.assign([seed, 0])  # Keras does not save these, and draws new ones whenever it loads a model
-    return own
-
-
-def batches_for(
-    dataset: data.Dataset, recipe: StudentRecipe, teacher_logits: data.TeacherLogits | None = None
-) -> data.Batches:
-    """What a student is trained on. Without teacher_logits, see data.Batches, unlabelled examples are left out."""
-    split = dataset.train.labelled() if teacher_logits is None else dataset.train
-    return data.Batches(split, **recipe.only(*VIEWS), teacher_logits=teacher_logits)
-
-
-def run_for(
-    dataset: data.Dataset,
-    recipe: StudentRecipe,
-    batches: data.Batches,
-    loss: training.Loss = training.cross_entropy,
-    path: Path | None = None,
-) -> training.Run:
-    """The training.Run of a student that is not trained yet. Baseline and distilled student both begin here.
-
-    Recipe and path (see `first_student`) decide first weights and schedule, so that two students differ only in
-    `batches` and `loss`, see training.Run.
-    """
-    options = recipe.only("epochs", "learning_rate") | {"pixels": recipe.student_pixels}
-    student = first_student(dataset, recipe, path)
-    return training.Run(student, batches, loss, **options, validation=dataset.validation)
+    classifier.warn_of_pixels(path, student, dataset.train.sample(), recipe.student_pixels, "--student-pixels")
+    return student.to_json() + model_files.weights_sha256(student)
 
 
 def train_student(
     dataset: data.Dataset,
     recipe: StudentRecipe,
-    loss: training.Loss = training.cross_entropy,
-    teacher_logits: data.TeacherLogits | None = None,
     path: Path | None = None,
     report: training.Report = training.print_epoch,
 ) -> tuple[keras.Model, list[model_files.Epoch]]:
-    """Build and train a student; returns (model, history).
+    """Build and train a student on the labels alone; returns (model, history).
 
-    loss, path: see `run_for`. teacher_logits: see `batches_for`. report: see training.train_together. Raises UserError
-    as model_files.load, data.Batches and training.Run do.
+    path: see `new_student`. report: see training.train. Raises UserError as these, Batches and training.Trainer do.
     """
-    run = run_for(dataset, recipe, batches_for(dataset, recipe, teacher_logits), loss, path)
-    return run.model, training.train_together([run], report=report)[0]
+    student, batches = new_student(dataset, recipe, path), Batches(dataset.train.labelled(), recipe)
+    options = {"pixels": recipe.student_pixels, "validation": dataset.validation}
+    trainer = training.Trainer(student, batches, training.cross_entropy, recipe, **options)
+    return student, training.train([trainer], report=report)[0]
 
 
 def main() -> None:
-    options = terminal.parser(__doc__, terminal.Files(), OwnStudent(), MNIST, own_data=OWN_DATA)
+    options = terminal.parser(__doc__, "data validation out student", DEFAULTS, OWN_DATA_DEFAULTS)
     arguments = options.parse_args()
     terminal.print_settings(arguments)
     out, dataset = files.output_folder(arguments.out), data.load_for(arguments)
-    recipe = StudentRecipe.of(vars(arguments))
+    recipe = DEFAULTS.updated(vars(arguments))
     own = check_student(dataset, recipe, arguments.student)
-    student, history = train_student(dataset, recipe, path=arguments.student)
-    settings = recipe.settings() | {"data": files.fingerprint(*dataset.train), "student": own}
+    student, history = train_student(dataset, recipe, arguments.student)
+    settings = recipe.settings() | {"data": files.sha256(*dataset.train), "student": own}
     model_files.save(student, out / "student.keras", settings, history)
     plots.learning_curves({"student": history}, out / "plots" / "learning_curves_student.png")
     print(f"saved {out / 'student.keras'}, {student.count_params():,} parameters")
-    errors = inference.count_errors(student, dataset.test, recipe.student_pixels)
-    print(f"student, labels alone: {inference.describe_errors(errors, len(dataset.test.labels))}")
+    errors = classifier.count_errors(student, dataset.test, recipe.student_pixels)
+    print(f"student, labels alone: {classifier.describe_errors(errors, len(dataset.test.labels))}")
 
 
 if __name__ == "__main__":

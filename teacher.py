@@ -10,43 +10,35 @@ Writes teacher.keras, its history teacher.csv and plots/learning_curves_teacher.
 state after each epoch is in teacher_checkpoint.npz, from which --resume continues.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
-from support import building, files, inference, model_files, plots, terminal, training
-from support.recipe import VIEWS, Training, changed, dropout_rate, number, setting
+from support import building, classifier, files, model_files, plots, terminal, training
+from support.batches import Batches
+from support.callbacks import Checkpoint
+from support.recipe import TrainingRecipe, dropout_rate, setting
 
 import keras
-import tensorflow as tf
 
 import data
 
 
 @dataclass(frozen=True)
-class TeacherRecipe(Training):
-    """All settings of a teacher, apart from the data."""
+class TeacherRecipe(TrainingRecipe):
+    """All settings of a teacher, apart from the data. Those of teacher.py are DEFAULTS."""
 
-    hidden: tuple[int, ...] = changed(Training, "hidden", (1200, 1200))
-    epochs: int = changed(Training, "epochs", 45)
-    batch_size: int = changed(Training, "batch_size", 500)
-    learning_rate: float = changed(Training, "learning_rate", 2e-3)
-    translate: int = changed(Training, "translate", 0)
-    distort: float = changed(Training, "distort", 1.0)
     dropout: float = setting(0.0, dropout_rate, "fraction of the hidden units set to 0", metavar="RATE")
     input_dropout: float = setting(0.0, dropout_rate, "fraction of the pixels set to 0", metavar="RATE")
-    weight_decay: float = setting(
-        0.5, number(0, 1e3), "each step subtracts DECAY x learning rate x weight from each weight", metavar="DECAY"
-    )
 
 
-MNIST = TeacherRecipe()
+DEFAULTS = TeacherRecipe(
+    hidden=(1200, 1200), epochs=45, batch_size=500, learning_rate=2e-3, weight_decay=0.5, translate=0, distort=1.0
+)
 # A distorted example of other data may belong to another class.
-OWN_DATA = TeacherRecipe(dropout=0.4, input_dropout=0.1, weight_decay=0.0, distort=0.0)
+OWN_DATA_DEFAULTS = replace(DEFAULTS, dropout=0.4, input_dropout=0.1, weight_decay=0.0, distort=0.0)
 
 
 def build_teacher(
-    image_shape: tuple[int, ...], num_classes: int, recipe: TeacherRecipe = MNIST, seed: int | None = None
+    image_shape: tuple[int, ...], num_classes: int, recipe: TeacherRecipe = DEFAULTS, seed: int | None = None
 ) -> keras.Model:
     """A dense ReLU net from images (batch, *image_shape) float32 in [0, 1] to logits (batch, num_classes).
 
@@ -67,24 +59,25 @@ def build_teacher(
 
 def train_teacher(
     dataset: data.Dataset,
-    recipe: TeacherRecipe,
-    loss: Callable[..., tf.Tensor] = training.cross_entropy,
-    **options: Any,
+    recipe: TeacherRecipe = DEFAULTS,
+    checkpoint: Checkpoint | None = None,
+    report: training.Report = training.print_epoch,
 ) -> tuple[keras.Model, list[model_files.Epoch]]:
     """Build and train a teacher; returns (model, history).
 
-    loss, options: see training.train. Raises UserError as that and model_files.check do.
+    checkpoint: see training.Trainer. report: see training.train. Raises UserError as these and model_files.check do.
     """
     keras.utils.set_random_seed(recipe.seed)  # for layers of an edited build_teacher that have no seed of their own
-    teacher = build_teacher(dataset.image_shape, dataset.num_classes, recipe, recipe.seed)
-    model_files.check(teacher, "the net of build_teacher", dataset.image_shape, dataset.num_classes)
-    batches = data.Batches(dataset.train.labelled(), **recipe.only(*VIEWS))
-    options |= recipe.only("epochs", "learning_rate", "weight_decay") | {"validation": dataset.validation}
-    return teacher, training.train(teacher, batches, loss, **options)
+    teacher = build_teacher(*dataset.form, recipe, recipe.seed)
+    model_files.check(teacher, "the net of build_teacher", *dataset.form)
+    batches = Batches(dataset.train.labelled(), recipe)
+    options = {"validation": dataset.validation, "checkpoint": checkpoint}
+    trainer = training.Trainer(teacher, batches, training.cross_entropy, recipe, **options)
+    return teacher, training.train([trainer], report=report)[0]
 
 
 def main() -> None:
-    options = terminal.parser(__doc__, terminal.Files(), MNIST, own_data=OWN_DATA)
+    options = terminal.parser(__doc__, "data validation out", DEFAULTS, OWN_DATA_DEFAULTS)
     options.add_argument("--resume", action="store_true", help="continue a stopped run after its last finished epoch")
     arguments = options.parse_args()
     terminal.print_settings(arguments)
@@ -92,19 +85,19 @@ def main() -> None:
     dataset = data.load_for(arguments)
     print("teacher: if stopped, --resume continues after its last finished epoch", flush=True)
 
-    recipe = TeacherRecipe.of(vars(arguments))
-    settings = recipe.settings() | {"data": files.fingerprint(*dataset.train)}
+    recipe = DEFAULTS.updated(vars(arguments))
+    settings = recipe.settings() | {"data": files.sha256(*dataset.train)}
     # Another version's optimizer may have its variables in another order; edited code would train another teacher.
     made_by = {name: files.versions()[name] for name in ("tensorflow", "keras")}
     made_by |= {"code": files.code_sha256("teacher.py")}
-    checkpoint = training.Checkpoint(out / "teacher_checkpoint.npz", settings | made_by, arguments.resume)
-    teacher, history = train_teacher(dataset, recipe, checkpoint=checkpoint)
+    checkpoint = Checkpoint(out / "teacher_checkpoint.npz", settings | made_by, arguments.resume)
+    teacher, history = train_teacher(dataset, recipe, checkpoint)
     model_files.save(teacher, out / "teacher.keras", settings, history)
     plots.learning_curves({"teacher": history}, out / "plots" / "learning_curves_teacher.png")
     checkpoint.path.unlink(missing_ok=True)
     print(f"saved {out / 'teacher.keras'}, {teacher.count_params():,} parameters")
-    errors = inference.count_errors(teacher, dataset.test)
-    print(f"teacher: {inference.describe_errors(errors, len(dataset.test.labels))}")
+    errors = classifier.count_errors(teacher, dataset.test)
+    print(f"teacher: {classifier.describe_errors(errors, len(dataset.test.labels))}")
 
 
 if __name__ == "__main__":

@@ -22,15 +22,15 @@ from statistics import mean
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import UserError, files, inference, model_files, terminal, training
-from support.recipe import integer
+from support import UserError, classifier, files, model_files, teacher_logits, terminal, training
+from support.batches import Batches
+from support.recipe import VIEWS, integer
 
 import numpy as np
 
 import data
 import distill
 import evaluate
-import teachers
 from distill import DistillRecipe
 from studies import figures, runs, tables
 
@@ -46,13 +46,13 @@ TEACHERS = {"default": "", "shifted": "--translate 2 --dropout 0.4 --input-dropo
 OLD = {"temperature": 2.0, "alpha": 0.5}  # the default, before it was chosen by cross-validation
 DISTORTED = {"translate": 0, "distort": 0.6, "temperature": 1.0, "alpha": 0.7}
 DISTORTED_STEP = "+ distorted images instead of shifted ones"
-DEFAULT = "default", distill.MNIST
+DEFAULT = "default", distill.DEFAULTS
 STEPS = {  # of the ladder: the teacher, and the student's recipe; each changes one thing of that above
     "images as they are, 60 epochs": ("shifted", DistillRecipe(translate=0, epochs=60, temperature=3.0, alpha=0.5)),
     "+ shifts by a pixel": ("shifted", DistillRecipe(**OLD, epochs=60)),
     "+ 150 epochs instead of 60": ("shifted", DistillRecipe(**OLD)),
     "+ the better teacher": ("default", DistillRecipe(**OLD)),
-    f"+ T = {distill.MNIST.temperature:g} and alpha = {distill.MNIST.alpha:g}: the default run": DEFAULT,
+    f"+ T = {distill.DEFAULTS.temperature:g} and alpha = {distill.DEFAULTS.alpha:g}: the default run": DEFAULT,
     DISTORTED_STEP: ("default", DistillRecipe(**DISTORTED)),
     "+ SiLU": ("default", DistillRecipe(**DISTORTED, activation="silu")),
 }
@@ -110,19 +110,19 @@ def run_ladder(out, seeds, quick):
         groups = {}  # {(teacher, what the students see): {(step, net): recipe}}
         for step, (kind, recipe) in STEPS.items():
             recipe = replace(recipe, seed=seed, epochs=recipe.epochs // 10 if quick else recipe.epochs)
-            of_views = groups.setdefault((kind, distill.views_of(recipe)), {})
-            of_views |= {(step, "student"): replace(recipe, alpha=0.0), (step, "distilled"): recipe}
-        for (kind, views), recipes in groups.items():
+            of_views = groups.setdefault((kind, *recipe.only(*VIEWS).values()), {})
+            of_views |= {(step, "student"): replace(recipe, loss="labels"), (step, "distilled"): recipe}
+        for (kind, *_), recipes in groups.items():
             path = out / str(seed) / ("" if kind == "default" else kind) / "teacher.keras"
             run_script(path, "teacher.py", "--seed", seed, *TEACHERS[kind].split(), quick=quick)
-            for (step, net), model in train_steps(dataset, path, views, recipes).items():
-                score = runs.score(inference.predictor(model)(dataset.test.images), dataset.test.labels)
+            for (step, net), model in train_steps(dataset, path, recipes).items():
+                score = runs.score(classifier.predictor(model)(dataset.test.images), dataset.test.labels)
                 about = {"step": step, "net": net, "seed": seed, "images": len(dataset.test.labels)}
                 records.append(about | score)
     return records
 
 
-def train_steps(dataset, teacher_path, views, recipes):
+def train_steps(dataset, teacher_path, recipes):
     """{(step, net): model} of {(step, net): recipe}, students that see the same images: loaded, or else trained."""
     folder, paths = teacher_path.parent, {}
     for step, net in recipes:
@@ -132,10 +132,9 @@ def train_steps(dataset, teacher_path, views, recipes):
     if missing:
         print(f"training {len(missing)} students of the ladder in {folder}", flush=True)
         net = model_files.load(teacher_path, dataset.image_shape, dataset.num_classes)
-        options = views.only("translate", "distort")
-        logits = teachers.teacher_logits(net, dataset.train.images, **options, cache=folder)
-        batches = data.Batches(dataset.train, views.batch_size, seed=views.seed, **options, teacher_logits=logits)
         to_train = [recipes[name] for name in missing]
+        views = teacher_logits.as_teacher(net).on_views(dataset.train.images, to_train[0], cache=folder)
+        batches = Batches(dataset.train, to_train[0], views)
         trained = distill.train_students(dataset, to_train, batches, terminal.num_cores(), report=training.show_epoch)
         for name, (model, history) in zip(missing, trained):
             model_files.save(model, paths[name], recipes[name].settings(), history)
@@ -264,7 +263,7 @@ def draw_ladder(records, path):
 
 
 def main():
-    options = terminal.parser(__doc__, terminal.Output())
+    options = terminal.parser(__doc__, "out")
     options.add_argument("--seeds", type=integer(1), default=5, help="so many, from 0 on (default: 5)")
     options.add_argument("--quick", action="store_true", help="a tenth of the epochs, kept apart")
     options.add_argument("--sweep", action="store_true", help="run tools/sweep.py too")

@@ -17,16 +17,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import inference, metrics, terminal
+from support import classifier, metrics, terminal
 
 import numpy as np
 
 from studies import figures, runs, study, tables
-from studies.runs import StudentRun, TeacherRun
+from studies.runs import DEFAULT_TEACHER, StudentRun
 
-TEACHER = TeacherRun(kind="translated", dropout=0.3, input_dropout=0.05, translate=2, distort=0.0, epochs=80)
+TEACHER = replace(
+    DEFAULT_TEACHER, kind="translated", dropout=0.3, input_dropout=0.05, translate=2, distort=0.0, epochs=80
+)
 LONGER = replace(TEACHER, kind="translated_longer", epochs=240)
-DISTORTED = TeacherRun(kind="distorted", dropout=0.05, distort=1.3, epochs=100)
+DISTORTED = replace(DEFAULT_TEACHER, kind="distorted", dropout=0.05, distort=1.3, epochs=100)
 STUDENT = StudentRun(hidden=(800, 800), translate=0, epochs=40, learning_rate=2e-3)
 WIDTHS = {30: 5e-3, 100: 5e-3, 300: 2e-3, 800: 2e-3}  # units in each of a student's two hidden layers: learning rate
 TEMPERATURES = (1, 2.5, 4, 8, 20, 40)
@@ -100,7 +102,7 @@ def omissions():
 
 def smoothing():
     """Labels of the teacher smoothed by 0.1 (Mueller et al. 2019): the teacher and its student. 12 minutes a seed."""
-    smoothed = replace(TEACHER, kind="smoothed", smoothing=0.1)
+    smoothed = replace(TEACHER, kind="smoothed", label_smoothing=0.1)
     rows = {"teacher 2x1200, smoothed labels": smoothed}
     for temperature in (CHOSEN_TEMPERATURE, 20):
         rows[f"2x800, T {temperature}, teacher with smoothed labels"] = distilled(smoothed, temperature)
@@ -147,7 +149,7 @@ def corrected(run, model, train, logits, labels):
     """
     if run.net == "teacher" or not run.classes:
         return {}
-    ways = corrections(inference.predictor(model)(train.images), train.labels, logits, labels, run.classes)
+    ways = corrections(classifier.predictor(model)(train.images), train.labels, logits, labels, run.classes)
     scores = {way: runs.score(logits + biases, labels) | {"biases": biases.round(3).tolist()} for way, biases in ways}
     return {"corrected": scores}
 

@@ -5,23 +5,20 @@ record of a run is a dict of plain values: settings, the errors in all, per clas
 Records outlive changes of the code; their versions say which code made them.
 """
 
-import functools
 import json
 import statistics
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from support import files, inference, metrics, model_files, training
-from support.recipe import VIEWS
+from support import classifier, files, metrics, model_files, teacher_logits, training
+from support.batches import Batches
 
 import numpy as np
-import tensorflow as tf
 
 import data
 import distill
 import teacher
-import teachers
 
 FOLDER = Path(__file__).parent
 
@@ -32,7 +29,6 @@ class TeacherRun(teacher.TeacherRecipe):
 
     net: str = "teacher"
     kind: str = "default"  # the name of the folder where it is saved
-    smoothing: float = 0.0  # the share of a label's weight that is spread over the classes
     held_out: int = 0  # so many of the last training images, on which the errors are then counted
     teacher = None  # no field: so that every run has this name
 
@@ -49,12 +45,15 @@ class StudentRun(distill.DistillRecipe):
     keep_unlabelled: bool = False  # whether the other images stay in it, for their soft targets
 
 
+DEFAULT_TEACHER = TeacherRun(**asdict(teacher.DEFAULTS))
+
+
 def recorded_run(settings, seed):
     """The run of recorded settings, a dict. What it lacks, because it is older than a field, has the default."""
     if settings["net"] == "teacher":
-        return TeacherRun.of(settings | {"seed": seed})
+        return DEFAULT_TEACHER.updated(settings | {"seed": seed})
     taught_by = settings["teacher"] and recorded_run(settings["teacher"], seed)
-    return StudentRun.of(settings | {"seed": seed, "teacher": taught_by})
+    return StudentRun().updated(settings | {"seed": seed, "teacher": taught_by})
 
 
 def with_seed(run, seed):
@@ -80,7 +79,7 @@ class RunStore:
 
     def __init__(self, dataset, folder, results, num_seeds=5, quick=False):
         self.dataset, self.folder, self.results, self.num_seeds, self.quick = dataset, folder, results, num_seeds, quick
-        self.dataset_sha256 = files.fingerprint(*dataset.train, *dataset.test)
+        self.dataset_sha256 = files.sha256(*dataset.train, *dataset.test)
         self.records, self.finished = [], {}  # all of the file; {run: record} of those on this dataset
         if results.exists():
             with files.reading(results, "", "move it away, or get it anew"):
@@ -174,16 +173,16 @@ def split_for(dataset, held_out):
 
 def settings_of_teacher(dataset, run):
     """What the file of a TeacherRun's teacher says about its training."""
-    return run.settings() | {"data": files.fingerprint(*split_for(dataset, run.held_out)[0])}
+    return run.settings() | {"data": files.sha256(*split_for(dataset, run.held_out)[0])}
 
 
 def record_of(dataset, run, model, history, start, extra):
     """What is recorded of a run that began at `start`. extra(run, model, train split, logits, labels) adds to it."""
     train, scored = split_for(dataset, run.held_out)
-    logits = inference.predictor(model)(scored.images)
+    logits = classifier.predictor(model)(scored.images)
     record = {"images": len(scored.labels)} | score(logits, scored.labels)
     record |= extra(run, model, train, logits, scored.labels)
-    record["train_errors"] = inference.count_errors(model, train)
+    record["train_errors"] = classifier.count_errors(model, train)
     record["seconds_an_epoch"] = round(statistics.median(row.seconds for row in history), 3)
     # Of students that were trained together: `seconds` of all; the first one's epochs hold what they share.
     return record | {"seconds": round(time.perf_counter() - start, 1), "versions": versions()}
@@ -203,47 +202,32 @@ def train_teacher(dataset, run, saved, extra):
     """([the record of a TeacherRun], its .keras file as bytes). saved: those bytes, if it was trained before."""
     start = time.perf_counter()
     if saved:
-        model, history = model_files.from_bytes(saved, dataset.image_shape, dataset.num_classes)
+        model, history = model_files.from_bytes(saved, *dataset.form)
     else:
         on = dataset._replace(train=split_for(dataset, run.held_out)[0])
-        loss = functools.partial(smoothed_cross_entropy, share=run.smoothing)
-        model, history = teacher.train_teacher(on, run, loss, report=training.show_epoch)
+        model, history = teacher.train_teacher(on, run, report=training.show_epoch)
         saved = model_files.to_bytes(model, settings_of_teacher(dataset, run), history)
     return [record_of(dataset, run, model, history, start, extra)], saved
 
 
-def teacher_logits(dataset, taught, held_out, translate, distort=0):
-    """teachers.teacher_logits of a student's images. taught: what train_teacher returns."""
-    model, _ = model_files.from_bytes(taught[1], dataset.image_shape, dataset.num_classes)
-    return teachers.teacher_logits(model, split_for(dataset, held_out)[0].images, translate, distort)
+def train_students(dataset, runs, taught, extra, cores):
+    """(the records of StudentRuns that see the same images, see recipe.VIEWS; None).
 
-
-def train_students(dataset, runs, taught, logits, extra, cores):
-    """(the records of StudentRuns that see the same images, see distill.views_of; None).
-
-    They are trained by distill.train_students; one alone comes out bit for bit as by distill.py, if the transfer set is
-    all training images. taught, logits: what train_teacher and teacher_logits return; both None without a teacher,
-    logits also for distorted images.
+    Each comes out bit for bit as by distill.py, if the transfer set is all training images. taught: what train_teacher
+    returns, or None.
     """
-    start, run = time.perf_counter(), runs[0]
+    start, run, views = time.perf_counter(), runs[0], None
     train, _ = split_for(dataset, run.held_out)
     chosen, labels = transfer_set(train.labels, run)
+    split = data.Split(train.images[chosen], labels)
     if taught:
-        on_distorted = functools.partial(teacher_logits, dataset, taught, run.held_out)
-        logits = logits[chosen] if logits is not None else on_distorted(0, run.distort)
-    split, batch_size = data.Split(train.images[chosen], labels), min(run.batch_size, len(chosen))
-    batches = data.Batches(split, **run.only(*VIEWS) | {"batch_size": batch_size}, teacher_logits=logits)
-    trained = distill.train_students(dataset, runs, batches, cores, bool(taught), training.show_epoch)
+        model, _ = model_files.from_bytes(taught[1], *dataset.form)
+        views = teacher_logits.as_teacher(model).on_views(split.images, run)
+    else:
+        runs = [replace(each, loss="labels") for each in runs]
+    batches = Batches(split, replace(run, batch_size=min(run.batch_size, len(chosen))), views)
+    trained = distill.train_students(dataset, runs, batches, cores, training.show_epoch)
     return [record_of(dataset, each, *of_run, start, extra) for each, of_run in zip(runs, trained)], None
-
-
-def smoothed_cross_entropy(labels, teacher_logits, logits, share):
-    """Cross-entropy with smoothed labels, (batch,): this share of the weight is spread over all classes.
-
-    Szegedy et al. (2016), arXiv 1512.00567, section 7.
-    """
-    mean_over_classes = -tf.reduce_mean(tf.nn.log_softmax(logits), -1)
-    return (1 - share) * training.cross_entropy(labels, teacher_logits, logits) + share * mean_over_classes
 
 
 def transfer_set(labels, run):

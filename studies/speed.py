@@ -30,8 +30,8 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import UserError, files, inference, model_files, parallel, terminal, training
-from support.stack import Stack
+from support import UserError, classifier, files, model_files, parallel, teacher_logits, terminal, training
+from support.batches import Batches
 
 import keras
 import numpy as np
@@ -41,7 +41,6 @@ import data
 import distill
 import student
 import teacher
-import teachers
 from studies import tables
 
 ROOT = Path(__file__).parents[1]
@@ -49,7 +48,9 @@ RESULTS = ROOT / "studies" / "speed.json"
 PACKAGES = ("torch", "jax", "optax")
 ROUNDS, EPOCHS = 5, {"student": 3, "teacher": 2}  # of a contender in a round
 NUM_IMAGES, NUM_STACK_IMAGES, STUDENT_BATCH, TEACHER_BATCH, RATE = 60_000, 48_000, 250, 500, 1e-3
-ERRORS = distill.DistillRecipe(temperature=2.0, alpha=0.5, learning_rate=5e-3, epochs=10, batch_size=STUDENT_BATCH)
+ERRORS = distill.DistillRecipe(
+    temperature=2.0, alpha=0.5, learning_rate=5e-3, epochs=10, batch_size=STUDENT_BATCH, translate=0
+)
 RACE = replace(ERRORS, temperature=4.0, alpha=0.9, learning_rate=RATE)
 
 digits = cache(partial(data.load, validation=0))
@@ -64,31 +65,36 @@ load_teacher = partial(model_files.load, example_shape=(28, 28), num_classes=10)
 
 def train_arrays():
     """The training images (n, 28, 28) float32 in [0, 1], and the labels (n,) int64."""
-    return inference.to_unit(digits().train.images).numpy(), digits().train.labels.astype(np.int64)
+    return classifier.to_unit(digits().train.images).numpy(), digits().train.labels.astype(np.int64)
 
 
 def cached_logits(path):
     """The teacher's logits of the training images, (n, 10)."""
-    return teachers.teacher_logits(load_teacher(path), digits().train.images, cache=Path(path).parent)[:, 0]
+    images = digits().train.images
+    views = teacher_logits.as_teacher(load_teacher(path)).on_views(images, ERRORS, cache=Path(path).parent)
+    return views(np.arange(len(images)), 0, images).numpy()
 
 
 def train_here(model, batches, loss, rate=RATE):
     run_epoch = training.compile_epoch(model, keras.optimizers.Adam(rate), batches, loss)
     numbers = itertools.count(1)
-    return lambda: run_epoch(batches.collect(next(numbers))), inference.predictor(model)
+    return lambda: run_epoch(batches.epoch(next(numbers))), classifier.predictor(model)
 
 
 def this_project(path, recipe=RACE, is_taught=True):
     """This project; without is_taught, on labels alone."""
-    logits = cached_logits(path)[:, None] if is_taught else None
-    batches = data.Batches(digits().train, STUDENT_BATCH, seed=recipe.seed, teacher_logits=logits)
-    loss = distill.loss_of(recipe) if is_taught else training.cross_entropy
+    views = teacher_logits.looked_up(cached_logits(path)[:, None]) if is_taught else None
+    batches = Batches(digits().train, recipe, views)
+    loss = training.with_settings(distill.distillation_loss if is_taught else training.cross_entropy, recipe)
     return train_here(build_student(seed=recipe.seed), batches, loss, recipe.learning_rate)
 
 
 def own_teacher(path):
-    net = teacher.build_teacher((28, 28), 10, teacher.TeacherRecipe(input_dropout=0.1, dropout=0.4))
-    return train_here(net, data.Batches(digits().train, TEACHER_BATCH, seed=0, translate=2), training.cross_entropy)
+    recipe = replace(
+        teacher.DEFAULTS, input_dropout=0.1, dropout=0.4, distort=0.0, translate=2, batch_size=TEACHER_BATCH
+    )
+    net = teacher.build_teacher((28, 28), 10, recipe)
+    return train_here(net, Batches(digits().train, recipe), training.cross_entropy)
 
 
 def keras_distiller(path, recipe=RACE, loss=None, num_images=NUM_IMAGES):
@@ -99,7 +105,7 @@ def keras_distiller(path, recipe=RACE, loss=None, num_images=NUM_IMAGES):
     cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     distiller.compile(keras.optimizers.Adam(recipe.learning_rate), cross_entropy, metrics=["accuracy"])
     arrays = (array[:num_images] for array in train_arrays())
-    return partial(distiller.fit, *arrays, batch_size=STUDENT_BATCH, verbose=0), inference.predictor(net)
+    return partial(distiller.fit, *arrays, batch_size=STUDENT_BATCH, verbose=0), classifier.predictor(net)
 
 
 def keras_fit(path):
@@ -108,10 +114,11 @@ def keras_fit(path):
 
     def batch(indices):
         targets = tf.concat([tf.cast(tf.gather(labels, indices), tf.float32)[:, None], tf.gather(logits, indices)], -1)
-        return inference.to_unit(tf.gather(images, indices)), targets
+        return classifier.to_unit(tf.gather(images, indices)), targets
 
     def loss(targets, logits):
-        return distill.loss_of(RACE)(tf.cast(targets[:, 0], tf.int32), targets[:, 1:], logits)
+        loss = training.with_settings(distill.distillation_loss, RACE)
+        return loss(tf.cast(targets[:, 0], tf.int32), targets[:, 1:], logits)
 
     net, optimizer = build_student(), keras.optimizers.Adam(RATE)
     net.compile(optimizer=optimizer, loss=loss, steps_per_execution=NUM_IMAGES // STUDENT_BATCH, jit_compile=True)
@@ -159,7 +166,7 @@ def torch_student(path, recipe=RACE, is_eager=False):
         for index in torch.randperm(NUM_IMAGES).split(STUDENT_BATCH):
             (eager_step if is_eager else step)(index)
 
-    return epoch, lambda images: net(torch.tensor(inference.to_unit(images).numpy())).detach().numpy()
+    return epoch, lambda images: net(torch.tensor(classifier.to_unit(images).numpy())).detach().numpy()
 
 
 def torch_teacher(path):
@@ -250,22 +257,22 @@ def matrix_products(path):
 
 
 def students_at_once(path, number, cores=None):
-    """So many students, trained as distill.train_students does it: a Stack for each core (default: all)."""
+    """So many students, trained as distill.train_students does it, a core for each (default: all cores)."""
     if cores == 1:
         parallel.use_one_core()
     cores, split = cores or terminal.num_cores(), digits().train.take(slice(NUM_STACK_IMAGES))
     logits = np.random.default_rng(0).normal(size=(NUM_STACK_IMAGES, 9, 10)).astype(np.float32)  # as good, for times
-    batches = data.Batches(split, STUDENT_BATCH, seed=0, translate=1, teacher_logits=logits)
-    runs, numbers = [], itertools.count(1)
+    recipe = replace(ERRORS, translate=1, epochs=150, learning_rate=5e-3)
+    batches = Batches(split, recipe, teacher_logits.looked_up(logits))
+    trainers, numbers = [], itertools.count(1)
     each = ThreadPoolExecutor(cores).map if cores > 1 else map
-    for part in np.array_split(np.linspace(0, 1, number), min(cores, number)):
-        model = Stack([build_student() for _ in part]) if len(part) > 1 else build_student()
-        loss = distill.loss_of(*(replace(ERRORS, temperature=1 + 7 * x, alpha=0.1 + 0.8 * x) for x in part))
-        runs.append(training.Run(model, batches, loss, epochs=150, learning_rate=5e-3))
+    for x in np.linspace(0, 1, number):
+        its_own = replace(recipe, temperature=1 + 7 * x, alpha=0.1 + 0.8 * x)
+        trainers.append(training.Trainer(build_student(), batches, distill.distillation_loss, its_own))
 
-    def epoch():  # as in training.train_together
-        examples = batches.collect(number := next(numbers))
-        list(each(partial(training.Run.train_epoch, number=number, examples=examples, seconds=0), runs))
+    def epoch():  # as in training.train
+        examples = batches.epoch(number := next(numbers))
+        list(each(partial(training.Trainer.train_epoch, number=number, examples=examples, seconds=0), trainers))
 
     return epoch, None
 

@@ -11,19 +11,17 @@ import time
 from pathlib import Path
 
 from support import UserError, files, parallel, terminal
-from support.recipe import integer
+from support.recipe import VIEWS, integer
 
 import numpy as np
 
 import data
-import distill
 from studies import tables
 from studies.runs import (
     FOLDER,
     RunStore,
     no_extra,
     split_for,
-    teacher_logits,
     train_students,
     train_teacher,
     transfer_set,
@@ -52,7 +50,7 @@ def run_study(description, name, experiments, texts, draw, extra=no_extra, in_qu
 
 def parse_arguments(description, experiments):
     """The options of a study with these experiments: which of them, how many seeds, in full or quick."""
-    options = terminal.parser(description, terminal.Output())
+    options = terminal.parser(description, "out")
     options.add_argument("experiments", nargs="*", metavar="EXPERIMENT", help="some of those of --list (default: all)")
     options.add_argument("--list", action="store_true", help="list the experiments, and stop")
     options.add_argument("--seeds", type=integer(1), default=5, help="so many, from 0 on (default: 5)")
@@ -149,7 +147,8 @@ def grouped(runs, cores):
     """The runs in lists: a teacher alone, students that see the same images together, as parallel.parts has them."""
     groups = {}
     for run in runs:
-        groups.setdefault(distill.views_of(run) if run.net == "student" else run, []).append(run)
+        shown = "teacher", "held_out", "classes", "labelled", "keep_unlabelled", *VIEWS
+        groups.setdefault(tuple(run.only(*shown).values()) if run.net == "student" else run, []).append(run)
     return [part for group in groups.values() for part in parallel.parts(group, cores)]
 
 
@@ -166,20 +165,13 @@ def submit(pool, store, names, extra):
         tasks[task] = [run]
         return task
 
-    @functools.cache
-    def logits_task(taught_by, *views):
-        name = f"soft targets, seed {taught_by.seed}"
-        return pool.submit(teacher_logits, dataset, teacher_task(taught_by), *views, name=name)
-
     for group in grouped(names, pool.cores):
         run = group[0]
         if run.net == "teacher":
             teacher_task(run)
             continue
         taught = run.teacher and teacher_task(run.teacher)
-        listed = taught and not run.distort  # distorted views cannot be listed: their logits are computed as they come
-        logits = logits_task(run.teacher, run.held_out, run.translate) if listed else None
-        of_task = dataset, group, taught, logits, extra, pool.cores
+        of_task = dataset, group, taught, extra, pool.cores
         tasks[pool.submit(train_students, *of_task, name=names[run])] = group
     return tasks
 

@@ -120,7 +120,7 @@ def save_arrays(path: str | Path, **arrays: ArrayLike) -> None:
     """Write arrays, with a checksum for `load_arrays`, to `path` (.npz)."""
     arrays = {name: np.asarray(array) for name, array in arrays.items()}
     with atomic_write(path) as scratch:
-        np.savez(scratch, sha256=fingerprint(np.array([*arrays]), *arrays.values()), **arrays)
+        np.savez(scratch, sha256=sha256(np.array([*arrays]), *arrays.values()), **arrays)
 
 
 @contextlib.contextmanager
@@ -154,7 +154,7 @@ def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """The arrays that `save_arrays` wrote, by name. Raises UserError as `reading` does."""
     with reading(path, "there is no such file", "remove it"):
         arrays = read_npz(path)
-        if arrays.pop("sha256") != fingerprint(np.array([*arrays]), *arrays.values()):
+        if arrays.pop("sha256") != sha256(np.array([*arrays]), *arrays.values()):
             raise ValueError("its contents have changed")
         return arrays
 
@@ -203,7 +203,7 @@ def check_expansion(path: str | Path, num_bytes: int) -> None:
         raise ValueError(f"it would take {num_bytes:,} bytes of memory; for its size, {limit:,} is the limit")
 
 
-def fingerprint(*arrays: np.ndarray) -> str:
+def sha256(*arrays: np.ndarray) -> str:
     """SHA-256, in hexadecimal, of the arrays' dtypes, shapes and bytes."""
     digest = hashlib.sha256()
     for array in arrays:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from support import UserError, building, files
-from support.inference import build, fitting_advice, fitting_shape, single_shape
+from support.classifier import build, fitting_advice, fitting_shape, single_shape
 
 import h5py
 import keras
@@ -54,7 +54,7 @@ OTHER_FILES = [
 
 
 class Epoch(NamedTuple):
-    """A row of a training history. Accuracies are fractions. Of a Stack, loss and accuracies are lists."""
+    """A row of a training history. Accuracies are fractions."""
 
     epoch: int  # from 1
     loss: float
@@ -62,14 +62,10 @@ class Epoch(NamedTuple):
     validation_accuracy: float  # nan without validation images
     seconds: float  # of the training, without the validation
 
-    def of_student(self, place: int) -> Epoch:
-        """The row of one student of a Stack; its seconds are those of all."""
-        return Epoch(*(value[place] if isinstance(value, list) else value for value in self))
 
-
-def fingerprint(*models: keras.Model) -> str:
+def weights_sha256(*models: keras.Model) -> str:
     """The SHA-256 of each model's weights, in one string that does not depend on the order of the models."""
-    return "+".join(sorted(files.fingerprint(*model.get_weights()) for model in models))
+    return "+".join(sorted(files.sha256(*model.get_weights()) for model in models))
 
 
 def save(model: keras.Model, path: Path, settings: dict[str, Any], history: list[Epoch]) -> None:
@@ -129,7 +125,7 @@ def load(path: str | Path, example_shape: tuple[int, ...] | None = None, num_cla
     """Load a .keras or HDF5 file, saved by this project or by anyone, in Keras' safe mode: no Lambdas, no pickles.
 
     Raises UserError: it is missing, damaged, no Keras model; or, unless they are None, does not take examples of this
-    shape (see inference.fitting_shape), or does not return num_classes numbers for each, or a single one for two.
+    shape (see classifier.fitting_shape), or does not return num_classes numbers for each, or a single one for two.
     """
 
     def read(archive: zipfile.ZipFile | None) -> keras.Model:

@@ -3,9 +3,11 @@
 import argparse
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
+
+from support import UserError
 
 MAX_SEED = 2**32 - 1
 VIEWS = ("seed", "batch_size", "translate", "distort")  # the settings that decide what a net sees, and in which order
@@ -35,13 +37,7 @@ def _between(kind: Callable[[str], Any], description: str, least: float, most: f
 
 
 fraction, factor, any_temperature = number(0, 1), number(1e-6, 1e6), number(1e-3, 1e6)
-
-
-def dropout_rate(text: str) -> float:
-    """An argparse type: a number from 0 to below 1."""
-    if fraction(text) == 1:
-        raise argparse.ArgumentTypeError("1 would drop everything: it must be below 1")
-    return float(text)
+dropout_rate = number(0, 0.999)
 
 
 def setting(default: Any, parse: Callable[[str], Any] | list[str], help: str, **options: Any) -> Any:
@@ -58,43 +54,52 @@ class Recipe:
         """The values by name, as JSON gives them back: with lists for tuples."""
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
-    @classmethod
-    def of(cls, values: dict[str, Any]) -> Self:
-        """The recipe with these values: saved settings, or the parsed options of a script.
-
-        A missing value is the default; names that are not of this recipe are ignored.
-        """
-        known = {}
-        for field in dataclasses.fields(cls):
-            if field.name in values:
-                value = values[field.name]
-                known[field.name] = tuple(value) if isinstance(value, list) else value
-        return cls(**known)
-
     def only(self, *names: str) -> dict[str, Any]:
         """The values of these names, to be passed on as keyword arguments."""
         return {name: getattr(self, name) for name in names}
 
+    def updated(self, values: Mapping[str, Any]) -> Self:
+        """This recipe with those of `values` that are settings of it: saved settings, or a script's parsed options."""
+        known = {field.name: values[field.name] for field in dataclasses.fields(self) if field.name in values}
+        known = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
+        return dataclasses.replace(self, **known)
 
-DISTORT_HELP = (
-    "instead of --translate: rotate (STRENGTH 1: by up to 10 degrees), scale (10 %%), shift and bend each image"
-)
+    def checked(self, **changes: Any) -> Self:
+        """This recipe with these changes, from Python: each is held to the range of its option. Raises UserError."""
+        options = {field.name: field.metadata for field in dataclasses.fields(self)}
+        for name, value in changes.items():
+            if name not in options:
+                raise UserError(f"there is no setting {name}: choose from {', '.join(options)}")
+            parse, choices = options[name].get("type", str), options[name].get("choices")
+            try:
+                is_list = isinstance(value, (tuple, list))
+                changes[name] = [parse(str(each)) for each in value] if is_list else parse(str(value))
+            except argparse.ArgumentTypeError as error:
+                raise UserError(f"{name}: {error}") from None
+            if choices and value not in choices:
+                raise UserError(f"{name} is {value!r}: choose from {', '.join(choices)}")
+        return self.updated(changes)
 
 
 @dataclass(frozen=True)
-class Training(Recipe):
-    """What decides the training of any net, besides the data."""
+class TrainingRecipe(Recipe):
+    """What decides the training of any net, besides its layers and the data."""
 
     hidden: tuple[int, ...] = setting((64, 64), integer(1), "units of each hidden layer", nargs="+", metavar="UNITS")
     seed: int = setting(0, integer(0, MAX_SEED), "random seed: decides first weights, order of the images, and noise")
     epochs: int = setting(150, integer(1), "passes over the training images")
     batch_size: int = setting(250, integer(1), "images per step", metavar="IMAGES")
     learning_rate: float = setting(5e-3, number(1e-12, 1e6), "peak learning rate of Adam", metavar="RATE")
+    weight_decay: float = setting(
+        0.0, number(0, 1e3), "each step subtracts DECAY x learning rate x weight from each weight", metavar="DECAY"
+    )
+    label_smoothing: float = setting(
+        0.0, fraction, "share of a label's weight that is spread over all classes", metavar="SHARE"
+    )
     translate: int = setting(1, integer(0), "shift each image by up to PIXELS pixels", metavar="PIXELS")
-    distort: float = setting(0.0, number(0, 10), DISTORT_HELP, metavar="STRENGTH")
-
-
-def changed(base: type[Recipe], name: str, default: Any) -> Any:
-    """The field `name` of another Recipe, with another default."""
-    fields = {field.name: field for field in dataclasses.fields(base)}
-    return dataclasses.field(default=default, metadata=fields[name].metadata)
+    distort: float = setting(
+        0.0,
+        number(0, 10),
+        "instead of --translate: rotate (STRENGTH 1: by up to 10 degrees), scale (10 %%), shift and bend each image",
+        metavar="STRENGTH",
+    )

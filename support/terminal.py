@@ -8,12 +8,12 @@ import shutil
 import signal
 import sys
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 from support import UserError, files, stderr_descriptor
-from support.recipe import Recipe, integer, setting
+from support.recipe import Recipe, factor, integer
 
 import tensorflow as tf
 
@@ -77,33 +77,40 @@ def _stop(*_: object) -> None:
 # ---- options ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Output(Recipe):
-    """The option of every script."""
-
-    out: str = setting("artifacts", str, "folder for all files", metavar="FOLDER")
-
-
-@dataclass(frozen=True)
-class Files(Output):
-    """The options of scripts that take any data."""
-
-    data: str | None = setting(
-        None, str, "your own .npz file, or fashion_mnist, cifar10, cifar100 (default: MNIST)", metavar="DATA"
-    )
-    validation: int | None = setting(
-        None,
-        integer(0),
-        "hold out IMAGES training images, stratified by class (default: 5000, or a twelfth if that is less; 0: none)",
-        metavar="IMAGES",
-    )
-
-
-@dataclass(frozen=True)
-class Figures(Recipe):
-    """The option of scripts that draw figures in any format."""
-
-    format: str = setting("png", FORMATS, "file format of the figures")
+SHARED = {  # options of several scripts, as argparse's add_argument takes them
+    "data": {"help": "your own .npz file, or fashion_mnist, cifar10, cifar100 (default: MNIST)", "metavar": "DATA"},
+    "validation": {
+        "type": integer(0),
+        "help": "hold out IMAGES training images, stratified by class (default: 5000, or a twelfth if that is less;"
+        " 0: none)",
+        "metavar": "IMAGES",
+    },
+    "out": {"default": "artifacts", "help": "folder for all files", "metavar": "FOLDER"},
+    "teacher": {
+        "type": Path,
+        "help": "the teacher: Keras models (several are averaged), or an .npz of logits (default: teacher.keras in"
+        " --out)",
+        "nargs": "+",
+        "action": "extend",
+        "metavar": "FILE",
+    },
+    "teacher_pixels": {
+        "type": factor,
+        "help": "multiply the teacher's inputs by this: 255 for nets trained on 0...255 (default: 1)",
+        "metavar": "FACTOR",
+    },
+    "student": {
+        "type": Path,
+        "help": "your own student: a .keras file with initial weights",
+        "metavar": "FILE",
+    },
+    "student_pixels": {  # in scripts that train a student, it is a setting of the StudentRecipe
+        "type": factor,
+        "help": "multiply the inputs of all models but the teacher by this (default: as saved in the model file, or 1)",
+        "metavar": "FACTOR",
+    },
+    "format": {"choices": FORMATS, "default": "png", "help": "file format of the figures"},
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -136,21 +143,30 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser(
-    description: str, *recipes: Recipe, own_data: Recipe | None = None, without: Collection[str] = ()
+    description: str,
+    shared: str = "",
+    defaults: Recipe | None = None,
+    own_data: Recipe | None = None,
+    without: Collection[str] = (),
 ) -> argparse.ArgumentParser:
-    """A parser whose options are the fields of these Recipe instances, with their values as defaults.
+    """A parser with the options of SHARED named in `shared`, and one for each setting of the recipe `defaults`.
 
-    own_data: replaces the last recipe when --data is given. without: names of fields that get no option. Recipe.of
-    takes the parsed arguments (`vars` of them).
+    own_data: a recipe, whose values are the defaults when --data is given. without: settings that get no option.
+    Recipe.updated takes the parsed arguments (`vars` of them).
     """
     options = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    declared = {field.name: field for recipe in recipes for field in fields(recipe) if field.name not in without}
-    values = {name: value for recipe in recipes for name, value in recipe.settings().items()}
-    own_values = own_data.settings() if own_data else {}
-    options.defaults = {name: values[name] for name in declared}
-    options.own_data = {name: own_values.get(name, values[name]) for name in declared}
-    for name, field in declared.items():
-        settings, default, own_default = dict(field.metadata), options.defaults[name], options.own_data[name]
+    declared = {name: dict(SHARED[name]) for name in shared.split()}
+    options.defaults = {name: settings.pop("default", None) for name, settings in declared.items()}
+    options.own_data = dict(options.defaults)
+    if defaults:
+        own_values = (own_data or defaults).settings()
+        for field in fields(defaults):
+            if field.name not in without:
+                declared[field.name] = dict(field.metadata)
+                options.defaults[field.name] = defaults.settings()[field.name]
+                options.own_data[field.name] = own_values[field.name]
+    for name, settings in declared.items():
+        default, own_default = options.defaults[name], options.own_data[name]
         if default is not None:
             with_data = "" if own_default == default else f"; with --data {_shown(own_default)}"
             settings["help"] += f" (default: {_shown(default)}{with_data})"

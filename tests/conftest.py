@@ -8,14 +8,17 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
-from support import plots, terminal
+from support import plots, terminal, training
+from support.batches import Batches
+from support.recipe import TrainingRecipe
+from support.teacher_logits import as_teacher, looked_up
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import data
-import evaluate
+import distill
 import student
 
 ROOT = Path(__file__).parent.parent
@@ -62,6 +65,22 @@ def make_dataset(*arguments):
     return data.Dataset(train, data.Split(train.images[:0], train.labels[:0]), test, int(train.labels.max()) + 1)
 
 
+def batches_of(split, batch_size, teacher=None, augment=None, **settings):
+    """The Batches of a split, as the images are unless `settings` shift or distort them."""
+    return Batches(split, TrainingRecipe(**{"translate": 0, "batch_size": batch_size} | settings), teacher, augment)
+
+
+def logits_of(teacher, images, translate=0, pixels=1.0, **options):
+    """What a teacher says of all shifts of the images: (n, shifts, C)."""
+    return as_teacher(teacher, pixels).on_shifts(images, translate, **options)
+
+
+def distilled(dataset, recipe, logits, path=None):
+    """(net, history) of a student, alone, with these logits of all shifts (n, shifts, C). path: that of --student."""
+    batches = Batches(dataset.train, recipe, looked_up(logits))
+    return distill.train_students(dataset, [recipe], batches, 1, training.show_epoch, path)[0]
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """The path of a data file of 12x10 images in 3 classes."""
@@ -103,9 +122,7 @@ def eager():
 
 @pytest.fixture
 def cheap(eager, monkeypatch):
-    """Compile nothing, draw no learning curves and measure no speeds: most of the time of a script on tiny data."""
-    speeds = {"images_per_second": 1, "microseconds_for_one_image": 1.0}
-    monkeypatch.setattr(evaluate, "measure_speed", lambda *arguments: speeds)
+    """Compile nothing and draw no learning curves: most of the time of a script on tiny data."""
     monkeypatch.setattr(plots, "learning_curves", lambda *arguments: None)
 
 

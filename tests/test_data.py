@@ -3,11 +3,14 @@
 import warnings
 
 from support import UserError, distortion
+from support.batches import all_shifts, num_shifts
+from support.classifier import to_unit
 
 import conftest
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import batches_of
 
 import data
 
@@ -24,7 +27,7 @@ def test_shipped_digits_are_split_without_overlap_and_each_class_alike():
     assert [len(split.labels) for split in digits[:3]] == [55_000, 5_000, 10_000]
     assert digits.num_classes == 10
     assert digits.image_shape == (28, 28)
-    with np.load(data.MNIST) as file:
+    with np.load(data.MNIST_FILE) as file:
         whole = data.Split(file["x_train"], file["y_train"])
         np.testing.assert_array_equal(digits.test.images, file["x_test"])
     assert sorted(rows_of(digits.train) + rows_of(digits.validation)) == rows_of(whole)
@@ -68,10 +71,10 @@ def test_every_class_keeps_an_example_to_train_on():
 def test_a_sample_has_all_classes_in_proportion():
     labels = np.repeat([0, 1, -1, 2], [600, 300, 500, 100]).astype(np.int32)
     split = data.Split(np.arange(len(labels))[:, None], labels)
-    drawn = data.sample(split, 100)
+    drawn = split.sample(100)
     assert np.bincount(drawn.labels).tolist() == [60, 30, 10]
     assert np.array_equal(labels[drawn.images[:, 0]], drawn.labels)
-    assert len(data.sample(split, 2000).labels) == 1000  # all that have a label
+    assert len(split.sample(2000).labels) == 1000  # all that have a label
 
 
 def test_validation_examples_in_the_file_are_the_validation_split(tmp_path):
@@ -87,11 +90,11 @@ def test_validation_examples_in_the_file_are_the_validation_split(tmp_path):
 
 
 def test_shipped_file_with_a_changed_byte_is_refused(tmp_path, monkeypatch):
-    with np.load(data.MNIST) as file:
+    with np.load(data.MNIST_FILE) as file:
         arrays = dict(file)
     arrays["x_test"][5000, 14, 14] ^= 1
     np.savez(tmp_path / "mnist.npz", **arrays)
-    monkeypatch.setattr(data, "MNIST", tmp_path / "mnist.npz")
+    monkeypatch.setattr(data, "MNIST_FILE", tmp_path / "mnist.npz")
     with pytest.raises(UserError, match="x_test has changed: `git checkout"):
         data.load()
 
@@ -185,24 +188,21 @@ def moved(image, down, right):
 
 @pytest.mark.parametrize("pixels", [1, 2])
 def test_the_shifts_are_all_there_and_shift_zeros_in(tiny, pixels):
-    train = data.load(tiny).train
-    padded = data.padded(train.images, pixels)
-    batches = data.Batches(train, 1, seed=0, translate=pixels)
+    images = data.load(tiny).train.images[:9]
     reach = range(pixels, -pixels - 1, -1)
     shifts = [(down, right) for down in reach for right in reach]
-    assert data.num_shifts(pixels) == len(shifts)
-    for shift, (down, right) in enumerate(shifts):
-        images = batches.view(data.Examples(padded[7].reshape(1, -1), np.array([shift], np.int32), None, None))
-        np.testing.assert_array_equal(np.round(images[0] * 255), moved(train.images[7], down, right))
+    assert num_shifts(pixels) == len(shifts)
+    for shifted, (down, right) in zip(all_shifts(images, pixels), shifts, strict=True):
+        np.testing.assert_array_equal(shifted[7], moved(images[7], down, right))
 
 
 @pytest.mark.parametrize("translate", [0, 2])
 def test_a_batch_holds_scaled_images_with_their_own_labels(tiny, translate):
     train = data.load(tiny).train
-    batches = data.Batches(train, 50, seed=3, translate=translate)
+    batches = batches_of(train, 50, seed=3, translate=translate)
     indices, shifts = (part[0] for part in batches.order(1))
-    examples = batches.collect(1).of_step(0)
-    images, labels = batches.view(examples), examples.labels
+    examples = batches.epoch(1).of_step(0)
+    images, labels = to_unit(examples.images), examples.labels
     assert images.dtype == tf.float32
     assert images.shape == (50, 12, 10)
     np.testing.assert_array_equal(labels, train.labels[indices])
@@ -213,22 +213,22 @@ def test_a_batch_holds_scaled_images_with_their_own_labels(tiny, translate):
 
 
 def test_an_epoch_shows_each_image_once_in_an_order_of_its_own(tiny):
-    batches = data.Batches(data.load(tiny).train, 50, seed=3, translate=1)
+    batches = batches_of(data.load(tiny).train, 50, seed=3, translate=1)
     first, again, second = (batches.order(number) for number in (1, 1, 2))
     assert first[0].shape == (4, 50)  # of 220 images 20 are left over
     assert len(np.unique(first[0])) == 200
     np.testing.assert_array_equal(first, again)
     assert (first[0] != second[0]).any()
-    assert (first[0] != data.Batches(data.load(tiny).train, 50, seed=4).order(1)[0]).any()
+    assert (first[0] != batches_of(data.load(tiny).train, 50, seed=4).order(1)[0]).any()
     assert set(np.unique(first[1])) == set(range(9))
 
 
 def test_batches_that_cannot_be_made_are_refused(tiny):
     train = data.load(tiny).train
     with pytest.raises(UserError, match="the batch size, 221, is larger than the 220 training examples"):
-        data.Batches(train, 221, seed=0)
+        batches_of(train, 221, seed=0)
     with pytest.raises(UserError, match="--translate 10 would shift images of 12x10 out of sight"):
-        data.Batches(train, 20, seed=0, translate=10)
+        batches_of(train, 20, seed=0, translate=10)
 
 
 def resampled(images, amounts, **draws):
@@ -292,15 +292,15 @@ def test_batches_are_distorted_each_epoch_anew():
     split = data.Split(images, np.arange(8, dtype=np.int32))
 
     def batch(number, seed=0):
-        batches = data.Batches(split, 8, seed=seed, distort=1.0)
-        examples = batches.collect(number).of_step(0)
-        return batches.view(examples).numpy()[np.argsort(examples.labels)]
+        batches = batches_of(split, 8, seed=seed, distort=1.0)
+        examples = batches.epoch(number).of_step(0)
+        return to_unit(examples.images).numpy()[np.argsort(examples.labels)]
 
     assert np.array_equal(batch(1), batch(1))
     assert not np.allclose(batch(1), batch(2)) and not np.allclose(batch(1), batch(1, seed=1))
     assert 0 <= batch(1).min() and batch(1).max() <= 1
-    with pytest.raises(ValueError, match="exclude each other"):
-        data.Batches(split, 8, seed=0, translate=1, distort=1.0)
+    with pytest.raises(UserError, match="exclude each other"):
+        batches_of(split, 8, seed=0, translate=1, distort=1.0)
 
 
 def load_changed(path, **changes):

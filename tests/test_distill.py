@@ -4,19 +4,22 @@ import json
 import re
 from dataclasses import replace
 
-from support import UserError, files, inference, model_files, terminal
+from support import UserError, classifier, files, model_files, teacher_logits, terminal
+from support.batches import Batches
+from support.classifier import to_unit
+from support.recipe import TrainingRecipe
+from support.teacher_logits import as_teacher, looked_up
 
 import keras
 import numpy as np
 import pytest
-from conftest import same_weights
+from conftest import batches_of, distilled, logits_of, same_weights
 
 import data
 import distill
 import evaluate
 import student
 import teacher
-import teachers
 from tools import sweep
 
 
@@ -25,31 +28,31 @@ def net(digits):
     """A teacher with large random weights, so that its logits tell every view of every image apart."""
     keras.utils.set_random_seed(5)
     shape = digits.image_shape, digits.num_classes
-    built = teacher.build_teacher(*shape, teacher.TeacherRecipe(hidden=(16,)))
+    built = teacher.build_teacher(*shape, replace(teacher.DEFAULTS, hidden=(16,)))
     built.set_weights([3 * weight for weight in built.get_weights()])
     return built
 
 
 @pytest.mark.parametrize("translate", [0, 1, 2])
 def test_after_any_shuffle_and_shift_logits_are_the_teachers_on_that_batch(digits, net, translate):
-    logits = teachers.teacher_logits(net, digits.train.images, translate)
+    logits = logits_of(net, digits.train.images, translate)
     assert logits.shape == (220, (2 * translate + 1) ** 2, 3)
-    batches = data.Batches(digits.train, 40, seed=9, translate=translate, teacher_logits=logits)
+    batches = batches_of(digits.train, 40, seed=9, translate=translate, teacher=looked_up(logits))
     for epoch in (1, 2):
         for step, indices in enumerate(batches.order(epoch)[0]):
-            examples = batches.collect(epoch).of_step(step)
-            expected = net(batches.view(examples), training=False)
+            examples = batches.epoch(epoch).of_step(step)
+            expected = net(to_unit(examples.images), training=False)
             np.testing.assert_allclose(examples.teacher_logits, expected, rtol=1e-4, atol=1e-4)
             np.testing.assert_array_equal(examples.labels, digits.train.labels[indices])
 
 
 def test_a_distorted_image_comes_with_the_teachers_logits_of_it_as_it_is_distorted(digits, net):
-    predict = teachers.teacher_logits(net, digits.train.images, distort=1.0)
-    batches = data.Batches(digits.train, 40, seed=9, distort=1.0, teacher_logits=predict)
-    examples = batches.collect(1)
+    recipe = TrainingRecipe(seed=9, batch_size=40, translate=0, distort=1.0)
+    batches = Batches(digits.train, recipe, as_teacher(net).on_views(digits.train.images, recipe))
+    examples = batches.epoch(1)
     for step in (0, 3):
         indices = batches.order(1)[0][step]
-        images = batches.view(examples.of_step(step))
+        images = to_unit(examples.of_step(step).images)
         logits = examples.of_step(step).teacher_logits
         np.testing.assert_allclose(logits, net(images, training=False), rtol=1e-4, atol=1e-4)
         np.testing.assert_array_equal(examples.labels[step], digits.train.labels[indices])
@@ -57,17 +60,15 @@ def test_a_distorted_image_comes_with_the_teachers_logits_of_it_as_it_is_distort
 
 
 def test_logits_are_computed_once_and_again_when_teacher_or_data_change(digits, net, tmp_path, monkeypatch):
-    computed = []
-    real = teachers._compute
-    monkeypatch.setattr(teachers, "_compute", lambda *args: computed.append(args) or real(*args))
     images = digits.train.images
 
     def times_computed(net, images, translate):
-        before = len(computed)
-        logits = teachers.teacher_logits(net, images, translate, cache=tmp_path)
-        fresh = real(inference.predictor(net, teachers.IMAGES_AT_ONCE), images, translate)
-        np.testing.assert_array_equal(logits, fresh)
-        return len(computed) - before
+        asked = as_teacher(net)
+        predict, computed = asked.predict, []
+        asked.predict = lambda images: computed.append(len(images)) or predict(images)
+        logits = asked.on_shifts(images, translate, cache=tmp_path)
+        np.testing.assert_array_equal(logits, logits_of(net, images, translate))
+        return sum(computed) / (len(images) * logits.shape[1])
 
     assert times_computed(net, images, 0) == 1
     assert times_computed(net, images, 0) == 0
@@ -82,38 +83,62 @@ def test_logits_are_computed_once_and_again_when_teacher_or_data_change(digits, 
     path.write_bytes(path.read_bytes()[:-100])
     assert times_computed(net, other_images, 0) == 1
     assert times_computed(net, other_images, 0) == 0
-    monkeypatch.setattr(teachers, "LOGITS_VERSION", teachers.LOGITS_VERSION + 1)
+    monkeypatch.setattr(teacher_logits, "LOGITS_VERSION", teacher_logits.LOGITS_VERSION + 1)
     assert times_computed(net, other_images, 0) == 1
 
 
 def test_a_teacher_whose_outputs_are_not_finite_is_refused(digits, net):
     net.layers[-1].bias.assign([0.0, np.nan, 0.0])
     with pytest.raises(UserError, match="not finite"):
-        teachers.teacher_logits(net, digits.train.images)
+        logits_of(net, digits.train.images)
 
 
 def test_a_pair_differs_in_the_loss_alone_and_the_teacher_stays_as_it_is(digits, net):
     before, trainable = [weight.copy() for weight in net.get_weights()], net.trainable
-    logits = teachers.teacher_logits(net, digits.train.images, 1)
+    logits = logits_of(net, digits.train.images, 1)
     recipe = distill.DistillRecipe(hidden=(8,), epochs=2, batch_size=20, translate=1)
-    (baseline, _), (distilled, _) = distill.train_pair(digits, replace(recipe, alpha=0.0), logits)
-    for one, other in zip(baseline.get_weights(), distilled.get_weights(), strict=True):
+    (baseline, _), (untaught, _) = distill.train_pair(digits, replace(recipe, alpha=0.0), looked_up(logits))
+    for one, other in zip(baseline.get_weights(), untaught.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)  # so they have the same first weights, views and schedule
     alone, _ = student.train_student(digits, recipe)
-    by_labels, distilled = (model for model, _ in distill.train_pair(digits, recipe, logits))
+    by_labels, taught = (model for model, _ in distill.train_pair(digits, recipe, looked_up(logits)))
     assert same_weights(by_labels, alone) and same_weights(by_labels, baseline)
-    taught, _ = student.train_student(digits, recipe, distill.loss_of(recipe), logits)
-    assert same_weights(distilled, taught) and not same_weights(distilled, baseline)
+    assert same_weights(taught, distilled(digits, recipe, logits)[0]) and not same_weights(taught, baseline)
     for one, other in zip(before, net.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     assert net.trainable == trainable
+
+
+def convolutional_student(image_shape, num_classes, recipe, seed):
+    """Any net that somebody may write into student.py: state, dropout, a penalty, layers without a seed."""
+    layers = keras.layers
+    body = [layers.Reshape((*image_shape, 1)), layers.Conv2D(2, 3), layers.BatchNormalization(), layers.Flatten()]
+    body += [layers.Dense(6, "relu", kernel_regularizer="l2"), layers.Dropout(0.2)]
+    return keras.Sequential([keras.Input(image_shape), *body, layers.Dense(num_classes)])
+
+
+@pytest.mark.parametrize("build", [student.build_student, convolutional_student])
+def test_students_that_are_trained_together_come_out_bit_for_bit_as_in_pairs(digits, net, monkeypatch, build):
+    monkeypatch.setattr(student, "build_student", build)
+    recipe = distill.DistillRecipe(hidden=(8,), epochs=2, batch_size=20, translate=1)
+    changes = [{"loss": "labels"}, {"temperature": 1.0, "alpha": 0.5}, {"temperature": 1e30}, {"learning_rate": 1e-3}]
+    changes += [{"epochs": 1}, {"label_smoothing": 0.1}, {"hidden": (5, 5), "weight_decay": 0.1}]
+    recipes = [replace(recipe, **each) for each in changes]
+    views = as_teacher(net).on_views(digits.train.images, recipe)
+    together = distill.train_students(digits, recipes, Batches(digits.train, recipe, views), 2)
+    assert [len(history) for _, history in together] == [2, 2, 1, 2, 1, 2, 2]
+    assert not np.isfinite(together[2][1][-1].loss)  # it diverged, and leaves the others alone
+    for number in (0, 1, 3, 4, 5, 6):
+        baseline, taught = (model for model, _ in distill.train_pair(digits, recipes[number], views))
+        assert same_weights(together[number][0], taught)
+        assert same_weights(baseline, taught) == (number == 0)
 
 
 def test_the_baseline_of_few_labels_has_all_of_its_steps_on_labelled_examples(digits, net):
     few = np.where(np.arange(220) % 5, -1, digits.train.labels).astype(np.int32)
     dataset = digits._replace(train=data.Split(digits.train.images, few))
     recipe = distill.DistillRecipe(hidden=(8,), epochs=2, batch_size=20, translate=0)
-    pair = distill.train_pair(dataset, recipe, teachers.teacher_logits(net, digits.train.images))
+    pair = distill.train_pair(dataset, recipe, looked_up(logits_of(net, digits.train.images)))
     alone, history = student.train_student(dataset, recipe)
     assert same_weights(pair[0][0], alone)
     assert [row.training_accuracy for row in pair[0][1]] == [row.training_accuracy for row in history]
@@ -132,7 +157,7 @@ def test_a_student_with_noise_for_labels_learns_what_its_teacher_knows_as_far_as
 
     def accuracy(path):
         model = model_files.load(path, digits.image_shape, digits.num_classes)
-        return 1 - inference.count_errors(model, digits.test) / len(digits.test.labels)
+        return 1 - classifier.count_errors(model, digits.test) / len(digits.test.labels)
 
     def student_accuracy(alpha):
         printed(distill.main, *options, "--alpha", alpha)
@@ -145,7 +170,7 @@ def test_a_student_with_noise_for_labels_learns_what_its_teacher_knows_as_far_as
 
 
 def test_the_teacher_is_not_run_before_the_options_are_known_to_be_possible(refusal, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(teachers, "_compute", None)
+    monkeypatch.setattr(teacher_logits.Teacher, "on_shifts", None)
     for option in (["--translate", "10"], ["--batch-size", "221"]):
         status, line = refusal(distill.main, "--data", tiny, "--out", tmp_path, *option, "--teacher", tmp_path / "none")
         assert (status, "lower it" in line) == (1, True)
@@ -168,15 +193,15 @@ def test_the_teacher_is_not_run_before_the_options_are_known_to_be_possible(refu
 def test_a_distortion_replaces_the_default_shift_and_own_data_have_their_own_defaults(
     options, translate, distort, dropout
 ):
-    mnist = teacher.TeacherRecipe(translate=1, distort=0.0, dropout=0.25)
+    mnist = replace(teacher.DEFAULTS, translate=1, distort=0.0, dropout=0.25)
     own_data = replace(mnist, translate=0, dropout=0.4)
-    arguments = terminal.parser("", terminal.Files(), mnist, own_data=own_data).parse_args(options)
+    arguments = terminal.parser("", "data", mnist, own_data).parse_args(options)
     assert (arguments.translate, arguments.distort, arguments.dropout) == (translate, distort, dropout)
 
 
 def test_with_own_data_the_scripts_neither_shift_nor_distort():
     for module in (teacher, student):
-        assert module.OWN_DATA.translate == module.OWN_DATA.distort == 0
+        assert module.OWN_DATA_DEFAULTS.translate == module.OWN_DATA_DEFAULTS.distort == 0
 
 
 @pytest.mark.parametrize(
@@ -240,7 +265,7 @@ def test_bad_options_end_with_status_2_and_a_line(refusal):
         assert message in line
         assert "--help" in line
     status, line = refusal(teacher.main, "--dropout", "1")
-    assert (status, "must be below 1" in line) == (2, True)
+    assert (status, "1 is not from 0 to 0.999" in line) == (2, True)
 
 
 def test_what_the_user_can_mend_ends_with_status_1_and_a_line(refusal, tiny, tmp_path):
@@ -265,7 +290,7 @@ def test_a_teacher_that_is_found_must_be_of_these_data(refusal, tiny, tmp_path, 
     net = keras.models.load_model(knowing)
     whole = data.load(tiny, 0).train  # as with teacher.py --validation 0: the validation images are among them
     options = ["--data", tiny, "--out", tmp_path, *SHORT]
-    for settings in ({}, {"data": files.fingerprint(*whole)}):
+    for settings in ({}, {"data": files.sha256(*whole)}):
         model_files.save(net, tmp_path / "teacher.keras", settings, [])
         for main in (distill.main, sweep.main):
             status, line = refusal(main, *options)
@@ -274,7 +299,7 @@ def test_a_teacher_that_is_found_must_be_of_these_data(refusal, tiny, tmp_path, 
             assert "or name it with --teacher" in line
         lines = printed(distill.main, *options, "--teacher", tmp_path / "teacher.keras")
         assert ("was trained on other examples than these" in lines) == bool(settings)
-    model_files.save(net, tmp_path / "teacher.keras", {"data": files.fingerprint(*digits.train)}, [])
+    model_files.save(net, tmp_path / "teacher.keras", {"data": files.sha256(*digits.train)}, [])
     assert "warning" not in printed(distill.main, *options)
 
 
@@ -313,7 +338,7 @@ def test_pixels_of_teacher_and_student_can_be_named_and_are_kept_with_the_studen
     assert "warning" not in lines
     for name in ("student", "distilled"):  # the pixels are those of the training too
         assert model_files.load_training(tmp_path / f"{name}.keras")[1][0].training_accuracy > 0.95
-    errors = inference.count_errors(net, digits.test)
+    errors = classifier.count_errors(net, digits.test)
     for name in ("teacher", "baseline", "distilled"):
         assert re.search(rf"{name}: +{errors} test errors", lines)
     assert "warning" not in printed(evaluate.main, "--data", tiny, "--out", tmp_path, tmp_path / "distilled.keras")

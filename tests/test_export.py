@@ -5,7 +5,7 @@ import json
 import sys
 from dataclasses import replace
 
-from support import UserError, inference, model_files, terminal
+from support import UserError, classifier, model_files, terminal
 
 import conftest
 import keras
@@ -33,7 +33,7 @@ def real(tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported(real):
     digits, net, folder = real
-    examples = inference.to_unit(digits.train.images[:300]).numpy()
+    examples = classifier.to_unit(digits.train.images[:300]).numpy()
     export.convert(net, folder / "a.tflite", examples)
     export.convert(net, folder / "b.tflite", examples, **export.int8_options(examples))
     return folder / "a.tflite", folder / "b.tflite"
@@ -42,11 +42,11 @@ def exported(real):
 def test_files_give_the_classes_of_the_model_on_real_digits(real, exported):
     digits, net, _ = real
     images = digits.test.images[:2000]
-    classes = inference.predictor(net)(images).argmax(-1)
-    plain, microseconds = export.run_file(exported[0], inference.to_unit(images).numpy())
+    classes = classifier.predictor(net)(images).argmax(-1)
+    plain, microseconds = export.run_file(exported[0], classifier.to_unit(images).numpy())
     np.testing.assert_array_equal(plain.argmax(-1), classes)
     assert microseconds > 0
-    small, _ = export.run_file(exported[1], inference.to_unit(images).numpy())
+    small, _ = export.run_file(exported[1], classifier.to_unit(images).numpy())
     assert np.mean(small.argmax(-1) != classes) < 0.01
     assert np.mean(classes == digits.test.labels[:2000]) > 0.9  # or agreement would say little
 
@@ -66,7 +66,7 @@ def test_the_script_writes_both_files_and_says_what_they_do(real, monkeypatch, c
     assert noise == ""
     lines = printed.rstrip().splitlines()[-3:]
     assert [line.split()[0] for line in lines] == ["distilled.keras", "distilled.tflite", "distilled_int8.tflite"]
-    errors = inference.count_errors(real[1], real[0].test)
+    errors = classifier.count_errors(real[1], real[0].test)
     assert f" {errors:,} " in lines[0]
     assert lines[1].split()[2:5] == [f"{errors:,}", f"{1 - errors / 10_000:.2%}", "0"]
 
@@ -78,7 +78,7 @@ def test_a_model_that_cannot_be_converted_is_refused_in_a_line(refusal, real, tm
 
     net = keras.Sequential([keras.Input((28, 28)), Odd(), keras.layers.Flatten(), keras.layers.Dense(10)])
     with pytest.raises(UserError, match=r"cannot convert this model to odd.tflite \("):
-        examples = inference.to_unit(real[0].train.images[:10]).numpy()
+        examples = classifier.to_unit(real[0].train.images[:10]).numpy()
         export.convert(net, tmp_path / "odd.tflite", examples, **export.int8_options(examples))
     assert not list(tmp_path.iterdir())
 

@@ -20,14 +20,14 @@ import time
 import zipfile
 from pathlib import Path
 
-from support import UserError, files, model_files, terminal, training
+from support import UserError, callbacks, files, model_files, terminal
 
 import h5py
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import ROOT, SMALL, make_arrays, python, read_zip, same_weights, write_zip
+from conftest import ROOT, SMALL, logits_of, make_arrays, python, read_zip, same_weights, write_zip
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -36,7 +36,6 @@ import distill
 import evaluate
 import student
 import teacher
-import teachers
 from studies import headline, paper, when_it_helps
 from tools import export, sweep
 
@@ -49,9 +48,9 @@ def whole(digits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     net, history = student.train_student(digits, SMALL)
     model_files.save(net, folder / "net.keras", SMALL.settings(), history)
-    teachers.teacher_logits(net, digits.train.images, cache=folder)
+    logits_of(net, digits.train.images, cache=folder)
     np.savez_compressed(folder / "data.npz", **make_arrays())
-    training.Checkpoint(folder / "checkpoint.npz", SMALL.settings(), True).save(net.variables, history)
+    callbacks.Checkpoint(folder / "checkpoint.npz", SMALL.settings(), True).save(net.variables, history)
     return folder
 
 
@@ -139,7 +138,7 @@ def test_the_shipped_data_file_is_refused_when_it_is_damaged(whole, tmp_path, mo
     with np.load(path) as file:
         digests = {key: hashlib.sha256(file[key]).hexdigest() for key in data.SHA256}
     monkeypatch.setattr(data, "SHA256", digests)
-    monkeypatch.setattr(data, "MNIST", path)
+    monkeypatch.setattr(data, "MNIST_FILE", path)
 
     def read():
         return [array for split in data.load()[:3] for array in split]
@@ -188,9 +187,9 @@ def test_whole_files_in_each_other_s_place_are_refused(whole, digits, tmp_path):
         files.load_arrays(path)
 
     net = model_files.load(whole / "net.keras", digits.image_shape, digits.num_classes)
-    teachers.teacher_logits(net, digits.train.images, 1, cache=tmp_path)
+    logits_of(net, digits.train.images, 1, cache=tmp_path)
     (tmp_path / "teacher_logits_1px.npz").rename(tmp_path / "teacher_logits_0px.npz")
-    assert teachers.teacher_logits(net, digits.train.images, 0, cache=tmp_path).shape == (
+    assert logits_of(net, digits.train.images, 0, cache=tmp_path).shape == (
         len(digits.train.images),
         1,
         3,
@@ -198,7 +197,7 @@ def test_whole_files_in_each_other_s_place_are_refused(whole, digits, tmp_path):
 
     shutil.copy(tmp_path / "teacher_logits_0px.npz", tmp_path / "checkpoint.npz")
     with pytest.raises(UserError, match="differs from this one in seed"):
-        training.Checkpoint(tmp_path / "checkpoint.npz", {"seed": 0}, resume=True).restore([])
+        callbacks.Checkpoint(tmp_path / "checkpoint.npz", {"seed": 0}, resume=True).restore([])
 
     shutil.copy(whole / "net.keras", tmp_path / "net.h5")  # Keras would look for another format in it
     with pytest.raises(UserError, match="does not end in .keras"):

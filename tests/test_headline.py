@@ -22,13 +22,13 @@ def record():
 
 def test_the_committed_runs_are_of_the_defaults(record):
     for run in record["runs"]:
-        expected = {"teacher": teacher.MNIST, "student": student.MNIST, "distilled": distill.MNIST}
+        expected = {"teacher": teacher.DEFAULTS, "student": student.DEFAULTS, "distilled": distill.DEFAULTS}
         for name, recipe in expected.items():
-            assert type(recipe).of(run["settings"][name]) == replace(recipe, seed=run["seed"])
+            assert recipe.updated(run["settings"][name]) == replace(recipe, seed=run["seed"])
 
 
 def test_the_default_is_what_the_sweep_chose(record):
-    assert record["sweep"]["chosen"] == distill.MNIST.only("temperature", "alpha")
+    assert record["sweep"]["chosen"] == distill.DEFAULTS.only("temperature", "alpha")
 
 
 def test_the_committed_ladder_has_all_its_runs(record):

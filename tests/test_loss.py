@@ -1,5 +1,9 @@
 """The mathematics of distillation, against NumPy in float64."""
 
+import functools
+
+from support import training
+
 import keras
 import numpy as np
 import pytest
@@ -89,3 +93,29 @@ def test_soft_gradient_vanishes_where_the_student_agrees():
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(distill.distillation_loss(LABELS, logits(1), variable, 4.0, 1.0))
     np.testing.assert_allclose(tape.gradient(loss, variable), 0, atol=1e-5)
+
+
+def test_smoothed_labels_are_spread_over_the_classes_in_every_loss():
+    targets = 0.9 * np.eye(10)[LABELS] + 0.1 / 10
+    expected = -(targets * log_softmax(logits(2).astype(np.float64))).sum(-1)
+    np.testing.assert_allclose(training.cross_entropy(LABELS, None, logits(2), 0.1), expected, rtol=1e-5)
+    np.testing.assert_allclose(
+        distill.distillation_loss(LABELS, logits(1), logits(2), 4.0, 0.0, 0.1), expected, rtol=1e-5
+    )
+
+
+def test_an_unlabelled_example_has_the_teachers_part_only():
+    unlabelled = np.full_like(LABELS, -1)
+    both, soft = (distill.distillation_loss(unlabelled, logits(1), logits(2), 4.0, alpha) for alpha in (0.3, 1.0))
+    np.testing.assert_allclose(both, 0.3 * soft, rtol=1e-6)
+    np.testing.assert_array_equal(training.cross_entropy(unlabelled, None, logits(2), 0.1), 0)
+
+
+def test_a_loss_gets_its_settings_from_the_recipe_by_name():
+    def loss(labels, teacher_logits, logits, alpha, margin=2.0, temperature=1.0):
+        return alpha, margin, temperature
+
+    recipe = distill.DistillRecipe(alpha=0.7, temperature=5.0)
+    assert training.with_settings(loss, recipe)(0, 0, 0) == (0.7, 2.0, 5.0)
+    bound = functools.partial(loss, temperature=9.0)
+    assert training.with_settings(bound, recipe)(0, 0, 0) == (0.7, 2.0, 9.0)

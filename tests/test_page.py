@@ -3,7 +3,7 @@
 import json
 import sys
 
-from support import UserError, inference
+from support import UserError, classifier
 
 import keras
 import numpy as np
@@ -89,7 +89,7 @@ def test_every_layer_gives_what_keras_gives(name, kind):
     before = [np.array(weights) for weights in net.get_weights()]
     images = random_images(shape)
     logits = page.javascript_logits(engine_for(net, shape, kind), 0, images)
-    expected = inference.predictor(net)(images)
+    expected = classifier.predictor(net)(images)
     np.testing.assert_allclose(logits, expected, atol=1e-6 * np.ptp(expected), rtol=1e-5)
     for old, new in zip(before, net.get_weights()):  # the kernels are rounded, and by no more than they must be
         step = np.abs(old).max() * (2**-11 if kind == "float16" else 1 / 254) if old.ndim > 1 else 0
@@ -101,7 +101,7 @@ def test_a_functional_model_that_wants_255_for_white():
     net = keras.Model(inputs, layers.Dense(4)(layers.Flatten()(inputs)))
     images = random_images(GREY)
     logits = page.javascript_logits(engine_for(net, GREY, pixels=255.0), 0, images)
-    expected = inference.predictor(net, pixels=255.0)(images)
+    expected = classifier.predictor(net, pixels=255.0)(images)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4 * np.ptp(expected))
 
 

@@ -4,7 +4,7 @@ import itertools
 import json
 from dataclasses import replace
 
-from support import inference, model_files
+from support import classifier, model_files
 
 import numpy as np
 import pytest
@@ -126,7 +126,7 @@ def test_a_test_digit_gives_the_class_and_the_logits_of_keras(opened, nets, digi
         image = digits.test.images[index : index + 1]
         np.testing.assert_array_equal(seen(opened), image[0])
         for name, cell in zip(NAMES, table(opened)["predicts"]):
-            expected = inference.predictor(nets[name])(image)[0]
+            expected = classifier.predictor(nets[name])(image)[0]
             logits = opened.execute_script("return page.logits(...arguments)", name, (image / 255).ravel().tolist())
             np.testing.assert_allclose(logits, expected, atol=1e-4 * np.ptp(expected))
             assert cell.split()[0] == str(expected.argmax())
@@ -135,7 +135,7 @@ def test_a_test_digit_gives_the_class_and_the_logits_of_keras(opened, nets, digi
 def test_the_slider_is_the_temperature(opened, nets, digits):
     image = digits.test.images[3]
     opened.execute_script("page.load(arguments[0])", (image / 255).ravel().tolist())
-    logits = np.array([inference.predictor(net)(image[None])[0] for net in nets.values()])
+    logits = np.array([classifier.predictor(net)(image[None])[0] for net in nets.values()])
     slider = opened.find_element(By.ID, "temperature")
     for keys in (Keys.HOME, Keys.END, Keys.ARROW_LEFT * 40):
         slider.send_keys(keys)

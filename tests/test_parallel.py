@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 
 from support import UserError, files, model_files, parallel
 
@@ -101,8 +102,8 @@ def test_an_address_without_a_cluster_is_refused():
 
 def test_a_student_depends_on_the_workers_that_train_it_by_rounding_alone(cluster, tiny, digits, tmp_path, printed):
     keras.utils.set_random_seed(3)
-    net = teacher.build_teacher((12, 10), 3, teacher.TeacherRecipe(hidden=(16,)))
-    model_files.save(net, tmp_path / "teacher.keras", {"data": files.fingerprint(*digits.train)}, [])
+    net = teacher.build_teacher((12, 10), 3, replace(teacher.DEFAULTS, hidden=(16,)))
+    model_files.save(net, tmp_path / "teacher.keras", {"data": files.sha256(*digits.train)}, [])
     options = ["--temperatures", "4", "--alphas", "0.5", "--seeds", "2"]
     options += ["--hidden", "8", "--epochs", "1", "--batch-size", "20"]
     students = {}

@@ -8,7 +8,7 @@ from support import files
 from conftest import ROOT, python
 
 NEW_FIELDS = {  # file: its recipe, and the field that this test adds to it
-    "support/recipe.py": ("Training", "of_all"),
+    "support/recipe.py": ("TrainingRecipe", "of_all"),
     "teacher.py": ("TeacherRecipe", "of_teacher"),
     "student.py": ("StudentRecipe", "of_student"),
     "distill.py": ("DistillRecipe", "of_distilled"),

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 
-from support import inference, model_files, terminal
+from support import classifier, model_files, terminal
 
 import keras
 import numpy as np
@@ -169,7 +169,7 @@ def test_baseline_and_distilled_student_are_of_one_run_whatever_was_edited(copy,
     assert "computed the teacher's logits" not in lines  # those are kept
     nets = [model_files.load(copy / f"{name}.keras", (12, 10), 3) for name in ("student", "distilled")]
     assert all("Conv2D" in [type(layer).__name__ for layer in net.layers] for net in nets)
-    assert model_files.load_training(copy / "distilled.keras")[0]["baseline"] == model_files.fingerprint(nets[0])
+    assert model_files.load_training(copy / "distilled.keras")[0]["baseline"] == model_files.weights_sha256(nets[0])
     assert "no pair" not in printed(evaluate.main, "--data", tiny, "--out", copy)
     (copy / "student.keras").write_bytes(before)
     lines = printed(evaluate.main, "--data", tiny, "--out", copy)
@@ -202,7 +202,7 @@ def test_min_accuracy_is_a_lower_bound_and_nothing_else(copy, digits, tiny, tmp_
     status, line = refusal(evaluate.main, "--data", tiny, *options, "0.999")
     assert (status, "student: accuracy below --min-accuracy 0.999" in line) == (1, True)
     model = model_files.load(copy / "student.keras", (12, 10), 3)
-    is_right = inference.predictor(model)(digits.train.images).argmax(-1) == digits.train.labels
+    is_right = classifier.predictor(model)(digits.train.images).argmax(-1) == digits.train.labels
     images, labels = digits.train.take(is_right)
     with np.load(tiny) as file:
         np.savez(tmp_path / "easy.npz", **(dict(file) | {"x_test": images, "y_test": labels}))

@@ -2,20 +2,18 @@
 
 import json
 
-from support import UserError, inference, metrics, model_files
+from support import UserError, classifier, metrics, model_files, teacher_logits
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import make_arrays
+from conftest import distilled, make_arrays
 
 import data
 import distill
 import evaluate
-import student
 import teacher
-import teachers
 
 OPTIONS = ["--hidden", "8", "--epochs", "2", "--batch-size", "20"]
 
@@ -42,16 +40,16 @@ def test_stored_logits_teach_by_row_before_the_hold_out(stored, tmp_path, cheap,
     lines = printed(distill.main, "--data", path, "--teacher", file, "--out", tmp_path / "out", *OPTIONS)
     dataset = data.load(path)
     assert len(dataset.held_out) == 20
-    loaded = teachers.load_stored([file], dataset)
-    for logits_of_split, split in ((loaded.train, dataset.train), (loaded.validation, dataset.validation)):
+    loaded = teacher_logits.load_stored([file], dataset)
+    for name in ("train", "validation"):
+        logits_of_split, split = loaded.on_split(dataset, name), getattr(dataset, name)
         means = {image.tobytes(): row for image, row in zip(make_arrays()["x_train"], logits["train"])}
         expected = np.array([means[image.tobytes()] for image in split.images])
         np.testing.assert_allclose(logits_of_split, expected, rtol=1e-5)
     errors = int(np.sum(logits["test"].argmax(-1) != dataset.test.labels))
     assert f"teacher:   {errors} test errors in 60 images" in lines and "teacher: accuracy" in lines
-    loss = distill.loss_of(distill.MNIST)
-    recipe = student.StudentRecipe.of({"hidden": [8], "epochs": 2, "batch_size": 20, "translate": 0})
-    expected, _ = student.train_student(dataset, recipe, loss, loaded.train[:, None])
+    recipe = distill.DEFAULTS.updated({"hidden": [8], "epochs": 2, "batch_size": 20, "translate": 0})
+    expected, _ = distilled(dataset, recipe, loaded.train)
     saved = model_files.load(tmp_path / "out" / "distilled.keras", (12, 10), 3)
     np.testing.assert_array_equal(saved.get_weights()[0], expected.get_weights()[0])
 
@@ -61,7 +59,7 @@ def test_probabilities_are_recognised_and_teach_as_their_logits_do(stored, tmp_p
     softmax = {part: np.exp(metrics.log_softmax(values)) for part, values in logits.items()}
     dataset = data.load(path)
     np.savez(tmp_path / "p.npz", **softmax)
-    probabilities, expected = teachers.load_stored([tmp_path / "p.npz"], dataset).train, logits["train"]
+    probabilities, expected = teacher_logits.load_stored([tmp_path / "p.npz"], dataset).train[:, 0], logits["train"]
     expected = np.delete(expected, dataset.held_out, 0)
     for temperature in (1.0, 4.0):
         targets = [distill.soft_targets(values.astype(np.float32), temperature) for values in (probabilities, expected)]
@@ -69,8 +67,8 @@ def test_probabilities_are_recognised_and_teach_as_their_logits_do(stored, tmp_p
     log_of_zero = np.log(
         np.array([[1.0, 0.0]], np.float32), where=[[True, False]], out=np.full((1, 2), -np.inf, np.float32)
     )
-    assert np.isfinite(inference.stored_logits(log_of_zero, "a")).all()
-    assert inference.stored_logits(np.array([[-500.0, 3.0]]), "a")[0, 0] == -500
+    assert np.isfinite(teacher_logits.stored_logits(log_of_zero, "a")).all()
+    assert teacher_logits.stored_logits(np.array([[-500.0, 3.0]]), "a")[0, 0] == -500
 
 
 @pytest.mark.parametrize(
@@ -90,7 +88,7 @@ def test_probabilities_are_recognised_and_teach_as_their_logits_do(stored, tmp_p
 def test_probabilities_in_the_forms_of_other_libraries_are_read_as_such(change):
     random = np.random.default_rng(0)
     probabilities = np.exp(metrics.log_softmax(2 * random.normal(size=(400, 3))))
-    logits = inference.stored_logits(change(probabilities), "a")
+    logits = teacher_logits.stored_logits(change(probabilities), "a")
     read = np.exp(metrics.log_softmax(logits))
     np.testing.assert_allclose(read, probabilities, atol=0.015)
     assert logits.dtype == np.float32
@@ -105,23 +103,23 @@ def test_probabilities_in_the_forms_of_other_libraries_are_read_as_such(change):
     ],
 )
 def test_logits_are_no_shares_even_if_none_is_below_0(logits):
-    np.testing.assert_array_equal(inference.stored_logits(logits, "a"), logits.astype(np.float32))
+    np.testing.assert_array_equal(teacher_logits.stored_logits(logits, "a"), logits.astype(np.float32))
 
 
 def test_one_column_is_about_class_1_of_two():
     p = np.array([0.01, 0.5, 0.9, 1.0], np.float32)
     for column in (p, p[:, None]):
-        read = np.exp(metrics.log_softmax(inference.stored_logits(column, "a")))
+        read = np.exp(metrics.log_softmax(teacher_logits.stored_logits(column, "a")))
         np.testing.assert_allclose(read, np.stack([1 - p, p], 1), atol=1e-6)
     scores = np.array([-3.0, 0.5, 2.0])
-    np.testing.assert_array_equal(inference.stored_logits(scores, "a"), np.stack([0 * scores, scores], 1))
+    np.testing.assert_array_equal(teacher_logits.stored_logits(scores, "a"), np.stack([0 * scores, scores], 1))
     for wrong, problem in (
         (100 * p, r"one column from 1 to 100, .*numpy.stack\(\[1 - p, p\], 1\)"),
         (np.log(p / 2), "one column from -5.3 to -0.693"),
         (np.int64([0, 1, 1, 0]), "holds classes, 0 or 1: save probabilities"),
     ):
         with pytest.raises(UserError, match=problem):
-            inference.stored_logits(wrong, "a")
+            teacher_logits.stored_logits(wrong, "a")
 
 
 def test_stored_outputs_of_two_classes_may_be_one_column_and_per_cent_are_announced(tmp_path, capsys):
@@ -131,13 +129,17 @@ def test_stored_outputs_of_two_classes_may_be_one_column_and_per_cent_are_announ
     p = {part: np.where(arrays[f"y_{part}"], 0.9, 0.2) for part in ("train", "test")}
     both = {part: np.stack([1 - column, column], 1) for part, column in p.items()}
     np.savez(tmp_path / "both.npz", **both)
-    expected = teachers.load_stored([tmp_path / "both.npz"], dataset)
+    logits_in = lambda name: [
+        teacher_logits.load_stored([tmp_path / name], dataset).on_split(dataset, part)
+        for part in ("train", "validation", "test")
+    ]
+    expected = logits_in("both.npz")
     assert capsys.readouterr().out == ""
     np.savez(tmp_path / "p.npz", train=p["train"], test=p["test"][:, None])
-    read = teachers.load_stored([tmp_path / "p.npz"], dataset)
+    read = logits_in("p.npz")
     assert capsys.readouterr().out == "" and all(map(np.allclose, read, expected))
     np.savez(tmp_path / "p.npz", **{part: 100 * columns for part, columns in both.items()})
-    read = teachers.load_stored([tmp_path / "p.npz"], dataset)
+    read = logits_in("p.npz")
     assert [np.allclose(*map(metrics.log_softmax, pair)) for pair in zip(read, expected)] == [True] * 3
     assert "the rows of train sum to 100: read as shares of that, not as logits" in capsys.readouterr().out
 
@@ -148,7 +150,9 @@ def test_evaluate_compares_with_the_stored_logits_of_the_test_images(stored, tmp
     printed(distill.main, "--data", path, "--teacher", file, "--out", out, *OPTIONS)
     printed(evaluate.main, "--data", path, "--teacher", file, "--out", out)
     rows = json.loads((out / "metrics.json").read_text())["models"]
-    predicted = inference.predictor(model_files.load(out / "distilled.keras", (12, 10), 3))(data.load(path).test.images)
+    predicted = classifier.predictor(model_files.load(out / "distilled.keras", (12, 10), 3))(
+        data.load(path).test.images
+    )
     assert rows["distilled"]["agreement"] == np.mean(predicted.argmax(-1) == logits["test"].argmax(-1))
     assert rows["distilled"]["kl_to_teacher"] == pytest.approx(
         metrics.kl(logits["test"].astype(np.float32), predicted), rel=1e-4
@@ -206,7 +210,7 @@ def test_an_array_can_be_the_teacher(stored):
     history = distill.distill(dense(), logits["train"], *dataset.train, epochs=30, batch_size=20, learning_rate=0.01)
     assert history[-1].training_accuracy > 0.9
     for wrong, problem in (
-        (logits["train"][:9], "a row for each image"),
+        (logits["train"][:9], "a row for each of 240"),
         (logits["train"][:, :2], "numbers of classes: 3, 2"),
     ):
         with pytest.raises(UserError, match=problem):
@@ -275,5 +279,5 @@ def test_rows_of_training_in_another_order_than_those_of_the_test_are_pointed_ou
 
 def test_a_teacher_of_another_type_is_refused(digits):
     for wrong in ("teacher.keras", [1.0], None):
-        with pytest.raises(UserError, match="it must be a Keras model, a list of them, or an array"):
+        with pytest.raises(UserError, match="must be a Keras model, a list of them, a function of images, or an array"):
             distill.distill(dense(), wrong, *digits.train, epochs=1, batch_size=20)

@@ -1,26 +1,25 @@
 """A grid of students that is finished in the end, however often it is stopped."""
 
 import contextlib
-import functools
 import io
 import json
 import shutil
 import sys
 from dataclasses import replace
 
-from support import files, inference, model_files, terminal
+from support import classifier, files, model_files, terminal
+from support.teacher_logits import as_teacher, looked_up
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import same_weights
+from conftest import distilled, logits_of, same_weights
 
 import data
 import distill
 import student
 import teacher
-import teachers
 from tools import sweep
 
 GRID = ["--temperatures", "1", "4", "--alphas", "0.5", "1", "--seeds", "2"]
@@ -49,8 +48,8 @@ def whole(tiny, digits, tmp_path_factory):
     """A folder with a teacher and a sweep of 8 students that was not stopped; and what that printed."""
     out = tmp_path_factory.mktemp("whole")
     keras.utils.set_random_seed(3)
-    net = teacher.build_teacher((12, 10), 3, teacher.TeacherRecipe(hidden=(16,)))
-    model_files.save(net, out / "teacher.keras", {"data": files.fingerprint(*digits.train)}, [])
+    net = teacher.build_teacher((12, 10), 3, replace(teacher.DEFAULTS, hidden=(16,)))
+    model_files.save(net, out / "teacher.keras", {"data": files.sha256(*digits.train)}, [])
     return out, run(tiny, out)
 
 
@@ -102,8 +101,8 @@ def test_an_edited_student_of_any_layers_is_swept(whole, tiny, digits, tmp_path,
     shutil.copy(whole[0] / "teacher.keras", tmp_path)
     assert run(tiny, tmp_path, "--seeds", "1").count("held-out images wrong") == 5
     recipe = distill.DistillRecipe(hidden=(8,), epochs=1, batch_size=20, translate=0, temperature=4.0, alpha=1.0)
-    logits = teachers.teacher_logits(keras.models.load_model(tmp_path / "teacher.keras"), digits.train.images)
-    pair = distill.train_pair(digits, recipe, logits)
+    logits = logits_of(keras.models.load_model(tmp_path / "teacher.keras"), digits.train.images)
+    pair = distill.train_pair(digits, recipe, looked_up(logits))
     for name, (net, _) in zip(("labels_alone", "T4.0_alpha1.0"), pair):
         assert same_weights(net, model_files.load(tmp_path / "sweep" / f"{name}_seed0.keras"))
 
@@ -113,9 +112,9 @@ def test_it_chooses_on_validation_images_and_opens_the_test_set_for_the_chosen(w
     report = json.loads((out / "sweep.json").read_text())
     assert len(report["runs"]) == 10
     for row in report["runs"]:
-        name = f"T{row['temperature']}_alpha{row['alpha']}" if row["alpha"] else "labels_alone"
+        name = "labels_alone" if row["loss"] == "labels" else f"T{row['temperature']}_alpha{row['alpha']}"
         net = model_files.load(out / "sweep" / f"{name}_seed{row['seed']}.keras", (12, 10), 3)
-        assert inference.count_errors(net, digits.validation) == row["validation_errors"]
+        assert classifier.count_errors(net, digits.validation) == row["validation_errors"]
     assert {name: len(errors) for name, errors in report["test_errors"].items()} == {"chosen": 2, "labels alone": 2}
     assert printed.count("test errors") == 2
     assert (out / "plots" / "sweep.png").exists()
@@ -128,7 +127,7 @@ def test_the_student_on_labels_alone_has_the_settings_that_are_best_for_it_too(t
     def with_other_winners(errors, recipes, num_images):
         """Taught, 9 epochs are best; on labels alone, 1 epoch is."""
         shares = count_wrong(errors, recipes, num_images)
-        return {each: 0 * share + (each.epochs != (9 if each.alpha else 1)) for each, share in shares.items()}
+        return {each: 0 * share + (each.epochs != (1 if sweep.is_alone(each) else 9)) for each, share in shares.items()}
 
     monkeypatch.setattr(sweep, "count_wrong", with_other_winners)
     options = ["--temperatures", "4", "--alphas", "1", "--seeds", "1", "--grid", "epochs=1,9"]
@@ -144,7 +143,8 @@ def shares_of(**wrong):
     shares = {}
     for name, images in wrong.items():
         temperature, alpha = name[1:].split("_alpha")
-        recipe = distill.DistillRecipe(temperature=float(temperature), alpha=int(alpha) / 10)
+        of_loss = {"alpha": int(alpha) / 10} if alpha != "0" else {"loss": "labels"}
+        recipe = distill.DistillRecipe(temperature=float(temperature), **of_loss)
         shares[recipe] = np.isin(np.arange(100), images).astype(float)
     return shares
 
@@ -179,40 +179,26 @@ def test_errors_of_folds_are_those_of_all_images_and_errors_of_seeds_their_mean(
     assert [share.tolist() for share in of_seeds.values()] == [[1, 0, 0.5], [0, 0.5, 0]]
 
 
-@pytest.mark.parametrize(
-    ("name", "temperature", "alpha", "seed"), [("T4.0_alpha0.5", 4, 0.5, 1), ("labels_alone", 2, 0, 0)]
-)
-def test_its_students_are_those_of_distill(whole, digits, name, temperature, alpha, seed):
+@pytest.mark.parametrize("name", ["T4.0_alpha0.5", "labels_alone"])
+def test_its_students_are_those_of_distill(whole, digits, name):
     out, _ = whole
-    path = out / "sweep" / f"{name}_seed{seed}.keras"
-    logits = teachers.teacher_logits(model_files.load(out / "teacher.keras", (12, 10), 3), digits.train.images)
-    loss = functools.partial(distill.distillation_loss, temperature=temperature, alpha=alpha)
-    recipe = replace(student.StudentRecipe.of(model_files.load_training(path)[0]), seed=seed)
-    alike, _ = student.train_student(digits, recipe, loss, logits)
-    for one, other in zip(model_files.load(path, (12, 10), 3).get_weights(), alike.get_weights(), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)  # rounded differently
+    path = out / "sweep" / f"{name}_seed1.keras"
+    recipe = distill.DEFAULTS.updated(model_files.load_training(path)[0])
+    net = model_files.load(out / "teacher.keras", (12, 10), 3)
+    pair = distill.train_pair(digits, recipe, as_teacher(net).on_views(digits.train.images, recipe))
+    assert same_weights(model_files.load(path), pair[name != "labels_alone"][0])
 
 
-def test_students_of_ones_own_are_trained_and_kept_one_by_one(whole, tiny, digits, tmp_path, monkeypatch):
-    own, sizes = tmp_path / "own.keras", []
+def test_students_of_ones_own_are_those_of_distill_too(whole, tiny, digits, tmp_path):
+    own = tmp_path / "own.keras"
     keras.Sequential([keras.Input((12, 10)), keras.layers.Flatten(), keras.layers.Dense(3)]).save(own)
-    train = sweep.train
-
-    def counting(dataset, fold, recipes, *others):
-        sizes.append(len(recipes))
-        return train(dataset, fold, recipes, *others)
-
-    monkeypatch.setattr(sweep, "train", counting)
     shutil.copy(whole[0] / "teacher.keras", tmp_path)
     run(tiny, tmp_path, "--student", own)
-    assert sizes == [1] * 10
     assert len([*tmp_path.glob("sweep/*.keras")]) == 10
     path = tmp_path / "sweep" / "T4.0_alpha0.5_seed1.keras"
-    logits = teachers.teacher_logits(model_files.load(whole[0] / "teacher.keras", (12, 10), 3), digits.train.images)
+    logits = logits_of(model_files.load(whole[0] / "teacher.keras", (12, 10), 3), digits.train.images)
     recipe = distill.DistillRecipe(epochs=1, batch_size=20, seed=1, translate=0, temperature=4.0, alpha=0.5)
-    alike, _ = student.train_student(digits, recipe, distill.loss_of(recipe), logits, own)
-    for one, other in zip(model_files.load(path, (12, 10), 3).get_weights(), alike.get_weights(), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-6)
+    assert same_weights(model_files.load(path), distilled(digits, recipe, logits, own)[0])
 
 
 def test_without_validation_images_it_cannot_choose(refusal, tiny, tmp_path):
@@ -223,7 +209,7 @@ def test_without_validation_images_it_cannot_choose(refusal, tiny, tmp_path):
 
 
 def test_folds_hold_out_each_image_once_from_teacher_and_students(tiny, digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(teacher, "OWN_DATA", replace(teacher.OWN_DATA, hidden=(8,), epochs=1))
+    monkeypatch.setattr(teacher, "OWN_DATA_DEFAULTS", replace(teacher.OWN_DATA_DEFAULTS, hidden=(8,), epochs=1))
     arguments = ["--temperatures", "2", "--alphas", "0.5", "--folds", "2", "--grid", "activation=relu,silu"]
     arguments = ["--data", tiny, "--out", tmp_path, *SMALL_STUDENT, "--workers", "1", *arguments]
 
@@ -240,10 +226,10 @@ def test_folds_hold_out_each_image_once_from_teacher_and_students(tiny, digits, 
     for number in range(2):
         fold = data.fold(whole, number, 2)
         taught_by, _ = model_files.load_training(tmp_path / "sweep" / f"teacher_fold{number + 1}of2_seed{number}.keras")
-        assert taught_by["data"] == files.fingerprint(*fold.train)
+        assert taught_by["data"] == files.sha256(*fold.train)
         for activation in ("relu", "silu"):
             path = tmp_path / "sweep" / f"T2.0_alpha0.5_activation{activation}_fold{number + 1}of2_seed{number}.keras"
-            wrong = inference.count_errors(model_files.load(path, (12, 10), 3), fold.validation)
+            wrong = classifier.count_errors(model_files.load(path, (12, 10), 3), fold.validation)
             errors[activation] = errors.get(activation, 0) + wrong
     assert {each["activation"]: each["errors"] for each in report["compared"] if each["alpha"]} == errors
     trained = {path: path.stat().st_mtime_ns for path in tmp_path.glob("sweep/*.keras")}

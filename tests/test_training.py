@@ -3,20 +3,21 @@
 import os
 from dataclasses import replace
 
-from support import UserError, files, inference, model_files, training
+from support import UserError, callbacks, classifier, files, model_files, training
+from support.classifier import to_unit
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import SMALL, read_zip, same_weights, write_zip
+from conftest import SMALL, batches_of, read_zip, same_weights, write_zip
 
 import data
 import student
 import teacher
 
 RECIPE = replace(SMALL, epochs=3, translate=1)
-TEACHER = replace(teacher.OWN_DATA, hidden=(16, 16), epochs=3, batch_size=20, learning_rate=0.01)
+TEACHER = replace(teacher.OWN_DATA_DEFAULTS, hidden=(16, 16), epochs=3, batch_size=20, learning_rate=0.01)
 
 
 @pytest.mark.quick
@@ -40,7 +41,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(digits, tmp_path):
     class Stopped(Exception):
         pass
 
-    class Stopping(training.Checkpoint):
+    class Stopping(callbacks.Checkpoint):
         def save(self, state, history):
             super().save(state, history)
             if len(history) == 3:
@@ -49,17 +50,17 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(digits, tmp_path):
     whole, whole_history = run(None)
     with pytest.raises(Stopped):
         run(Stopping(path, {"seed": 1}, False))
-    rested, history = run(training.Checkpoint(path, {"seed": 1}, True))
+    rested, history = run(callbacks.Checkpoint(path, {"seed": 1}, True))
     assert same_weights(whole, rested)
     assert [row[:4] for row in history] == [row[:4] for row in whole_history]  # all but the seconds
     with pytest.raises(UserError, match="differs from this one in seed: leave --resume out"):
-        run(training.Checkpoint(path, {"seed": 2}, True))
+        run(callbacks.Checkpoint(path, {"seed": 2}, True))
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(UserError, match="cannot be read .* remove it"):
-        run(training.Checkpoint(path, {"seed": 1}, True))
-    assert len(run(training.Checkpoint(path, {"seed": 1}, False))[1]) == 4
+        run(callbacks.Checkpoint(path, {"seed": 1}, True))
+    assert len(run(callbacks.Checkpoint(path, {"seed": 1}, False))[1]) == 4
     path.unlink()
-    assert len(run(training.Checkpoint(path, {"seed": 1}, True))[1]) == 4  # there is nothing to go on from
+    assert len(run(callbacks.Checkpoint(path, {"seed": 1}, True))[1]) == 4  # there is nothing to go on from
 
 
 @pytest.mark.quick
@@ -67,7 +68,7 @@ def test_nets_have_the_documented_shapes():
     assert teacher.build_teacher((28, 28), 10).count_params() == 2_395_210  # the paper's
     assert student.build_student((28, 28), 10).count_params() == 55_050
     assert student.build_student((12, 10), 3, student.StudentRecipe(hidden=(5,))).output_shape == (None, 3)
-    regularised = teacher.build_teacher((28, 28), 10, teacher.TeacherRecipe(dropout=0.4, input_dropout=0.1))
+    regularised = teacher.build_teacher((28, 28), 10, replace(teacher.DEFAULTS, dropout=0.4, input_dropout=0.1))
     assert [layer.rate for layer in regularised.layers if isinstance(layer, keras.layers.Dropout)] == [0.1, 0.4, 0.4]
     assert teacher.build_teacher((28, 28), 10).layers[-1].activation is keras.activations.linear  # logits
 
@@ -107,9 +108,11 @@ def test_training_learns_and_its_history_says_so(digits):
     net, history = student.train_student(digits, recipe)
     assert [row.epoch for row in history] == list(range(1, 41))
     assert history[-1].loss < 0.5 * history[0].loss
-    outputs = inference.predictor(net)(digits.validation.images)
+    outputs = classifier.predictor(net)(digits.validation.images)
     assert history[-1].validation_accuracy == np.mean(outputs.argmax(-1) == digits.validation.labels)
-    assert inference.count_errors(net, digits.train) / 220 == pytest.approx(1 - history[-1].training_accuracy, abs=0.05)
+    assert classifier.count_errors(net, digits.train) / 220 == pytest.approx(
+        1 - history[-1].training_accuracy, abs=0.05
+    )
     assert history[-1].training_accuracy > 0.8
 
 
@@ -125,10 +128,10 @@ def test_the_learning_rate_warms_up_and_ends_at_zero():
 def test_a_compiled_epoch_drops_other_units_in_each_step():
     """Equal images, and a net that does not learn: its loss stays the same unless dropout changes."""
     split = data.Split(np.full((40, 12, 10), 200, np.uint8), np.zeros(40, np.int32))
-    net = teacher.build_teacher((12, 10), 3, teacher.TeacherRecipe(hidden=(16,), dropout=0.4))
-    batches = data.Batches(split, 40, seed=0)
+    net = teacher.build_teacher((12, 10), 3, replace(teacher.DEFAULTS, hidden=(16,), dropout=0.4))
+    batches = batches_of(split, 40, seed=0)
     run_epoch = training.compile_epoch(net, keras.optimizers.Adam(0.0), batches, training.cross_entropy)
-    losses = [run_epoch(batches.collect(number))[0] for number in range(4)]
+    losses = [run_epoch(batches.epoch(number))[0] for number in range(4)]
     assert len(set(losses)) == 4
 
 
@@ -149,7 +152,7 @@ def test_only_nets_that_xla_makes_faster_are_compiled_by_it(digits, monkeypatch,
         training.tf, "function", lambda *args, **options: asked.append(options) or real(*args, **options)
     )
     optimizer = keras.optimizers.Adam()
-    training.compile_epoch(model, optimizer, data.Batches(digits.train, 50, seed=0), training.cross_entropy)
+    training.compile_epoch(model, optimizer, batches_of(digits.train, 50, seed=0), training.cross_entropy)
     assert ({"jit_compile": False} not in asked) == wanted  # Keras itself asks for True, for a convolution
 
 
@@ -167,13 +170,13 @@ def test_any_keras_model_is_trained_with_its_state_and_its_regularisation(digits
 
     split = data.Split(digits.train.images[:100], digits.train.labels[:100])
     ours, keras_own = build(), build()
-    batches = data.Batches(split, 100, seed=0)
-    examples = batches.collect(1)
+    batches = batches_of(split, 100, seed=0)
+    examples = batches.epoch(1)
     mean_loss, _ = training.compile_epoch(ours, keras.optimizers.Adam(0.01), batches, training.cross_entropy)(examples)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     keras_own.compile(keras.optimizers.Adam(0.01), loss)
     first = examples.of_step(0)
-    history = keras_own.fit(batches.view(first), first.labels, batch_size=100, shuffle=False, verbose=0).history
+    history = keras_own.fit(to_unit(first.images), first.labels, batch_size=100, shuffle=False, verbose=0).history
     assert mean_loss == pytest.approx(history["loss"][0], rel=1e-4)
     for one, other in zip(ours.get_weights(), keras_own.get_weights(), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
@@ -200,8 +203,8 @@ def test_a_saved_model_gives_the_same_logits_settings_and_history(digits, traine
     assert sorted(os.listdir(path.parent)) == ["net.csv", "net.keras"]
     assert path.with_suffix(".csv").read_text().count("\n") == len(history) + 1
     loaded = model_files.load(path, digits.image_shape, digits.num_classes)
-    logits = inference.predictor(net)(digits.test.images)
-    np.testing.assert_array_equal(inference.predictor(loaded)(digits.test.images), logits)
+    logits = classifier.predictor(net)(digits.test.images)
+    np.testing.assert_array_equal(classifier.predictor(loaded)(digits.test.images), logits)
     assert model_files.load_training(path) == (RECIPE.settings() | {"code": files.code_sha256()}, history)
 
 
@@ -327,11 +330,12 @@ def test_the_training_accuracy_is_that_of_the_labelled_examples(digits, eager):
 
     def accuracy(labels):
         net = student.build_student(digits.image_shape, digits.num_classes, student.StudentRecipe(hidden=(8,)), seed=0)
-        batches = data.Batches(data.Split(digits.train.images, labels.astype(np.int32)), 20, seed=0)
+        batches = batches_of(data.Split(digits.train.images, labels.astype(np.int32)), 20, seed=0)
         loss = lambda labels, teacher_logits, logits: 0 * tf.reduce_sum(logits, -1)
-        return training.train(net, batches, loss, epochs=1, learning_rate=1e-9)[0].training_accuracy, net
+        trainer = training.Trainer(net, batches, loss, replace(SMALL, epochs=1, learning_rate=1e-9))
+        return training.train([trainer])[0][0].training_accuracy, net
 
-    classes = inference.predictor(accuracy(digits.train.labels)[1])(digits.train.images).argmax(-1)
+    classes = classifier.predictor(accuracy(digits.train.labels)[1])(digits.train.images).argmax(-1)
     assert accuracy(classes)[0] == 1
     sparse = np.where(np.arange(len(classes)) % 50 == 7, classes, -1)  # most steps see none of these
     assert accuracy(sparse)[0] == 1

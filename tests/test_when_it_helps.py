@@ -7,7 +7,7 @@ import json
 import sys
 from dataclasses import replace
 
-from support import inference, model_files, terminal
+from support import classifier, model_files, terminal
 
 import numpy as np
 import pytest
@@ -114,12 +114,8 @@ def test_its_students_are_those_of_distill_py_also_when_trained_together(tiny, t
     run = runs.StudentRun((8,), teacher=taught_by, **common, **{"translate": 0} | changes)
     taught = runs.train_teacher(dataset, taught_by, None, runs.no_extra)
     (tmp_path / "teacher.keras").write_bytes(taught[1])
-    group, logits = [run], None
-    if "distort" in changes:
-        group = [replace(run, hidden=(6,)), run, replace(run, hidden=(5,), learning_rate=0.1)]
-    else:
-        logits = runs.teacher_logits(dataset, taught, 0, run.translate)
-    records, _ = runs.train_students(dataset, group, taught, logits, logits_too, cores=1)
+    group = [replace(run, hidden=(6,)), run, replace(run, hidden=(5,), learning_rate=0.1)]
+    records, _ = runs.train_students(dataset, group, taught, logits_too, cores=1)
     options = f"--data {tiny} --validation 0 --out {tmp_path} --teacher {tmp_path / 'teacher.keras'}"
     options += " --hidden 8 --epochs 3 --batch-size 20 --learning-rate 0.002 --seed 1 --temperature 6 --alpha 0.9"
     for name, value in changes.items():
@@ -128,7 +124,7 @@ def test_its_students_are_those_of_distill_py_also_when_trained_together(tiny, t
     terminal.run(distill.main)
     script = model_files.load(tmp_path / "distilled.keras", (12, 10), 3)
     np.testing.assert_array_equal(
-        records[len(records) // 2]["logits"], inference.predictor(script)(dataset.test.images)
+        records[len(records) // 2]["logits"], classifier.predictor(script)(dataset.test.images)
     )
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import UserError, files, inference, model_files, quiet, terminal
+from support import UserError, classifier, files, model_files, quiet, terminal
 
 import numpy as np
 import tensorflow as tf
@@ -158,7 +158,7 @@ def run_file(path, inputs):
 
 
 def main():
-    options = terminal.parser(__doc__, terminal.Files(), inference.StudentPixels())
+    options = terminal.parser(__doc__, "data validation out student_pixels")
     help_text = "a .keras file (default: distilled.keras in --out)"
     options.add_argument("model", nargs="?", type=Path, metavar="PATH", help=help_text)
     arguments = options.parse_args()
@@ -169,21 +169,21 @@ def main():
     source = arguments.model or out / "distilled.keras"
     model = model_files.load(source, dataset.image_shape, dataset.num_classes)
     pixels = model_files.pixels(model_files.load_training(source)[0], arguments.student_pixels)
-    sample = data.sample(dataset.train)
-    inference.warn_of_pixels(source, model, sample, pixels, "--student-pixels")
-    feed, read = inference.adapters(model, inference.to_unit(sample.images), pixels)
+    sample = dataset.train.sample()
+    classifier.warn_of_pixels(source, model, sample, pixels, "--student-pixels")
+    feed, read = classifier.adapters(model, classifier.to_unit(sample.images), pixels)
 
     def inputs(split):
-        return tf.nest.flatten(feed(inference.to_unit(split.images)))[0].numpy()
+        return tf.nest.flatten(feed(classifier.to_unit(split.images)))[0].numpy()
 
     labels = dataset.test.labels
-    predict = inference.predictor(model, pixels=pixels)
+    predict = classifier.predictor(model, pixels=pixels)
     expected, expected_of_sample = (predict(split.images).argmax(-1) for split in (dataset.test, sample))
     classes_of = lambda outputs: read(outputs).numpy().argmax(-1)
     share_unlike = lambda outputs: np.mean(classes_of(outputs) != expected_of_sample)
     rows = {source.name: {"bytes": source.stat().st_size, "test_errors": int(np.sum(expected != labels))}}
     paths = {"float32": out / f"{source.stem}.tflite", "int8": out / f"{source.stem}_int8.tflite"}
-    problems, examples = [], inputs(data.sample(dataset.train, CALIBRATION_IMAGES))
+    problems, examples = [], inputs(dataset.train.sample(CALIBRATION_IMAGES))
     for kind, path in paths.items():
         print(f"converting {source} to {kind}: {path}", flush=True)
         try:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import UserError, files, inference, model_files, plots, terminal
+from support import UserError, classifier, files, model_files, plots, terminal
 
 import keras
 import numpy as np
@@ -87,7 +87,7 @@ def check_chain(model, examples, pixels, path):
     examples: (n, ...), of its data. The page computes layer by layer: what it would leave out shows here, without a
     JavaScript engine.
     """
-    feed, _ = inference.adapters(model, examples, pixels)
+    feed, _ = classifier.adapters(model, examples, pixels)
     (values,) = tf.nest.flatten(feed(examples))
     (expected,) = (output.numpy() for output in tf.nest.flatten(model(values, training=False)))
     for layer in chain(model, path):
@@ -169,11 +169,11 @@ def page_layers(model, example_shape, path, kind, pixels=1.0):
     """A model's layers as the page computes them, a list of dicts of plain values.
 
     The model's kernels are rounded to those of the page: of `kind` "float16" or "int8". The results are the logits of
-    inference.caller with the same `pixels`.
+    classifier.as_function with the same `pixels`.
 
     Raises UserError: the page cannot compute this model.
     """
-    shape, layers = (1, *inference.fitting_shape(model, example_shape)), chain(model, path)
+    shape, layers = (1, *classifier.fitting_shape(model, example_shape)), chain(model, path)
     steps = [{"kind": "reshape", "shape": shape[1:]}]
     if pixels != 1:
         steps.append({"kind": "scale", "factor": np.float32([pixels]), "offset": np.float32([0])})
@@ -189,7 +189,7 @@ def page_layers(model, example_shape, path, kind, pixels=1.0):
                 f"{path}: the page cannot compute the layer {layer.name}, {type(layer).__name__}({settings}):"
                 " use another model"
             ) from None
-    if inference.last_activation(model) == "softmax":
+    if classifier.last_activation(model) == "softmax":
         steps.append({"kind": "log", "shape": shape[1:]})
     for step in steps:
         for name, value in step.items():
@@ -283,23 +283,23 @@ def check(engine, number, images, expected, path):
 def page_model(path, name, test, num_classes, kind, pixels):
     """(what the page holds of a model, a dict; its logits on the split `test`; those of the page's net).
 
-    pixels: see inference.feeder; None: as its file says, or 1. Raises UserError: as model_files.load and `page_layers`.
+    pixels: see classifier.feeder; None: as its file says, or 1. Raises UserError as load, page_layers do.
     """
     model = model_files.load(path, test.images.shape[1:], num_classes)
     settings = model_files.load_training(path)[0]
     pixels = model_files.pixels(settings, pixels)
-    predict = inference.predictor(model, pixels=pixels)
+    predict = classifier.predictor(model, pixels=pixels)
     original = predict(test.images)
     held = {"name": name, "parameters": model.count_params(), "temperature": settings.get("temperature", 0)}
-    sample = inference.to_unit(test.images[:NUM_CHECKED])
-    pixels = inference.pixels_for(model, sample, pixels)
+    sample = classifier.to_unit(test.images[:NUM_CHECKED])
+    pixels = classifier.pixels_for(model, sample, pixels)
     held["layers"] = page_layers(model, sample.shape[1:], path, kind, pixels)
     check_chain(model, sample, pixels, path)
     return held, original, predict(test.images)
 
 
 def main():
-    options = terminal.parser(__doc__, terminal.Files(), inference.TeacherPixels(None), inference.StudentPixels())
+    options = terminal.parser(__doc__, "data validation out teacher_pixels student_pixels")
     options.add_argument("--int8", action="store_true", help="kernels as int8: a file of half the size")
     help_text = "models, the teacher first (default: teacher.keras, student.keras and distilled.keras in --out)"
     options.add_argument("models", nargs="*", type=Path, metavar="PATH", help=help_text)

@@ -20,36 +20,27 @@ import hashlib
 import math
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import UserError, files, inference, model_files, plots, terminal, training
-from support.recipe import Recipe, changed, integer
+from support import UserError, classifier, files, model_files, plots, teacher_logits, terminal, training
+from support.recipe import integer
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 import distill
-import teachers
 
 SHUFFLED = 1000  # images from which the next one is drawn, besides the shuffled order of the files
 GPU_MEGABYTES = 8000  # of a GPU, shared by the logical devices of --devices
 
 
-@dataclass(frozen=True)
-class StreamRecipe(Recipe):
-    """All settings of the two students, apart from the images and the nets."""
-
-    temperature: float = changed(distill.DistillRecipe, "temperature", distill.MNIST.temperature)
-    alpha: float = changed(distill.DistillRecipe, "alpha", distill.MNIST.alpha)
-    seed: int = changed(distill.DistillRecipe, "seed", 0)
-    epochs: int = changed(distill.DistillRecipe, "epochs", 20)
-    batch_size: int = changed(distill.DistillRecipe, "batch_size", 64)
-    learning_rate: float = changed(distill.DistillRecipe, "learning_rate", 1e-3)
+SETTINGS = ("temperature", "alpha", "seed", "epochs", "batch_size", "learning_rate")  # of the students
+DEFAULTS = replace(distill.DEFAULTS, epochs=20, batch_size=64, learning_rate=1e-3)
 
 
 class Images(NamedTuple):
@@ -65,8 +56,8 @@ class Images(NamedTuple):
 
 
 def parse_arguments():
-    recipes = terminal.Output(), inference.TeacherPixels(), inference.StudentPixels(), StreamRecipe()
-    options = terminal.parser(__doc__, *recipes)
+    others = {field.name for field in fields(distill.DistillRecipe)}.difference(SETTINGS)
+    options = terminal.parser(__doc__, "out teacher_pixels student_pixels", DEFAULTS, without=others)
     options.add_argument(
         "folder", type=Path, metavar="FOLDER", help="the images: train/CLASS/*, test/CLASS/*; or CLASS/*"
     )
@@ -100,7 +91,7 @@ def image_form(nets, size):
 
     Raises UserError: no net has a fixed height and width, and there is no `size`.
     """
-    shapes = [inference.single_shape(net.inputs) or () for net in nets]
+    shapes = [classifier.single_shape(net.inputs) or () for net in nets]
     sizes = [shape[:2] for shape in shapes if len(shape) > 1 and None not in shape[:2]]
     if not (size or sizes):
         raise UserError("neither teacher nor student has a fixed height and width: give --size HEIGHT WIDTH")
@@ -145,20 +136,20 @@ def read_folder(folder, size, num_channels, recipe, cache):
     return Images(*batches, *map(len, paths), next(iter(batches[1]))[0], names, fingerprint)
 
 
-def classifier(net, images, pixels):
+def logits_model(net, images, pixels):
     """A model around `net`, with its weights, from Images' batches to logits (batch, C) float32.
 
-    It gives the net its own size, channels, axes and pixels. pixels: see inference.pixels_for. Raises UserError: the
+    It gives the net its own size, channels, axes and pixels. pixels: see classifier.pixels_for. Raises UserError: the
     net cannot take such images, or has another number of classes.
     """
-    taken, shape = inference.single_shape(net.inputs) or (), tuple(images.sample.shape[1:])
+    taken, shape = classifier.single_shape(net.inputs) or (), tuple(images.sample.shape[1:])
     layers = [keras.Input(shape), keras.layers.Rescaling(1 / 255, dtype="float32")]
     if len(taken) > 1 and None not in taken[:2] and taken[:2] != shape[:2]:
         layers.append(keras.layers.Resizing(*taken[:2], dtype="float32"))
     if shape[2] == 3 and (len(taken) == 2 or taken[2:] == (1,)):
         layers.append(keras.layers.Lambda(tf.image.rgb_to_grayscale, dtype="float32"))
     resize = keras.Sequential(layers, name="stream_resize")
-    feed, read = inference.adapters(net, resize(images.sample), pixels)
+    feed, read = classifier.adapters(net, resize(images.sample), pixels)
     inputs = keras.Input(shape)
     outputs = net(keras.layers.Lambda(feed, dtype="float32", name="stream_feed")(resize(inputs)))
     model = keras.Model(inputs, keras.layers.Lambda(read, dtype="float32", name="stream_read")(outputs))
@@ -169,10 +160,12 @@ def classifier(net, images, pixels):
 
 
 def check_teacher(model, images, batch_size):
-    """Raises UserError: the teacher, as `classifier` returns it, is no better than chance on training images."""
-    shown, labels = zip(*images.train.take(1 + teachers.TEACHER_CHECK_EXAMPLES // batch_size))
+    """Raises UserError: the teacher, as `logits_model` returns it, is no better than chance on training images."""
+    shown, labels = zip(*images.train.take(1 + teacher_logits.TEACHER_CHECK_EXAMPLES // batch_size))
     remedy = "check its pixels (--teacher-pixels 255) and whether its classes are in the order of the folders' names"
-    teachers.check_teacher(model.predict(np.concatenate(shown), verbose=0).argmax(-1), np.concatenate(labels), remedy)
+    teacher_logits.check_teacher(
+        model.predict(np.concatenate(shown), verbose=0).argmax(-1), np.concatenate(labels), remedy
+    )
 
 
 @contextlib.contextmanager
@@ -229,7 +222,7 @@ def main():
         keras.mixed_precision.set_global_policy("mixed_float16")  # so that Keras scales the loss
     try:
         with strategy.scope():
-            train_both(arguments, StreamRecipe.of(vars(arguments)), out)
+            train_both(arguments, DEFAULTS.updated(vars(arguments)), out)
     except tf.errors.InvalidArgumentError as error:  # of a damaged image; TensorFlow does not say which
         advice = f"python tools/convert.py {arguments.folder} mine.npz names the file"
         raise UserError(f"{arguments.folder} holds a file that cannot be read as an image: {advice}") from error
@@ -242,15 +235,15 @@ def train_both(arguments, recipe, out):
     images = read_folder(arguments.folder, *form, recipe, cache)
     counts = f"{images.num_train:,} training, {images.num_test:,} test images, {len(images.class_names)} classes"
     print(f"data: {counts}, read as {form[0][0]}x{form[0][1]} with {form[1]} channels", flush=True)
-    teacher_pixels, pixels = arguments.teacher_pixels, arguments.student_pixels or 1.0
-    settings = recipe.settings() | {"data": images.fingerprint, "student": model_files.fingerprint(student)}
+    teacher_pixels, pixels = arguments.teacher_pixels or 1.0, arguments.student_pixels or 1.0
+    settings = recipe.only(*SETTINGS) | {"data": images.fingerprint, "student": model_files.weights_sha256(student)}
     settings |= {"student_pixels": pixels, "mixed_precision": arguments.mixed_precision}
     settings |= {"stream": files.code_sha256("tools/stream.py")}
-    taught_by = {"teacher": model_files.fingerprint(teacher), "teacher_pixels": teacher_pixels}
+    taught_by = {"teacher": model_files.weights_sha256(teacher), "teacher_pixels": teacher_pixels}
     runs = {"student": settings | {"temperature": None, "alpha": None}, "distilled": settings | taught_by}
     errors, histories = {}, {}
     with float16(teacher, arguments.mixed_precision):
-        teacher_model = classifier(teacher, images, teacher_pixels)
+        teacher_model = logits_model(teacher, images, teacher_pixels)
         check_teacher(teacher_model, images, recipe.batch_size)
         errors["teacher"] = count_errors(teacher_model, images)
         for name, wanted in runs.items():
@@ -261,7 +254,7 @@ def train_both(arguments, recipe, out):
                 print(f"training {path}", flush=True)
                 net = model_files.load(arguments.student)
                 with float16(net, arguments.mixed_precision):
-                    model = classifier(net, images, pixels)
+                    model = logits_model(net, images, pixels)
                     if name == "distilled":
                         loss = distill.SoftTargetLoss(recipe.temperature)
                         weight = {"student_loss_weight": 1 - recipe.alpha}
@@ -275,8 +268,8 @@ def train_both(arguments, recipe, out):
                 print(f"saved {path}, {net.count_params():,} parameters", flush=True)
             net, histories[name] = model_files.load(path), model_files.load_training(path)[1]
             if name == "student":
-                runs["distilled"]["baseline"] = model_files.fingerprint(net)
-            errors["baseline" if name == "student" else name] = count_errors(classifier(net, images, pixels), images)
+                runs["distilled"]["baseline"] = model_files.weights_sha256(net)
+            errors["baseline" if name == "student" else name] = count_errors(logits_model(net, images, pixels), images)
     plots.learning_curves(histories, out / "plots" / "learning_curves_distilled.png")
     print(f"\n{distill.describe_result(errors, images.num_test)}")
 

@@ -8,8 +8,8 @@ Prints errors on the held-out images, how many more they are than those of the b
 difference, which is paired image by image. Of all within one standard error of the best it chooses the lowest
 temperature, then the lowest alpha. The student on labels alone is always there too.
 
-The students of a seed or a fold are trained at once, on all cores, see support/stack.py; those of --student one by one.
-After `pip install distributed` (Dask), --workers and --cluster have processes of one core each. Keeps every net in
+The students of a seed or a fold are trained side by side, on all cores; each is the one that distill.py trains. After
+`pip install distributed` (Dask), --workers and --cluster have processes of one core each. Keeps every net in
 artifacts/sweep/ and goes on where it was stopped; nets that other code made, such as another build_student, are trained
 anew. Writes sweep.json and plots/sweep.png to artifacts/. On two cores the first command takes half an hour, the second
 seven minutes.
@@ -29,8 +29,9 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import UserError, files, inference, model_files, parallel, terminal, training
-from support.recipe import MAX_SEED, any_temperature, fraction, integer
+from support import UserError, classifier, files, model_files, parallel, teacher_logits, terminal, training
+from support.batches import Batches
+from support.recipe import MAX_SEED, VIEWS, any_temperature, fraction, integer
 
 import numpy as np
 
@@ -38,12 +39,12 @@ import data
 import distill
 import student
 import teacher
-import teachers
 from studies import figures
 
 TEMPERATURES, ALPHAS = [1.0, 2.0, 3.0, 6.0], [0.3, 0.9]  # distill.py's own are among them
 LISTED = ("temperature", "alpha")  # settings with an option of their own, which takes several values
-NOT_IN_GRID = ("seed", "teacher_pixels", *LISTED)
+ALONE = distill.DEFAULTS.only(*LISTED) | {"loss": "labels"}  # what a student on labels alone differs in
+NOT_IN_GRID = ("seed", *LISTED)
 TEACHER_COST = 25  # an epoch of a teacher takes about as long as that many of a student, for the time that is left
 
 
@@ -51,14 +52,14 @@ class Planned(NamedTuple):
     """A student of the grid."""
 
     path: Path
-    recipe: distill.DistillRecipe  # alpha 0: on labels alone
+    recipe: distill.DistillRecipe
     fold: tuple[int, int] | None  # see data.fold
     settings: dict  # all that decides it, as plain values
 
 
 def parse_arguments():
-    recipes = terminal.Files(), teachers.OwnTeacher(), student.OwnStudent(), terminal.Figures(), distill.MNIST
-    options = terminal.parser(__doc__, *recipes, own_data=distill.OWN_DATA, without=LISTED)
+    shared = "data validation out teacher teacher_pixels student format"
+    options = terminal.parser(__doc__, shared, distill.DEFAULTS, distill.OWN_DATA_DEFAULTS, without=LISTED)
     options.add_argument("--temperatures", type=any_temperature, nargs="+", default=TEMPERATURES, metavar="T")
     options.add_argument("--alphas", type=fraction, nargs="+", default=ALPHAS, metavar="ALPHA")
     help_text = "values of another setting to try, such as epochs=60,150; hidden=64-64,128; again for more settings"
@@ -108,32 +109,38 @@ def candidates(arguments):
     """The DistillRecipes to choose from: for all values of --grid, labels alone, then each temperature and alpha."""
     recipes = []
     for values in itertools.product(*arguments.grid.values()):
-        base = replace(distill.DistillRecipe.of(vars(arguments)), **dict(zip(arguments.grid, values)))
+        base = replace(distill.DEFAULTS.updated(vars(arguments)), **dict(zip(arguments.grid, values)))
         if base.translate and base.distort:  # they exclude each other
             base = replace(base, **({"translate": 0} if "distort" in arguments.grid else {"distort": 0.0}))
-        recipes.append(replace(base, alpha=0.0))
-        for temperature, alpha in itertools.product(arguments.temperatures, arguments.alphas):
-            if alpha:
+        recipes.append(replace(base, **ALONE))
+        if base.loss != "labels":
+            for temperature, alpha in itertools.product(arguments.temperatures, arguments.alphas):
                 recipes.append(replace(base, temperature=temperature, alpha=alpha))
     return [*dict.fromkeys(recipes)]
 
 
 def plan(arguments, dataset, recipes, taught_by, folder):
     """The Planned students of `recipes`, in their order, seed by seed. taught_by: what identifies the teacher."""
-    nets = dict.fromkeys(replace(recipe, **distill.MNIST.only(*LISTED)) for recipe in recipes)
+    nets = dict.fromkeys(replace(recipe, **distill.DEFAULTS.only(*LISTED)) for recipe in recipes)
     own, *_ = (student.check_student(dataset, recipe, arguments.student) for recipe in nets)
-    about = {"data": files.fingerprint(*dataset.train), "student": own, "teacher": taught_by}
-    about["validation"] = not arguments.folds and files.fingerprint(*dataset.validation)
+    about = {"data": files.sha256(*dataset.train), "student": own, "teacher": taught_by}
+    about["teacher_pixels"] = arguments.teacher_pixels
+    about["validation"] = not arguments.folds and files.sha256(*dataset.validation)
     students = []
     for number, recipe in itertools.product(range(arguments.seeds), recipes):
         fold = (number, arguments.folds) if arguments.folds else None
         recipe = replace(recipe, seed=arguments.seed + number)
-        parts = [f"T{recipe.temperature}_alpha{recipe.alpha}" if recipe.alpha else "labels_alone"]
+        parts = ["labels_alone" if is_alone(recipe) else f"T{recipe.temperature}_alpha{recipe.alpha}"]
         parts += [f"{key}{text}" for key, text in grid_texts(arguments, recipe).items()]
         parts += [f"fold{number + 1}of{arguments.folds}"] if fold else []
         path = folder / f"{'_'.join(parts)}_seed{recipe.seed}.keras"
         students.append(Planned(path, recipe, fold, recipe.settings() | about | {"fold": fold and list(fold)}))
     return students
+
+
+def is_alone(recipe):
+    """Whether a student is trained on labels alone."""
+    return recipe.loss == "labels"
 
 
 def grid_texts(arguments, recipe):
@@ -146,59 +153,55 @@ def grid_texts(arguments, recipe):
 
 
 def train_teacher(dataset, fold, recipe):
-    """A teacher that has not seen a fold: ([its .keras file as bytes], the factor for its inputs)."""
+    """A teacher that has not seen a fold, as `train` takes it."""
     dataset = data.fold(dataset, *fold)
     held_out = dataset.validation
     net, history = teacher.train_teacher(dataset._replace(validation=None), recipe, report=training.show_epoch)
-    settings = settings_of_teacher(dataset, recipe) | {"validation_errors": inference.count_errors(net, held_out)}
-    return [model_files.to_bytes(net, settings, history)], 1.0
+    settings = settings_of_teacher(dataset, recipe) | {"validation_errors": classifier.count_errors(net, held_out)}
+    return [model_files.to_bytes(net, settings, history)], ["teacher.keras"], 1.0
 
 
 def settings_of_teacher(dataset, recipe):
     """All that decides a teacher. dataset: without the fold."""
-    return recipe.settings() | {"data": files.fingerprint(*dataset.train)}
+    return recipe.settings() | {"data": files.sha256(*dataset.train)}
 
 
-def load_nets(dataset, taught):
-    return [model_files.from_bytes(saved, dataset.image_shape, dataset.num_classes)[0] for saved in taught[0]]
-
-
-def logits_without_fold(dataset, fold, taught, translate):
-    """The teacher's logits of the images that are not in a fold. taught: what train_teacher returns."""
-    nets = load_nets(dataset, taught)
-    return teachers.teacher_logits(nets, data.fold(dataset, *fold).train.images, translate, pixels=taught[1])
-
-
-def train(dataset, fold, recipes, settings, taught, logits, own_student, cores):
+def train(dataset, fold, recipes, settings, taught, own_student, cores, cache=None):
     """Train students that see the same images: of each (its errors' indices in the held-out images, history, file).
 
-    taught: the teacher's files and the factor for its inputs, or None. logits: see teachers.teacher_logits; None for
-    distorted images, whose logits are computed here, and for labels alone. own_student: the file of --student as bytes,
-    or None, whose students come alone. Files are .keras files as bytes.
+    taught: the teacher's files, their names, and the factor for its inputs, or None for labels alone. own_student: the
+    file of --student as bytes, or None. cache: see Teacher.on_views. Files are .keras files as bytes.
     """
-    dataset = data.fold(dataset, *fold) if fold else dataset
-    if taught and logits is None:
-        nets = load_nets(dataset, taught)
-        logits = teachers.teacher_logits(nets, dataset.train.images, distort=recipes[0].distort, pixels=taught[1])
-    report = training.show_epoch
-    if own_student:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "student.keras"
+    dataset, views = data.fold(dataset, *fold) if fold else dataset, None
+    with tempfile.TemporaryDirectory() as folder:
+        if taught:
+            views = teacher_of_files(Path(folder), dataset, *taught).on_views(
+                dataset.train.images, recipes[0], cache=cache
+            )
+        path = own_student and Path(folder) / "student.keras"
+        if path:
             path.write_bytes(own_student)
-            loss = training.cross_entropy if logits is None else distill.loss_of(*recipes)
-            trained = [student.train_student(dataset, *recipes, loss, logits, path, report)]
-    else:
-        batches = student.batches_for(dataset, recipes[0], logits)
-        trained = distill.train_students(dataset, recipes, batches, cores, logits is not None, report)
+        batches = Batches(dataset.train if taught else dataset.train.labelled(), recipes[0], views)
+        trained = distill.train_students(dataset, recipes, batches, cores, training.show_epoch, path)
     results = []
     for (net, history), recipe, its_settings in zip(trained, recipes, settings):
-        predicted = inference.predictor(net, pixels=recipe.student_pixels)(dataset.validation.images).argmax(-1)
+        predicted = classifier.predictor(net, pixels=recipe.student_pixels)(dataset.validation.images).argmax(-1)
         wrong = np.flatnonzero(predicted != dataset.validation.labels).tolist()
         results.append((wrong, history, model_files.to_bytes(net, its_settings | {"wrong": wrong}, history)))
     return results
 
 
-def tasks_of(pool, students, dataset, teacher_net, arguments, out):
+def teacher_of_files(folder, dataset, contents, names, pixels):
+    """The Teacher of --teacher's files, which are written to a folder. contents: as bytes."""
+    paths = [folder / name for name in names]
+    for path, content in zip(paths, contents):
+        path.write_bytes(content)
+    if stored := teacher_logits.load_stored(paths, dataset):
+        return stored
+    return teacher_logits.as_teacher([model_files.load(path, *dataset.form) for path in paths], pixels)
+
+
+def tasks_of(pool, students, dataset, arguments, out):
     """Hand the training of these students to the pool: ({task: its students}, {task: (path, recipe) of a teacher})."""
     shared, own_student = pool.share(dataset), arguments.student and arguments.student.read_bytes()
     teacher_tasks = {}
@@ -207,49 +210,49 @@ def tasks_of(pool, students, dataset, teacher_net, arguments, out):
     def taught_by(fold):
         if not fold:
             paths = arguments.teacher or [out / "teacher.keras"]
-            return pool.share(([path.read_bytes() for path in paths], arguments.teacher_pixels))
+            names = [f"{number}{path.suffix}" for number, path in enumerate(paths)]
+            return pool.share(([path.read_bytes() for path in paths], names, arguments.teacher_pixels or 1.0))
         path, recipe = teacher_of(arguments, dataset, fold, out)
         wanted = settings_of_teacher(data.fold(dataset, *fold), recipe)
         if model_files.is_made_with(path, wanted):
-            return pool.share(([path.read_bytes()], 1.0))
+            return pool.share(([path.read_bytes()], ["teacher.keras"], 1.0))
         task = pool.submit(train_teacher, shared, fold, recipe, name=f"the teacher of fold {fold[0] + 1}")
         teacher_tasks[task] = path, recipe
         return task
 
-    @functools.cache
-    def logits_of(fold, translate, distort):
-        if fold:
-            options = shared, fold, taught_by(fold), translate
-            return None if distort else pool.submit(logits_without_fold, *options, name="soft targets")
-        images, pixels = dataset.train.images, arguments.teacher_pixels
-        logits = teachers.teacher_logits(teacher_net, images, translate, distort, cache=out, pixels=pixels)
-        return None if callable(logits) else pool.share(logits)
-
     groups = {}
     has_unlabelled = (dataset.train.labels < 0).any()  # these are left out on labels alone
     for each in students:
-        alone = not each.recipe.alpha and has_unlabelled
-        groups.setdefault((each.fold, distill.views_of(each.recipe), alone), []).append(each)
-    tasks = {}
-    for (fold, views, alone), group in groups.items():
-        taught = None if alone else taught_by(fold)
-        logits = None if alone else logits_of(fold, views.translate, views.distort)
-        for chosen in [[each] for each in group] if own_student else parallel.parts(group, pool.cores):
+        alone = is_alone(each.recipe) and has_unlabelled
+        groups.setdefault((each.fold, tuple(each.recipe.only(*VIEWS).values()), alone), []).append(each)
+    tasks, cache = {}, None if arguments.cluster or arguments.workers > 1 else out
+    for (fold, _, alone), group in groups.items():
+        for chosen in parallel.parts(group, pool.cores):
             recipes, settings = [each.recipe for each in chosen], [each.settings for each in chosen]
-            of_task = shared, fold, recipes, settings, taught, logits, own_student, pool.cores
-            tasks[pool.submit(train, *of_task, name=f"{len(chosen)} students, seed {views.seed}")] = chosen
+            of_task = (
+                shared,
+                fold,
+                recipes,
+                settings,
+                None if alone else taught_by(fold),
+                own_student,
+                pool.cores,
+                cache,
+            )
+            name = f"{len(chosen)} students, seed {recipes[0].seed}"
+            tasks[pool.submit(train, *of_task, name=name)] = chosen
     return tasks, teacher_tasks
 
 
 def teacher_of(arguments, dataset, fold, out):
     """(the path, the recipe) of the teacher that has not seen a fold: teacher.py's recipe for these data."""
-    recipe = teacher.OWN_DATA if arguments.data else teacher.MNIST
+    recipe = teacher.OWN_DATA_DEFAULTS if arguments.data else teacher.DEFAULTS
     batch_size = data.fitting_batch_size(recipe.batch_size, dataset)
     recipe = replace(recipe, batch_size=batch_size, seed=arguments.seed + fold[0])
     return out / "sweep" / f"teacher_fold{fold[0] + 1}of{fold[1]}_seed{recipe.seed}.keras", recipe
 
 
-def run_grid(arguments, dataset, teacher_net, students, out):
+def run_grid(arguments, dataset, students, out):
     """Train those students, and teachers of folds, that are not there yet; prints each."""
     missing = [each for each in students if not model_files.is_made_with(each.path, each.settings)]
     if len(missing) < len(students):
@@ -262,7 +265,7 @@ def run_grid(arguments, dataset, teacher_net, students, out):
         return f"{num_finished} of {len(missing)} students done{parallel.time_left(start, spent, sum(costs.values()))}"
 
     with parallel.pool(arguments.workers, arguments.cluster) as pool:
-        tasks, teacher_tasks = tasks_of(pool, missing, dataset, teacher_net, arguments, out)
+        tasks, teacher_tasks = tasks_of(pool, missing, dataset, arguments, out)
         costs = {task: sum(each.recipe.epochs for each in chosen) for task, chosen in tasks.items()}
         costs |= {task: TEACHER_COST * recipe.epochs for task, (_, recipe) in teacher_tasks.items()}
         for task, result in pool.finished([*teacher_tasks, *tasks], describe):
@@ -319,7 +322,7 @@ def choose(shares):
 
     Labels alone are not to be chosen, unless there is nothing else.
     """
-    taught = [recipe for recipe in shares if recipe.alpha] or list(shares)
+    taught = [recipe for recipe in shares if not is_alone(recipe)] or list(shares)
     compared = compare(shares, min(taught, key=lambda recipe: shares[recipe].sum()))
     within = [recipe for recipe in taught if compared[recipe][1] <= compared[recipe][2]]
     return min(within, key=lambda recipe: (recipe.temperature, recipe.alpha, compared[recipe][0])), compared
@@ -330,16 +333,18 @@ def show(arguments, compared, num_images, figure):
     counted = f"errors in {num_images:,} held-out images"
     header, rows = [*arguments.grid, "T", "alpha", counted, "more than the best distilled", "standard error"], []
     for recipe in sorted(compared, key=lambda recipe: compared[recipe][0]):
-        names = [f"{recipe.temperature:g}", f"{recipe.alpha:g}"] if recipe.alpha else ["", "labels alone"]
+        names = ["", "labels alone"] if is_alone(recipe) else [f"{recipe.temperature:g}", f"{recipe.alpha:g}"]
         counts = (f"{value:,.1f}".removesuffix(".0") for value in compared[recipe])
         rows.append([*map(str, grid_texts(arguments, recipe).values()), *names, *counts])
     terminal.print_table("", header, rows)
     lines, temperatures = {}, arguments.temperatures
     for recipe, (errors, _, deviation) in compared.items():
-        parts = [f"alpha = {recipe.alpha:g}" if recipe.alpha else "student on labels alone"]  # which has its colour
+        parts = [
+            "student on labels alone" if is_alone(recipe) else f"alpha = {recipe.alpha:g}"
+        ]  # the former has a colour
         parts += [f"{key} {text}" for key, text in grid_texts(arguments, recipe).items()]
         band = [errors - deviation, errors, errors + deviation]
-        lines.setdefault(", ".join(parts), []).extend([band] * (1 if recipe.alpha else len(temperatures)))
+        lines.setdefault(", ".join(parts), []).extend([band] * (len(temperatures) if is_alone(recipe) else 1))
     title = "Band: standard error of the difference from the best; alpha is the weight of the soft term"
     figures.error_lines(temperatures, lines, figure, title=title, xlabel="temperature", ylabel=counted)
 
@@ -362,9 +367,9 @@ def report(arguments, dataset, students, recipes, num_images, out):
     settings = chosen.only(*arguments.grid, "temperature", "alpha")
     rule = "of all within a standard error of the best, the lowest T, then the lowest alpha"
     print(f"chosen: {options_of(chosen, settings)} ({rule})")
-    to_test = {"chosen": chosen, "labels alone": replace(chosen, **distill.MNIST.only("temperature"), alpha=0.0)}
+    to_test = {"chosen": chosen, "labels alone": replace(chosen, **ALONE)}
     # The other settings of --grid were chosen for the distilled student: others may be better without a teacher.
-    best_alone = min((recipe for recipe in recipes if not recipe.alpha), key=lambda recipe: shares[recipe].sum())
+    best_alone = min((recipe for recipe in recipes if is_alone(recipe)), key=lambda recipe: shares[recipe].sum())
     if best_alone not in to_test.values():
         to_test[f"labels alone, best with {options_of(best_alone, arguments.grid)}"] = best_alone
     for name, recipe in [*to_test.items()][1:]:
@@ -374,7 +379,8 @@ def report(arguments, dataset, students, recipes, num_images, out):
     result = {"chosen": settings, "test_errors": {}, "compared": [], "runs": []}
     for recipe, values in compared.items():
         counts = dict(zip(("errors", "more", "standard_error"), map(float, values)))
-        result["compared"].append(recipe.only(*settings) | counts)
+        alone = {"alpha": 0.0} if is_alone(recipe) else {}
+        result["compared"].append(recipe.only(*settings) | alone | counts)
     for each, of_student in zip(students, wrong):
         result["runs"].append(each.settings | {"validation_errors": len(of_student)})
     if arguments.folds:
@@ -386,8 +392,8 @@ def report(arguments, dataset, students, recipes, num_images, out):
     for name, recipe in to_test.items():
         test_errors = []
         for each in students[recipes.index(recipe) :: len(recipes)]:
-            net = model_files.load(each.path, dataset.image_shape, dataset.num_classes)
-            test_errors.append(inference.count_errors(net, dataset.test, recipe.student_pixels))
+            net = model_files.load(each.path, *dataset.form)
+            test_errors.append(classifier.count_errors(net, dataset.test, recipe.student_pixels))
         result["test_errors"][name] = test_errors
         mean, listed = statistics.mean(test_errors), ", ".join(map(str, test_errors))
         print(f"{name}: {mean:.1f} test errors in {len(dataset.test.labels):,} images, mean of the nets ({listed})")
@@ -400,13 +406,13 @@ def main():
     terminal.print_settings(arguments)
     out, folds = files.output_folder(arguments.out), arguments.folds
     arguments.validation = 0 if folds else arguments.validation
-    dataset, teacher_net = data.load_for(arguments), None
+    dataset = data.load_for(arguments)
     if folds:
         num_images = [len(data.fold(dataset, number, folds).validation.labels) for number in range(folds)]
         taught_by = teacher_of(arguments, dataset, (0, folds), out)[1].settings()
     elif num_validation := len(dataset.validation.labels):
-        num_images, teacher_net = [num_validation], teachers.load_teacher(arguments, dataset, out)
-        taught_by = teachers.fingerprint(teacher_net)
+        loaded = teacher_logits.load(arguments, distill.DEFAULTS.updated(vars(arguments)), dataset, out)
+        num_images, taught_by = [num_validation], loaded.sha256
     else:
         raise UserError("there are no validation images to choose on: give --folds 5, or another --validation")
     folder = out / "sweep"
@@ -414,7 +420,7 @@ def main():
     files.lock(folder)
     recipes = candidates(arguments)
     students = plan(arguments, dataset, recipes, taught_by, folder)
-    run_grid(arguments, dataset, teacher_net, students, out)
+    run_grid(arguments, dataset, students, out)
     report(arguments, dataset, students, recipes, num_images, out)
 
 

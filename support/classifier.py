@@ -7,13 +7,10 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from support import UserError, files, terminal
-from support.recipe import Recipe, factor, setting
-from support.stack import Stack
 
 import keras
 import numpy as np
@@ -49,27 +46,6 @@ LOGITS = (
 def to_unit(images: np.ndarray | tf.Tensor) -> tf.Tensor:
     """What the nets see, float32: uint8 images scaled to [0, 1], and floats as they are."""
     return tf.cast(images, tf.float32) / (255.0 if images.dtype == tf.uint8 else 1.0)
-
-
-@dataclass(frozen=True)
-class TeacherPixels(Recipe):
-    """The option of scripts that load a teacher."""
-
-    teacher_pixels: float | None = setting(
-        1.0, factor, "multiply the teacher's inputs by this: 255 for nets trained on 0...255", metavar="FACTOR"
-    )
-
-
-@dataclass(frozen=True)
-class StudentPixels(Recipe):
-    """The option of scripts that load other nets. In scripts that train one, it is a setting of the StudentRecipe."""
-
-    student_pixels: float | None = setting(
-        None,
-        factor,
-        "multiply the inputs of all models but the teacher by this (default: as saved in the model file, or 1)",
-        metavar="FACTOR",
-    )
 
 
 # ---- what a model takes ----------------------------------------------------------------------------------------------
@@ -227,75 +203,14 @@ def _epsilon(model: keras.Model) -> float:
     return max(EPSILON.get(layer.compute_dtype, FLOAT32_EPSILON) for layer in model._flatten_layers())
 
 
-def stored_logits(outputs: np.ndarray, name: str) -> np.ndarray:
-    """Logits (n, C) float32 of stored outputs: of logits, or of probabilities, per cent or votes, see `row_sum`.
-
-    One column, (n,) or (n, 1), is about class 1 of two: its probability, or the difference x of the two logits, which
-    become (0, x). name: what error messages call them. Raises UserError: they are not finite; they are from 0 to 1
-    without sums of 1; a single column holds neither probabilities nor numbers above and below 0.
-    """
-    if outputs.dtype.kind not in "fiu" or np.isnan(outputs).any() or np.isposinf(outputs).any():
-        raise UserError(f"{name} has values that are no finite numbers: save them again")
-    if outputs.ndim == 1 or outputs.shape[1] == 1:
-        outputs = _both_columns(outputs.reshape(-1, 1), name)
-    is_shares = row_sum(outputs) is not None
-    outputs = outputs.astype(np.float32)
-    if is_shares:  # that each row has its sum as a factor is nothing to the softmax
-        return np.log(np.maximum(outputs, TINY))
-    if 0 <= outputs.min() and outputs.max() <= 1:
-        raise UserError(
-            f"{name} is from 0 to 1, but its rows do not sum to 1: if that is by rounding or clipping, divide each row"
-            " by its sum; else save logits (of sigmoids p, numpy.log(p / (1 - p)))"
-        )
-    outputs[np.isneginf(outputs)] = math.log(TINY)  # the logarithm of a probability of 0
-    return outputs
-
-
-def row_sum(outputs: np.ndarray) -> float | None:
-    """What all rows of outputs (n, C) sum to: 1 of probabilities, 100 of per cent, the number of votes; None of logits.
-
-    Logits are below 0 somewhere, or do not have the same sum in every row. Rounded values may miss the sum by half a
-    unit of the last decimal each, but by no more than a tenth of it.
-    """
-    if outputs.min() < -1e-6:  # some libraries' probabilities are just below 0
-        return None
-    sums = outputs.sum(-1, dtype=np.float64)
-    total = float(np.median(sums))
-    epsilon = EPSILON.get(str(outputs.dtype), FLOAT32_EPSILON)
-    missed = np.abs(sums - total).max()
-    if total > 0 and missed <= max(1e-3, 16 * epsilon) * total:
-        return total
-    for decimals in range(7):
-        if missed <= min(total / 10, outputs.shape[1] * 10**-decimals / 2) and np.allclose(
-            np.round(outputs, decimals), outputs, rtol=epsilon, atol=0
-        ):
-            return total
-    return None
-
-
-def _both_columns(column: np.ndarray, name: str) -> np.ndarray:
-    """The outputs (n, 2) that a column (n, 1) about class 1 stands for, see `stored_logits`."""
-    lowest, highest = column.min(), column.max()
-    if np.isin(column, (0, 1)).all():
-        raise UserError(f"{name} holds classes, 0 or 1: save probabilities, such as predict_proba(x), or logits")
-    if 0 <= lowest and highest <= 1:
-        return np.concatenate([1 - column, column], 1)
-    if lowest < 0 < highest:
-        return np.pad(column, ((0, 0), (1, 0)))
-    problem = f"{name} is one column from {lowest:.3g} to {highest:.3g}"
-    advice = "save the probabilities p of class 1, from 0 to 1, or both columns, numpy.stack([1 - p, p], 1)"
-    raise UserError(f"{problem}, which no probability and no logit of class 1 of two would be: {advice}")
-
-
 def adapters(
     model: keras.Model, examples: np.ndarray | tf.Tensor, pixels: float = 1.0
 ) -> tuple[Callable[[tf.Tensor], Any], Callable[[Any], tf.Tensor]]:
     """Returns feed, see `feeder`, and read(what the model returns) -> logits (n, C) float32, for any classifier.
 
     The probabilities p of a softmax become log p, whose softmax is p again; those of sigmoids log p - log(1 - p). A
-    model with a single output x, or sigmoid of x, scores class 1 of two: its logits are (0, x). Those of a Stack are
-    (n, K, C). examples: some real
-    examples, on which the model is tried. pixels: a factor for the inputs, see `pixels_for`.
+    model with a single output x, or sigmoid of x, scores class 1 of two: its logits are (0, x). examples: some
+    real examples, on which the model is tried. pixels: a factor for the inputs, see `pixels_for`.
 
     Raises UserError: the model does not take such examples, or does not return one row of numbers for each; or as
     `output_kind` does.
@@ -307,7 +222,7 @@ def adapters(
     except Exception as error:
         problem = files.cause(error)
         raise UserError(f"the model cannot be run on examples of {tuple(examples.shape[1:])} ({problem})") from error
-    if len(outputs) != 1 or len(outputs[0].shape) != (3 if isinstance(model, Stack) else 2):
+    if len(outputs) != 1 or len(outputs[0].shape) != 2:
         shapes = ", ".join(str(tuple(output.shape)) for output in outputs)
         raise UserError(f"a classifier returns one row of numbers for an example, this model {shapes}: use another one")
     kind = output_kind(model, np.asarray(outputs[0], np.float32))
@@ -324,7 +239,7 @@ def adapters(
     return feed, read
 
 
-def caller(model: keras.Model, examples: np.ndarray | tf.Tensor, pixels: float = 1.0) -> Callable[..., tf.Tensor]:
+def as_function(model: keras.Model, examples: np.ndarray | tf.Tensor, pixels: float = 1.0) -> Callable[..., tf.Tensor]:
     """Returns logits(examples (n, *shape) float32, training=False) -> (n, C) float32. The rest: see `adapters`."""
     feed, read = adapters(model, examples, pixels)
     return lambda examples, training=False: read(model(feed(examples), training=training))
@@ -350,7 +265,9 @@ def predictor(
     def compile_for(examples: np.ndarray) -> Callable[[np.ndarray], tf.Tensor]:
         probe = to_unit(examples[:PROBED])
         nets = model if isinstance(model, list) else [model]
-        calls = [caller(net, probe, pixels) for net in nets]
+        calls = [as_function(net, probe, pixels) for net in nets]
+        if len(nets) > 1 and len({call(probe).shape[1] for call in calls}) > 1:
+            raise UserError("the teachers have different numbers of classes: they cannot be averaged")
 
         @tf.function(input_signature=[tf.TensorSpec((None, *examples.shape[1:]), examples.dtype)])
         def logits(examples: tf.Tensor) -> tf.Tensor:
@@ -426,7 +343,7 @@ def pixels_warning(model: keras.Model, split: Split, pixels: float, option: str)
 
     def num_errors(factor: float, offset: float) -> int:
         inputs, factor = (factor * images + offset, 1.0) if offset else (images, factor)
-        return int(np.sum(caller(model, inputs, factor)(inputs).numpy().argmax(-1) != split.labels))
+        return int(np.sum(as_function(model, inputs, factor)(inputs).numpy().argmax(-1) != split.labels))
 
     others = {(factor, 0.0): f"{option} {factor:.6g}: give that option" for factor in PIXELS}
     if np.min(images) >= 0 and 1 >= np.max(images) > np.min(images):
