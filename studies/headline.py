@@ -1,8 +1,7 @@
-"""The default run with several seeds, and what each of its steps does for it. The results: README.md, headline.md.
+"""The default run with several seeds. The results: README.md, headline.md.
 
     python studies/headline.py               teacher.py, distill.py, evaluate.py, export.py: 5 seeds, about 30 minutes
     python studies/headline.py --sweep       and tools/sweep.py --folds 5, about an hour more
-    python studies/headline.py --ladder      and the ladder: one change after the other, about an hour more
     python studies/headline.py --seeds 1 --quick    a small version, in minutes, in artifacts/headline/quick/
 
 The quick start's commands with nothing changed but the seed. Keeps the models in artifacts/headline/, where a command
@@ -16,23 +15,17 @@ import math
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from statistics import mean
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import UserError, classifier, files, model_files, teacher_logits, terminal, training
-from support.batches import Batches
-from support.recipe import VIEWS, integer
+from support import UserError, files, model_files, terminal
+from support.recipe import integer
 
-import numpy as np
-
-import data
 import distill
 import evaluate
-from distill import DistillRecipe
-from studies import figures, runs, tables
+from studies import ladder, runs, tables
 
 NETS = {
     "teacher": "teacher, 784-1200-1200-10",
@@ -42,20 +35,6 @@ NETS = {
 TRAINED_ON = {"teacher": "distorted", "student": "shifted", "distilled": "shifted"}  # by the default recipes
 FIGURES = ("what_the_teacher_knows", "reliability", "sweep")
 RESULTS = tables.ROOT / "studies" / "headline.json"
-TEACHERS = {"default": "", "shifted": "--translate 2 --dropout 0.4 --input-dropout 0.1 --weight-decay 0 --epochs 30"}
-OLD = {"temperature": 2.0, "alpha": 0.5}  # the default, before it was chosen by cross-validation
-DISTORTED = {"translate": 0, "distort": 0.6, "temperature": 1.0, "alpha": 0.7}
-DISTORTED_STEP = "+ distorted images instead of shifted ones"
-DEFAULT = "default", distill.DEFAULTS
-STEPS = {  # of the ladder: the teacher, and the student's recipe; each changes one thing of that above
-    "images as they are, 60 epochs": ("shifted", DistillRecipe(translate=0, epochs=60, temperature=3.0, alpha=0.5)),
-    "+ shifts by a pixel": ("shifted", DistillRecipe(**OLD, epochs=60)),
-    "+ 150 epochs instead of 60": ("shifted", DistillRecipe(**OLD)),
-    "+ the better teacher": ("default", DistillRecipe(**OLD)),
-    f"+ T = {distill.DEFAULTS.temperature:g} and alpha = {distill.DEFAULTS.alpha:g}: the default run": DEFAULT,
-    DISTORTED_STEP: ("default", DistillRecipe(**DISTORTED)),
-    "+ SiLU": ("default", DistillRecipe(**DISTORTED, activation="silu")),
-}
 SWEEP = "--folds 5 --temperatures 1 1.5 2 3 4 8 --alphas 0.3 0.5 0.7 0.9"
 QUICK = {  # what --quick adds to each command: a tenth of the epochs
     "teacher.py": ["--epochs", "4"],
@@ -100,47 +79,6 @@ def run_seed(seed, out, quick):
     return {"seed": seed, "settings": settings} | reports
 
 
-def run_ladder(out, seeds, quick):
-    """Train what STEPS lists, in the folder `out`; returns a record, see runs.score, for each step, seed and net.
-
-    Students that see the same images are trained together.
-    """
-    dataset, records = data.load(), []
-    for seed in range(seeds):
-        groups = {}  # {(teacher, what the students see): {(step, net): recipe}}
-        for step, (kind, recipe) in STEPS.items():
-            recipe = replace(recipe, seed=seed, epochs=recipe.epochs // 10 if quick else recipe.epochs)
-            of_views = groups.setdefault((kind, *recipe.only(*VIEWS).values()), {})
-            of_views |= {(step, "student"): replace(recipe, loss="labels"), (step, "distilled"): recipe}
-        for (kind, *_), recipes in groups.items():
-            path = out / str(seed) / ("" if kind == "default" else kind) / "teacher.keras"
-            run_script(path, "teacher.py", "--seed", seed, *TEACHERS[kind].split(), quick=quick)
-            for (step, net), model in train_steps(dataset, path, recipes).items():
-                score = runs.score(classifier.predictor(model)(dataset.test.images), dataset.test.labels)
-                about = {"step": step, "net": net, "seed": seed, "images": len(dataset.test.labels)}
-                records.append(about | score)
-    return records
-
-
-def train_steps(dataset, teacher_path, recipes):
-    """{(step, net): model} of {(step, net): recipe}, students that see the same images: loaded, or else trained."""
-    folder, paths = teacher_path.parent, {}
-    for step, net in recipes:
-        is_default = STEPS[step] == DEFAULT  # distill.py has trained both
-        paths[step, net] = folder / f"{net if is_default else f'step_{[*STEPS].index(step)}_{net}'}.keras"
-    missing = [name for name, path in paths.items() if not is_there(path)]
-    if missing:
-        print(f"training {len(missing)} students of the ladder in {folder}", flush=True)
-        net = model_files.load(teacher_path, dataset.image_shape, dataset.num_classes)
-        to_train = [recipes[name] for name in missing]
-        views = teacher_logits.as_teacher(net).on_views(dataset.train.images, to_train[0], cache=folder)
-        batches = Batches(dataset.train, to_train[0], views)
-        trained = distill.train_students(dataset, to_train, batches, terminal.num_cores(), report=training.show_epoch)
-        for name, (model, history) in zip(missing, trained):
-            model_files.save(model, paths[name], recipes[name].settings(), history)
-    return {name: model_files.load(path, dataset.image_shape, dataset.num_classes) for name, path in paths.items()}
-
-
 # ---- tables and figures ----------------------------------------------------------------------------------------------
 
 
@@ -155,10 +93,7 @@ def texts(results):
     first = {"teacher": errors["teacher"][0], "baseline": errors["student"][0], "distilled": errors["distilled"][0]}
     result = []
     by_row = {NETS[name]: (TRAINED_ON[name], rows[name][0]["parameters"], errors[name]) for name in NETS}
-    untaught = [
-        each["errors"] for each in results["ladder"] if (each["step"], each["net"]) == (DISTORTED_STEP, "student")
-    ]
-    by_row["the same student, no teacher"] = "distorted", rows["student"][0]["parameters"], untaught
+    by_row["the same student, no teacher"] = "distorted", rows["student"][0]["parameters"], untaught_errors()
     for row, (images, parameters, counts) in by_row.items():
         cells = [f"**{tables.spread(counts)}** ({tables.each(counts)})", f"{1 - mean(counts) / 10_000:.2%}"]
         result.append([row, images, f"{parameters:,}", *cells])
@@ -178,8 +113,14 @@ def texts(results):
         "sweep": sweep_table(sweep["compared"]),
         "sweep_choice": sweep_choice(sweep),
         "export": export_table([run["export"] for run in results["runs"]]),
-        "ladder": ladder_table(results["ladder"]),
     }
+
+
+def untaught_errors():
+    """The errors, with each seed, of the student on labels alone and distorted images, from ladder.json."""
+    untaught, _ = ladder.pair(ladder.DISTORTED_STEP)
+    records = json.loads(RESULTS.with_name("ladder.json").read_text(encoding="utf-8"))["runs"]
+    return [record["errors"] for record in records if runs.Run.of(record["run"]).with_seed(0) == untaught]
 
 
 def rounded_up(p):
@@ -225,49 +166,11 @@ def export_table(exports):
     return tables.markdown(["file", "bytes", *(key.replace("_", " ") for key in keys)], lines)
 
 
-def ladder_table(records):
-    by_step = {}  # {(step, net): {seed: record}}
-    for record in records:
-        by_step.setdefault((record["step"], record["net"]), {})[record["seed"]] = record
-    lines, step_above = [], None
-    for step in STEPS:
-        cells = []
-        for net in ("student", "distilled"):
-            here, above = by_step[step, net], by_step.get((step_above, net), {})
-            cells.append(tables.spread_and_each([record["errors"] for record in here.values()]))
-            in_both = [seed for seed in here if seed in above]
-            pairs = [here[seed] for seed in in_both], [above[seed] for seed in in_both]
-            cells.append(runs.difference(*pairs) if in_both else "")
-        pair = (list(by_step[step, net].values()) for net in ("distilled", "student"))
-        lines.append([step, *cells, runs.difference(*pair)])
-        step_above = step
-    to_above = "to the row above"
-    return tables.markdown(["", "labels alone", to_above, "distilled", to_above, "distilled less labels alone"], lines)
-
-
-def draw_ladder(records, path):
-    """Draw the errors of each step of the ladder."""
-    errors = {}
-    for step in STEPS:
-        of_step = [record for record in records if record["step"] == step]
-        errors[step] = {
-            net: np.array([record["errors"] for record in of_step if record["net"] == net])
-            for net in ("student", "distilled")
-        }
-    figures.error_bars(
-        errors,
-        path,
-        xlabel="errors in 10,000 test images",
-        title="784-64-64-10, on labels alone (student) and distilled: mean and range of the seeds",
-    )
-
-
 def main():
     options = terminal.parser(__doc__, "out")
     options.add_argument("--seeds", type=integer(1), default=5, help="so many, from 0 on (default: 5)")
     options.add_argument("--quick", action="store_true", help="a tenth of the epochs, kept apart")
     options.add_argument("--sweep", action="store_true", help="run tools/sweep.py too")
-    options.add_argument("--ladder", action="store_true", help="train the ladder too")
     arguments = options.parse_args()
     terminal.print_settings(arguments)
     quick, committed = arguments.quick, arguments.seeds == 5 and not arguments.quick
@@ -279,20 +182,16 @@ def main():
         options = ["--teacher", out / "0" / "teacher.keras", "--seeds", 1] if quick else SWEEP.split()
         run_script(out / "sweep.json", "tools/sweep.py", *options, quick=quick)
         results["sweep"] = sweep = json.loads((out / "sweep.json").read_text(encoding="utf-8"))
-        kept = ("seed", "temperature", "alpha", "validation_errors")  # the other settings are alike
+        kept = ("seed", "loss", "temperature", "alpha", "validation_errors")  # the other settings are alike
         sweep["runs"] = [{name: run[name] for name in kept if name in run} for run in sweep["runs"]]
-    if arguments.ladder:
-        results["ladder"] = run_ladder(out, arguments.seeds, quick)
     files.write_json(path, results)
     for name in FIGURES:
         if (figure := out / "0" / "plots" / f"{name}.png").exists():
             shutil.copy(figure, path.with_name(f"headline_{name}.png"))
-    draw_ladder(results["ladder"], path.with_name("headline_ladder.png"))
     for text in texts(results).values():
         print(f"\n{text}")
-    for part in ("sweep", "ladder"):
-        if not getattr(arguments, part):
-            print(f"\nthe {part} above is the committed one: --{part} runs it")
+    if not arguments.sweep:
+        print("\nthe sweep above is the committed one: --sweep runs it")
     if committed:
         tables.fill(texts(results))
     print(f"\nevery run is in {path}")

@@ -21,18 +21,19 @@ from support import classifier, metrics, terminal
 
 import numpy as np
 
+import distill
+import teacher
 from studies import figures, runs, study, tables
-from studies.runs import DEFAULT_TEACHER, StudentRun
+from studies.runs import Images, Run
 
-TEACHER = replace(
-    DEFAULT_TEACHER, kind="translated", dropout=0.3, input_dropout=0.05, translate=2, distort=0.0, epochs=80
-)
-LONGER = replace(TEACHER, kind="translated_longer", epochs=240)
-DISTORTED = replace(DEFAULT_TEACHER, kind="distorted", dropout=0.05, distort=1.3, epochs=100)
-STUDENT = StudentRun(hidden=(800, 800), translate=0, epochs=40, learning_rate=2e-3)
+TRANSLATED = replace(teacher.DEFAULTS, dropout=0.3, input_dropout=0.05, translate=2, distort=0.0, epochs=80)
+TEACHER, LONGER = Run(TRANSLATED), Run(replace(TRANSLATED, epochs=240))
+DISTORTED = Run(replace(teacher.DEFAULTS, dropout=0.05, distort=1.3, epochs=100))
+STUDENT = replace(distill.DEFAULTS, hidden=(800, 800), translate=0, epochs=40, learning_rate=2e-3)
 WIDTHS = {30: 5e-3, 100: 5e-3, 300: 2e-3, 800: 2e-3}  # units in each of a student's two hidden layers: learning rate
 TEMPERATURES = (1, 2.5, 4, 8, 20, 40)
 SHARES = (0.01, 0.03, 0.1, 0.3)  # of the training images that keep their label
+ALL = Images()
 HELD_OUT = 5000  # training images to choose a temperature on
 CHOSEN_TEMPERATURE = 8  # for 2x800, by `choices`
 KINDS = ("labels alone", "soft targets on these", "soft targets on all")  # of students with few labels
@@ -46,16 +47,21 @@ WAYS = (
 # ---- the experiments: {row: run} -------------------------------------------------------------------------------------
 
 
-def distilled(taught_by, temperature, alpha=0.9, **changes):
-    """STUDENT, distilled from the teacher of a TeacherRun, with these changes."""
-    return replace(STUDENT, teacher=taught_by, temperature=temperature, alpha=alpha, **changes)
+def alone(images=ALL, **changes):
+    """STUDENT on labels alone, with these changes of its recipe."""
+    return Run(replace(STUDENT, loss="labels", **changes), None, images)
+
+
+def distilled(taught_by, temperature, alpha=0.9, images=ALL, **changes):
+    """STUDENT, distilled from the teacher of a Run, with these changes of its recipe."""
+    return Run(replace(STUDENT, temperature=temperature, alpha=alpha, **changes), taught_by, images)
 
 
 def choices():
     """The temperature of 2x800, on images held out of training. One seed only. 15 minutes."""
-    held_out = replace(TEACHER, held_out=HELD_OUT)
-    rows = {f"T {t:g}": distilled(held_out, t, held_out=HELD_OUT) for t in TEMPERATURES}
-    return {"teacher": held_out} | rows
+    images = Images(held_out=HELD_OUT)
+    held_out = replace(TEACHER, images=images)
+    return {"teacher": held_out} | {f"T {t:g}": distilled(held_out, t, images=images) for t in TEMPERATURES}
 
 
 def teachers():
@@ -69,13 +75,13 @@ def teachers():
 
 def students():
     """2x800 on labels, and distilled on the 60,000 images as they are; then on translated images. 17 minutes a seed."""
-    rows = {"2x800, labels alone": STUDENT}
+    rows = {"2x800, labels alone": alone()}
     kinds = {"translated teacher": TEACHER, "translated teacher of 240 epochs": LONGER, "distorted teacher": DISTORTED}
     for name, taught_by in kinds.items():
         for temperature in (20, CHOSEN_TEMPERATURE):
             rows[f"2x800, T {temperature}, {name}"] = distilled(taught_by, temperature)
-    translated = {"translate": 2, "epochs": TEACHER.epochs}
-    rows["2x800, labels alone, translated images"] = replace(STUDENT, **translated)
+    translated = {"translate": 2, "epochs": TRANSLATED.epochs}
+    rows["2x800, labels alone, translated images"] = alone(**translated)
     taught = distilled(DISTORTED, CHOSEN_TEMPERATURE, **translated)
     rows[f"2x800, T {CHOSEN_TEMPERATURE}, distorted teacher, translated images"] = taught
     return rows
@@ -95,14 +101,14 @@ def omissions():
     without_3 = tuple(label for label in range(10) if label != 3)
     rows = {}
     for alpha, how in ((0.9, "with labels"), (1.0, "soft targets alone")):
-        rows[f"2x800, no 3s, {how}"] = distilled(TEACHER, 20, classes=without_3, alpha=alpha)
-        rows[f"2x800, 7s and 8s only, {how}"] = distilled(TEACHER, 20, classes=(7, 8), alpha=alpha)
+        rows[f"2x800, no 3s, {how}"] = distilled(TEACHER, 20, alpha, Images(classes=without_3))
+        rows[f"2x800, 7s and 8s only, {how}"] = distilled(TEACHER, 20, alpha, Images(classes=(7, 8)))
     return rows
 
 
 def smoothing():
     """Labels of the teacher smoothed by 0.1 (Mueller et al. 2019): the teacher and its student. 12 minutes a seed."""
-    smoothed = replace(TEACHER, kind="smoothed", label_smoothing=0.1)
+    smoothed = Run(replace(TRANSLATED, label_smoothing=0.1))
     rows = {"teacher 2x1200, smoothed labels": smoothed}
     for temperature in (CHOSEN_TEMPERATURE, 20):
         rows[f"2x800, T {temperature}, teacher with smoothed labels"] = distilled(smoothed, temperature)
@@ -115,18 +121,16 @@ def labels():
     """
     rows = {}
     for share in SHARES:
-        alone = replace(STUDENT, hidden=(300, 300), labelled=share)
-        longer = round(STUDENT.epochs / share)  # as many steps as with all images
-        taught = {"teacher": TEACHER, "temperature": CHOSEN_TEMPERATURE, "alpha": 0.9}
-        rows[f"2x300, {share:.0%}, labels alone"] = replace(alone, epochs=longer)
-        rows[f"2x300, {share:.0%}, soft targets on these"] = replace(alone, epochs=longer, **taught)
-        rows[f"2x300, {share:.0%}, soft targets on all"] = replace(alone, keep_unlabelled=True, **taught)
+        these, everything = Images(labelled=share), Images(labelled=share, keep_unlabelled=True)
+        longer = {"hidden": (300, 300), "epochs": round(STUDENT.epochs / share)}  # as many steps as with all images
+        taught = TEACHER, CHOSEN_TEMPERATURE, 0.9
+        rows[f"2x300, {share:.0%}, labels alone"] = alone(these, **longer)
+        rows[f"2x300, {share:.0%}, soft targets on these"] = distilled(*taught, these, **longer)
+        rows[f"2x300, {share:.0%}, soft targets on all"] = distilled(*taught, everything, hidden=(300, 300))
     return rows
 
 
-# To add an experiment, write a function like these, which returns {row: run}, and list it here.
-_FUNCTIONS = (choices, teachers, students, temperatures, omissions, smoothing, labels)
-EXPERIMENTS = {function.__name__: function for function in _FUNCTIONS}
+EXPERIMENTS = (choices, teachers, students, temperatures, omissions, smoothing, labels)
 PUBLISHED = {  # the paper's test errors
     "teacher 2x1200, translated images": "67",
     "teacher 2x1200, translated images, 240 epochs": "67",
@@ -147,9 +151,9 @@ def corrected(run, model, train, logits, labels):
     """What the record of a student that saw some classes only has besides: its scores with each of the
     `corrections`.
     """
-    if run.net == "teacher" or not run.classes:
+    if run.is_teacher or not run.images.classes:
         return {}
-    ways = corrections(classifier.predictor(model)(train.images), train.labels, logits, labels, run.classes)
+    ways = corrections(classifier.predictor(model)(train.images), train.labels, logits, labels, run.images.classes)
     scores = {way: runs.score(logits + biases, labels) | {"biases": biases.round(3).tolist()} for way, biases in ways}
     return {"corrected": scores}
 
@@ -186,12 +190,12 @@ def balancing_biases(logits, shares):
 # ---- tables and figures ----------------------------------------------------------------------------------------------
 
 
-def texts(store):
+def texts(here):
     """{name: Markdown} of the tables for paper.md: the rows whose runs are complete."""
     complete = {}  # {experiment: {row: records}}
-    for name, experiment in EXPERIMENTS.items():
-        recorded = {row: store.of_row(run) for row, run in store.rows(experiment).items()}
-        complete[name] = {row: records for row, records in recorded.items() if records}
+    for experiment in EXPERIMENTS:
+        recorded = {row: here.of(run) for row, run in here.rows(experiment).items()}
+        complete[experiment.__name__] = {row: records for row, records in recorded.items() if records}
     by_temperature = {f"{t:g}": t for t in TEMPERATURES}
     by_width = {f"784-{width}-{width}-10": width for width in WIDTHS}
     by_share, by_kind = {f"{share:.0%}": share for share in SHARES}, {kind: kind for kind in KINDS}
@@ -208,7 +212,7 @@ def texts(store):
         "paper_labels": pivot(complete["labels"], "labels", by_share, by_kind, "2x300, {0:.0%}, {1}"),
         "paper_omissions": tables.markdown(omissions_header, omission_lines(complete["omissions"])),
         "paper_nets": tables.markdown(["net", "the paper", "here", "each seed"], nets),
-        "paper_best_temperatures": tables.markdown(best_header, best_temperature_lines(store)),
+        "paper_best_temperatures": tables.markdown(best_header, best_temperature_lines(here)),
     }
 
 
@@ -231,18 +235,18 @@ def omission_lines(complete):
     classes, for each way.
     """
     for row, records in complete.items():
-        cells, seen = [], records[0]["settings"]["classes"]
+        cells, seen = [], records[0]["run"]["images"]["classes"]
         for scores in (records, *zip(*(record["corrected"].values() for record in records))):
             on_unseen = [sum(n for label, n in enumerate(s["errors_per_class"]) if label not in seen) for s in scores]
             cells.append(f"{tables.spread([score['errors'] for score in scores])} ({np.mean(on_unseen):,.0f})")
         yield [row, PUBLISHED.get(row, ""), *cells]
 
 
-def best_temperature_lines(store):
+def best_temperature_lines(here):
     """A line for each width whose runs are complete: each temperature against the best, paired image by image."""
-    rows = store.rows(temperatures)
+    rows = here.rows(temperatures)
     for width in WIDTHS:
-        records = {t: store.of_row(rows[f"2x{width}, T {t:g}"]) for t in TEMPERATURES}
+        records = {t: here.of(rows[f"2x{width}, T {t:g}"]) for t in TEMPERATURES}
         if not all(records.values()):
             continue
         wrong = {t: runs.wrong_counts(records[t]) for t in TEMPERATURES}
@@ -250,41 +254,41 @@ def best_temperature_lines(store):
         cells = []
         for t, counts in wrong.items():
             if t != best:
-                more = (counts.sum() - wrong[best].sum()) / store.num_seeds
+                more = (counts.sum() - wrong[best].sum()) / here.num_seeds
                 cells.append(f"T {t:g} +{more:.1f} (p {metrics.paired_p(counts, wrong[best]):.2g})")
         yield [f"784-{width}-{width}-10", f"{best:g}", ", ".join(cells)]
 
 
-def draw(store):
+def draw(here):
     """Draw the figures of `temperatures` and `labels`, if their runs are complete."""
     lines = {f"784-{width}-{width}-10": [f"2x{width}, T {t:g}" for t in TEMPERATURES] for width in WIDTHS}
-    draw_lines(store, temperatures, TEMPERATURES, lines, "temperature", "Distilled students of four widths")
+    draw_lines(here, temperatures, TEMPERATURES, lines, "temperature", "Distilled students of four widths")
     lines = {kind: [f"2x300, {share:.0%}, {kind}" for share in SHARES] for kind in KINDS}
     xlabel = "share of the training images that have a label"
-    draw_lines(store, labels, SHARES, lines, xlabel, "784-300-300-10 with few labels")
+    draw_lines(here, labels, SHARES, lines, xlabel, "784-300-300-10 with few labels")
 
 
-def draw_lines(store, experiment, places, lines, xlabel, title):
+def draw_lines(here, experiment, places, lines, xlabel, title):
     """Draw the errors of {line: rows of an experiment, one for each place on the x-axis}, if all runs are complete."""
-    rows, errors = store.rows(experiment), {}
+    rows, errors = here.rows(experiment), {}
     for name, line in lines.items():
-        records = [store.of_row(rows[row]) for row in line]
+        records = [here.of(rows[row]) for row in line]
         if not all(records):
             return
         errors[name] = np.array([[record["errors"] for record in of_row] for of_row in records])
     figures.error_lines(
         places,
         errors,
-        store.figure(f"_{experiment.__name__}"),
+        here.figure(f"_{experiment.__name__}"),
         log=True,
         xlabel=xlabel,
-        ylabel=f"errors in {len(store.dataset.test.labels):,} test images",
-        title=f"{title}: mean and range of {store.num_seeds} seeds",
+        ylabel=f"errors in {len(here.records.dataset.test.labels):,} test images",
+        title=f"{title}: mean and range of {here.num_seeds} seeds",
     )
 
 
 def main():
-    study.run_study(__doc__, "paper", EXPERIMENTS, texts, draw, corrected)
+    study.main(__doc__, "paper", EXPERIMENTS, texts, draw, corrected)
 
 
 if __name__ == "__main__":

@@ -1,18 +1,24 @@
-"""Training runs for a study: each is recorded at once and never repeated. For paper.py and when_it_helps.py.
+"""Runs: nets that are trained once, recorded at once, and never repeated; for the sweep and for all studies.
 
-A run is a recipe, a TeacherRun or a StudentRun; a student's holds that of its teacher, which has the same seed. The
-record of a run is a dict of plain values: settings, the errors in all, per class and image by image, seconds, versions.
-Records outlive changes of the code; their versions say which code made them.
+A run is a recipe, the run of its teacher, and the images. Runs that are missing are trained in two rounds: the
+teachers, then the students, those that see the same images side by side. The record of a run is a dict of plain values:
+its settings, the errors in all, per class and image by image, seconds, versions. In a study, records outlive changes of
+the code; their versions say which code made them.
 """
 
+import itertools
 import json
+import math
 import statistics
+import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
-from support import classifier, files, metrics, model_files, teacher_logits, training
+from support import classifier, files, metrics, model_files, pool, teacher_logits, terminal, training
 from support.batches import Batches
+from support.recipe import VIEWS, Recipe
 
 import numpy as np
 
@@ -20,120 +26,132 @@ import data
 import distill
 import teacher
 
-FOLDER = Path(__file__).parent
+AT_ONCE = 8  # students that are trained side by side, for each core; they are lost when one is stopped
+
+
+# ---- what a run is ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class TeacherRun(teacher.TeacherRecipe):
-    """All that decides a teacher of a study, besides the data."""
+class Images(Recipe):
+    """The training images of a run, and the images on which its errors are counted: the test images, by default."""
 
-    net: str = "teacher"
-    kind: str = "default"  # the name of the folder where it is saved
-    held_out: int = 0  # so many of the last training images, on which the errors are then counted
-    teacher = None  # no field: so that every run has this name
+    held_out: int = 0  # errors are counted on so many of the last training images, which are left out
+    fold: tuple[int, int] | None = None  # (number, of how many): errors are counted on that part, see data.fold
+    validation: bool = False  # errors are counted on the validation images
+    classes: tuple[int, ...] = ()  # those that a student is shown; () for all
+    labelled: float = 1.0  # the share of a student's images whose labels are known
+    keep_unlabelled: bool = False  # whether the other images stay, for their soft targets
+
+    def parts(self, dataset):
+        """(the Split that its teacher is trained on, the Split on which errors are counted)."""
+        if self.fold:
+            fold = data.fold(dataset, *self.fold)
+            return fold.train, fold.validation
+        if self.held_out:  # the last ones, not those of data.hold_out: so are the records
+            cut = len(dataset.train.labels) - self.held_out
+            return dataset.train.take(slice(cut)), dataset.train.take(slice(cut, None))
+        return dataset.train, dataset.validation if self.validation else dataset.test
+
+    def shown(self, labels, seed):
+        """(the indices of a student's images among its teacher's, their labels, -1 where they are not to be known)."""
+        chosen = np.flatnonzero(np.isin(labels, self.classes)) if self.classes else np.arange(len(labels))
+        if self.labelled == 1:
+            return chosen, labels[chosen]
+        order = np.random.default_rng([seed, 1]).permutation(chosen)
+        known, unknown = np.split(order, [max(1, round(self.labelled * len(chosen)))])
+        if not self.keep_unlabelled:
+            return known, labels[known]
+        return chosen, np.where(np.isin(chosen, unknown), -1, labels[chosen])
 
 
 @dataclass(frozen=True)
-class StudentRun(distill.DistillRecipe):
-    """All that decides a student of a study, besides the data. Temperature and alpha are used if it has a teacher."""
+class Run:
+    """All that decides a net, besides the data. teacher: its run; or the SHA-256 of a given one; or None."""
 
-    net: str = "student"
-    teacher: TeacherRun | None = None
-    held_out: int = 0  # as in TeacherRun
-    classes: tuple[int, ...] | None = None  # those of the transfer set; None for all
-    labelled: float = 1.0  # the share of the transfer set whose labels are known
-    keep_unlabelled: bool = False  # whether the other images stay in it, for their soft targets
+    recipe: teacher.TeacherRecipe | distill.DistillRecipe
+    teacher: "Run | str | None" = None
+    images: Images = Images()
 
+    @property
+    def is_teacher(self):
+        """Whether it is a run of teacher.py's net."""
+        return isinstance(self.recipe, teacher.TeacherRecipe)
 
-DEFAULT_TEACHER = TeacherRun(**asdict(teacher.DEFAULTS))
+    def with_seed(self, seed):
+        """The run, and its teacher, with another seed."""
+        taught_by = self.teacher.with_seed(seed) if isinstance(self.teacher, Run) else self.teacher
+        return replace(self, recipe=replace(self.recipe, seed=seed), teacher=taught_by)
 
+    def settings(self):
+        """The run as plain values."""
+        taught_by = self.teacher.settings() if isinstance(self.teacher, Run) else self.teacher
+        return {"recipe": self.recipe.settings(), "teacher": taught_by, "images": self.images.settings()}
 
-def recorded_run(settings, seed):
-    """The run of recorded settings, a dict. What it lacks, because it is older than a field, has the default."""
-    if settings["net"] == "teacher":
-        return DEFAULT_TEACHER.updated(settings | {"seed": seed})
-    taught_by = settings["teacher"] and recorded_run(settings["teacher"], seed)
-    return StudentRun().updated(settings | {"seed": seed, "teacher": taught_by})
-
-
-def with_seed(run, seed):
-    """The run, and its teacher, with another seed."""
-    run = replace(run, seed=seed)
-    return replace(run, teacher=with_seed(run.teacher, seed)) if run.teacher else run
-
-
-def shortened(run):
-    """The run, and its teacher, with a tenth of the epochs and of the images held out: for --quick."""
-    run = replace(run, epochs=max(1, run.epochs // 10), held_out=run.held_out // 10)
-    return replace(run, teacher=shortened(run.teacher)) if run.teacher else run
+    @classmethod
+    def of(cls, settings):
+        """The run of these settings. What they lack, because they are older than a field, has the default."""
+        recipe, taught_by = settings["recipe"], settings["teacher"]
+        defaults = distill.DEFAULTS if "temperature" in recipe else teacher.DEFAULTS
+        taught_by = cls.of(taught_by) if isinstance(taught_by, dict) else taught_by
+        return cls(defaults.updated(recipe), taught_by, Images().updated(settings["images"]))
 
 
 # ---- records ---------------------------------------------------------------------------------------------------------
 
 
-class RunStore:
-    """The dataset, the records of finished runs in the file `results`, and the folder of trained teachers.
+class Records:
+    """The records of finished runs on a data set, in a JSON file with a line for each; and their nets, in a folder.
 
-    num_seeds: how many a row of a table needs. quick: whether every run is `shortened`.
+    context: what decides a run besides its settings, such as the SHA-256 of the data; other records are left alone.
+    keeps: whether the nets of students are kept too; then a record counts only with a sound net of today's code.
     """
 
-    def __init__(self, dataset, folder, results, num_seeds=5, quick=False):
-        self.dataset, self.folder, self.results, self.num_seeds, self.quick = dataset, folder, results, num_seeds, quick
-        self.dataset_sha256 = files.sha256(*dataset.train, *dataset.test)
-        self.records, self.finished = [], {}  # all of the file; {run: record} of those on this dataset
-        if results.exists():
-            with files.reading(results, "", "move it away, or get it anew"):
-                for record in json.loads(results.read_text(encoding="utf-8"))["runs"]:
-                    self._add(recorded_run(record["settings"], record["seed"]), record)
+    def __init__(self, path, nets, dataset, context, keeps=False):
+        self.path, self.nets, self.dataset, self.context, self.keeps = path, nets, dataset, context, keeps
+        self.records, self.finished = [], {}  # all of the file; {run: record} of those of this context
+        if path.exists():
+            with files.reading(path, "", "move it away, or get it anew"):
+                for record in json.loads(path.read_text(encoding="utf-8"))["runs"]:
+                    self._keep(Run.of(record["run"]), record)
 
-    def _add(self, run, record):
+    def _keep(self, run, record):
         self.records.append(record)
-        if record["dataset"] == self.dataset_sha256:
-            self.finished.setdefault(run, record)
+        is_there = not self.keeps or model_files.is_made_with(self.net(run), run.recipe.settings())
+        if record["context"] == self.context and is_there:
+            self.finished[run] = record
 
-    def save(self, run, record):
-        """Add the record of a run to the file, which has a line for each."""
-        about = {"settings": run.settings(), "seed": run.seed, "dataset": self.dataset_sha256}
-        self._add(run, about | record)
-        with files.atomic_write(self.results) as scratch:
+    def add(self, run, record, net):
+        """Keep the record of a run, and its net as the bytes of a .keras file."""
+        if run.is_teacher or self.keeps:
+            files.write_bytes(self.net(run), net)
+        if run not in self.finished:
+            self._keep(run, {"run": run.settings(), "context": self.context} | record)
             lines = ",\n".join(map(json.dumps, self.records))
-            scratch.write_text('{"runs": [\n' + lines + "\n]}\n", encoding="utf-8")
+            files.write_bytes(self.path, ('{"runs": [\n' + lines + "\n]}\n").encode())
 
-    def rows(self, experiment):
-        """{row: run} of an experiment, a function, as they are run here."""
-        return {row: shortened(run) if self.quick else run for row, run in experiment().items()}
+    def net(self, run):
+        """The path of the net of a run."""
+        fold, recipe = run.images.fold, run.recipe
+        kind = "teacher" if run.is_teacher else f"T{recipe.temperature:g}_alpha{recipe.alpha:g}"
+        kind = "labels_alone" if not run.is_teacher and recipe.loss == "labels" else kind
+        of_fold = f"_fold{fold[0] + 1}of{fold[1]}" if fold else ""
+        sha256 = files.sha256(np.array(json.dumps(run.settings())))
+        return self.nets / f"{kind}{of_fold}_seed{recipe.seed}_{sha256[:8]}.keras"
 
-    def of_row(self, run):
-        """The records of a row of a table: of all seeds (of one, where images are held out); [] if one is missing."""
-        seeds = range(1 if run.held_out else self.num_seeds)
-        records = [self.finished.get(with_seed(run, seed)) for seed in seeds]
-        return records if all(records) else []
+    def has_net(self, run):
+        """Whether today's code has trained the net of a run on these images."""
+        return model_files.is_made_with(self.net(run), settings_of(run, run.images.parts(self.dataset)[0]))
 
-    def teacher_path(self, run):
-        """Where the teacher of a TeacherRun is saved."""
-        held_out = "_held_out" if run.held_out else ""
-        return self.folder / f"{run.kind}_seed{run.seed}{held_out}" / "teacher.keras"
+    def of(self, run, seeds):
+        """The records of a run with each of these seeds; [] if one is missing."""
+        found = [self.finished.get(run.with_seed(seed)) for seed in seeds]
+        return found if all(found) else []
 
-    def saved_teacher(self, run):
-        """The file, as bytes, of the teacher of a TeacherRun on these data; None if it was not trained."""
-        path, wanted = self.teacher_path(run), settings_of_teacher(self.dataset, run)
-        return path.read_bytes() if model_files.is_made_with(path, wanted) else None
 
-    def save_teacher(self, run, saved):
-        """Keep the file of a teacher, bytes."""
-        path = self.teacher_path(run)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with files.atomic_write(path) as scratch:
-            scratch.write_bytes(saved)
-
-    def fills_documents(self):
-        """Whether the documents' tables and figures come from here: from the committed records, with all five seeds."""
-        return self.results.parent == FOLDER and self.num_seeds == 5
-
-    def figure(self, end=""):
-        """Where a figure goes: beside the records; but never over a committed one that has other seeds."""
-        beside = self.results.parent != FOLDER or self.fills_documents()
-        return (self.results.parent if beside else self.folder) / f"{self.results.stem}{end}.png"
+def settings_of(run, train):
+    """What the file of a run's net says about its training. train: the Split that its teacher is trained on."""
+    return run.recipe.settings() | {"data": files.sha256(*train)}
 
 
 def score(logits, labels):
@@ -159,38 +177,34 @@ def difference(first, second):
     return f"{mean_difference:+.1f} (p {metrics.paired_p(first_wrong, second_wrong):.2g})"
 
 
-# ---- one run: functions of plain values and arrays, which any worker can call ----------------------------------------
+# ---- training: functions of plain values and arrays, which any worker can call ---------------------------------------
 
 
-def split_for(dataset, held_out):
-    """(the training split, the split on which errors are counted) of a run that holds out so many images."""
-    if not held_out:
-        return dataset.train, dataset.test
-    # The last ones, not those of data.hold_out: so are the records.
-    cut = len(dataset.train.labels) - held_out
-    return dataset.train.take(slice(cut)), dataset.train.take(slice(cut, None))
+class Given(NamedTuple):
+    """The files of a teacher as bytes, their suffixes, and the factor for the inputs of its Keras models."""
+
+    contents: tuple[bytes, ...]
+    suffixes: tuple[str, ...] = (".keras",)
+    pixels: float = 1.0
+
+    def teacher(self, dataset):
+        """The Teacher of these files. dataset: whose training images it is to be asked about."""
+        with tempfile.TemporaryDirectory() as folder:
+            paths = [Path(folder) / f"{number}{suffix}" for number, suffix in enumerate(self.suffixes)]
+            for path, content in zip(paths, self.contents, strict=True):
+                path.write_bytes(content)
+            stored = teacher_logits.load_stored(paths, dataset)
+            return stored or teacher_logits.as_teacher(
+                [model_files.load(path, *dataset.form) for path in paths], self.pixels
+            )
 
 
-def settings_of_teacher(dataset, run):
-    """What the file of a TeacherRun's teacher says about its training."""
-    return run.settings() | {"data": files.sha256(*split_for(dataset, run.held_out)[0])}
+class Group(NamedTuple):
+    """Runs that are trained together, their teacher (or None), and the file of --student as bytes (or None)."""
 
-
-def record_of(dataset, run, model, history, start, extra):
-    """What is recorded of a run that began at `start`. extra(run, model, train split, logits, labels) adds to it."""
-    train, scored = split_for(dataset, run.held_out)
-    logits = classifier.predictor(model)(scored.images)
-    record = {"images": len(scored.labels)} | score(logits, scored.labels)
-    record |= extra(run, model, train, logits, scored.labels)
-    record["train_errors"] = classifier.count_errors(model, train)
-    record["seconds_an_epoch"] = round(statistics.median(row.seconds for row in history), 3)
-    # Of students that were trained together: `seconds` of all; the first one's epochs hold what they share.
-    return record | {"seconds": round(time.perf_counter() - start, 1), "versions": versions()}
-
-
-def versions():
-    """files.versions, with the code of this module too."""
-    return files.versions() | {"code": files.code_sha256("studies/runs.py")}
+    runs: list[Run]
+    given: Given | None = None
+    student: bytes | None = None
 
 
 def no_extra(run, model, train, logits, labels):
@@ -198,48 +212,138 @@ def no_extra(run, model, train, logits, labels):
     return {}
 
 
-def train_teacher(dataset, run, saved, extra):
-    """([the record of a TeacherRun], its .keras file as bytes). saved: those bytes, if it was trained before."""
-    start = time.perf_counter()
-    if saved:
-        model, history = model_files.from_bytes(saved, *dataset.form)
-    else:
-        on = dataset._replace(train=split_for(dataset, run.held_out)[0])
-        model, history = teacher.train_teacher(on, run, report=training.show_epoch)
-        saved = model_files.to_bytes(model, settings_of_teacher(dataset, run), history)
-    return [record_of(dataset, run, model, history, start, extra)], saved
+def versions():
+    """files.versions, with the code of this module too."""
+    return files.versions() | {"code": files.code_sha256("studies/runs.py")}
 
 
-def train_students(dataset, runs, taught, extra, cores):
-    """(the records of StudentRuns that see the same images, see recipe.VIEWS; None).
+def train_group(group, dataset, cores, cache, extra):
+    """[(record, .keras file as bytes)] of the runs of a group: a teacher, or students that see the same images.
 
-    Each comes out bit for bit as by distill.py, if the transfer set is all training images. taught: what train_teacher
-    returns, or None.
+    A student comes out bit for bit as by distill.py, if it is shown all training images. cache: see Teacher.on_views.
+    extra(run, model, train split, logits, labels): adds to the record.
     """
-    start, run, views = time.perf_counter(), runs[0], None
-    train, _ = split_for(dataset, run.held_out)
-    chosen, labels = transfer_set(train.labels, run)
-    split = data.Split(train.images[chosen], labels)
-    if taught:
-        model, _ = model_files.from_bytes(taught[1], *dataset.form)
-        views = teacher_logits.as_teacher(model).on_views(split.images, run)
+    start, first = time.perf_counter(), group.runs[0]
+    train, scored = first.images.parts(dataset)
+    if first.is_teacher:
+        on = dataset._replace(train=train, validation=None)
+        trained = [teacher.train_teacher(on, first.recipe, report=training.show_epoch)]
     else:
-        runs = [replace(each, loss="labels") for each in runs]
-    batches = Batches(split, replace(run, batch_size=min(run.batch_size, len(chosen))), views)
-    trained = distill.train_students(dataset, runs, batches, cores, training.show_epoch)
-    return [record_of(dataset, each, *of_run, start, extra) for each, of_run in zip(runs, trained)], None
+        trained = train_students(group, dataset._replace(train=train), cores, cache)
+    results = []
+    for run, (model, history) in zip(group.runs, trained):
+        pixels = getattr(run.recipe, "student_pixels", 1.0)
+        logits = classifier.predictor(model, pixels=pixels)(scored.images)
+        record = {"images": len(scored.labels)} | score(logits, scored.labels)
+        record |= extra(run, model, train, logits, scored.labels)
+        record["train_errors"] = classifier.count_errors(model, train.take(train.labels >= 0), pixels)
+        diverged = [row.epoch for row in history if not math.isfinite(row.loss)]
+        record |= {"diverged": diverged[0]} if diverged else {}
+        record["seconds_an_epoch"] = round(statistics.median(row.seconds for row in history), 3)
+        # Of students that were trained together: `seconds` of all; an epoch's seconds hold what they share.
+        record |= {"seconds": round(time.perf_counter() - start, 1), "versions": versions()}
+        results.append((record, model_files.to_bytes(model, settings_of(run, train), history)))
+    return results
 
 
-def transfer_set(labels, run):
-    """(indices of the transfer set into the training images, its labels, -1 where they are not to be known)."""
-    chosen = np.arange(len(labels))
-    if run.classes:
-        chosen = chosen[np.isin(labels, run.classes)]
-    if run.labelled < 1:
-        order = np.random.default_rng([run.seed, 1]).permutation(chosen)
-        cut = max(1, round(run.labelled * len(chosen)))
-        if not run.keep_unlabelled:
-            return order[:cut], labels[order[:cut]]
-        labels = labels.copy()
-        labels[order[cut:]] = -1
-    return chosen, labels[chosen]
+def train_students(group, dataset, cores, cache):
+    """[(model, history)] of the students of a group. dataset: with the Split that their teacher is trained on."""
+    recipe = group.runs[0].recipe
+    chosen, labels = group.runs[0].images.shown(dataset.train.labels, recipe.seed)
+    split = data.Split(dataset.train.images[chosen], labels)
+    recipe = replace(recipe, batch_size=min(recipe.batch_size, len(chosen)))
+    views = group.given.teacher(dataset).on_views(split.images, recipe, cache=cache) if group.given else None
+    batches = Batches(split if group.given else split.labelled(), recipe, views)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "student.keras" if group.student else None
+        if path:
+            path.write_bytes(group.student)
+        recipes = [run.recipe for run in group.runs]
+        return distill.train_students(dataset, recipes, batches, cores, training.show_epoch, path)
+
+
+# ---- many runs -------------------------------------------------------------------------------------------------------
+
+
+def run_all(records, names, cluster=None, given=None, student=None, cache=None, extra=no_extra):
+    """Train those of {run: name} that have no record yet, and their teachers; prints each.
+
+    given: {SHA-256: Given} of teachers that are not trained here. student: the file of --student as bytes, or None.
+    cache: the folder for teachers' logits (default: that of the nets). extra: see `train_group`.
+    """
+    missing = [run for run in names if run not in records.finished]
+    print(f"{len(names)} runs, {len(names) - len(missing)} of them finished before")
+    students = [run for run in missing if not run.is_teacher]
+    needed = [run.teacher for run in students if isinstance(run.teacher, Run) and not records.has_net(run.teacher)]
+    teachers = [*dict.fromkeys([*(run for run in missing if run.is_teacher), *needed])]
+    if not missing:
+        return
+    costs = {run: cost(records.dataset, run) for run in [*teachers, *students]}
+    start, spent, num_finished = time.perf_counter(), 0, 0
+    cache = None if cluster else cache or records.nets
+    has_unlabelled = (records.dataset.train.labels < 0).any()
+    with pool.pool(cluster) as workers:
+        for runs in (teachers, students):  # no task takes the result of another one of its round
+            groups = [
+                Group(group, given_to(records, group[0], given, has_unlabelled), student)
+                for group in grouped(runs, workers.cores, has_unlabelled)
+            ]
+            terminal.progress(f"training {len(runs)} nets")
+            for group, results in workers.map(train_group, groups, records.dataset, workers.cores, cache, extra):
+                terminal.clear_progress()
+                for run, (record, net) in zip(group.runs, results):
+                    records.add(run, record, net)
+                    num_finished, spent = num_finished + 1, spent + costs[run]
+                    done = (
+                        f"{num_finished} of {len(costs)} runs done{pool.time_left(start, spent, sum(costs.values()))}"
+                    )
+                    wrong = f"{record['errors']:5,} wrong of {record['images']:,}  {record['seconds']:6.1f} s"
+                    diverged = f"  diverged in epoch {record['diverged']}" if "diverged" in record else ""
+                    name = names.get(run, f"a teacher, seed {run.recipe.seed}")
+                    print(f"{name:<60} {wrong}{diverged}  {done}", flush=True)
+
+
+def learns_alone(run, has_unlabelled):
+    """Whether a student is trained on other examples than those of its teacher's other students: labelled ones."""
+    return run.recipe.loss == "labels" and has_unlabelled
+
+
+def given_to(records, run, given, has_unlabelled):
+    """The Given teacher of a run and of its group, or None."""
+    if not run.teacher or learns_alone(run, has_unlabelled):
+        return None
+    return Given((records.net(run.teacher).read_bytes(),)) if isinstance(run.teacher, Run) else given[run.teacher]
+
+
+def grouped(runs, cores, has_unlabelled=False):
+    """The runs in groups: a teacher alone; students that see the same images, at most AT_ONCE for each core."""
+    groups = {}
+    for run in runs:
+        views = tuple(run.recipe.only(*VIEWS).values())
+        seen = run if run.is_teacher else (views, run.images, run.teacher, learns_alone(run, has_unlabelled))
+        groups.setdefault(seen, []).append(run)
+    parts = []
+    for group in groups.values():
+        number = math.ceil(len(group) / (AT_ONCE * cores))  # of parts of nearly the same length
+        parts += [[group[place] for place in part] for part in np.array_split(range(len(group)), number)]
+    return parts
+
+
+def cost(dataset, run):
+    """About the multiply-adds of a run, for the time that is left."""
+    recipe, num_images = run.recipe, len(run.images.parts(dataset)[0].labels)
+    if not run.is_teacher:
+        num_images = len(run.images.shown(np.zeros(num_images, int), 0)[0])
+    total = 3 * (multiply_adds(dataset.image_shape, recipe) + 15_000)  # 15,000: what steps cost
+    if recipe.distort:  # 200,000: the distortion of an image, roughly; the teacher then runs on each view
+        total += 200_000 + (
+            multiply_adds(dataset.image_shape, run.teacher.recipe) if isinstance(run.teacher, Run) else 0
+        )
+    return recipe.epochs * num_images * total
+
+
+def multiply_adds(image_shape, recipe):
+    """Multiply-adds of one image in the net of a recipe."""
+    crop, pool_size = getattr(recipe, "crop", 0), getattr(recipe, "pool", 1)
+    num_pixels = math.prod(math.ceil((size - 2 * crop) / pool_size) for size in image_shape)
+    return sum(math.prod(pair) for pair in itertools.pairwise((num_pixels, *recipe.hidden, 10)))

@@ -30,7 +30,7 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import UserError, classifier, files, model_files, parallel, teacher_logits, terminal, training
+from support import UserError, classifier, files, model_files, pool, teacher_logits, terminal, training
 from support.batches import Batches
 
 import keras
@@ -259,7 +259,7 @@ def matrix_products(path):
 def students_at_once(path, number, cores=None):
     """So many students, trained as distill.train_students does it, a core for each (default: all cores)."""
     if cores == 1:
-        parallel.use_one_core()
+        pool.use_one_core()
     cores, split = cores or terminal.num_cores(), digits().train.take(slice(NUM_STACK_IMAGES))
     logits = np.random.default_rng(0).normal(size=(NUM_STACK_IMAGES, 9, 10)).astype(np.float32)  # as good, for times
     recipe = replace(ERRORS, translate=1, epochs=150, learning_rate=5e-3)

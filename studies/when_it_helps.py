@@ -21,9 +21,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from support import terminal
 
+import distill
 import student
+import teacher
 from studies import figures, runs, study, tables
-from studies.runs import DEFAULT_TEACHER, StudentRun
+from studies.runs import Images, Run
 
 SIZES = {  # units of the hidden layers: how much of the image's edges is cut off, and which squares are averaged
     (26, 18): {"crop": 4, "pool": 3},
@@ -40,9 +42,9 @@ ACTIVATIONS, EPOCHS, RATES = ("relu", "silu"), (100, 300), (5e-3, 1e-2)  # to ch
 MORE_EPOCHS = {((26, 18), "shifted"): (1000,)}  # the smallest net underfits
 LARGE_EPOCHS, LARGE_RATES = (20,), (1e-3, 2e-3)  # and for LARGE, with ReLU
 TEMPERATURES, ALPHAS = (1, 2, 4, 8), (0.5, 0.9)  # to choose from, for the distilled
-HELD_OUT = 5000  # training images to choose on
+HELD_OUT = Images(held_out=5000)  # training images to choose on
 LIMITS = (0.02, 1)  # per cent of the training images wrong, on labels alone: of the rule of thumb in when_it_helps.md
-TEACHER = DEFAULT_TEACHER
+TEACHER = Run(teacher.DEFAULTS)
 CHOSEN = {  # (units, views): activation, epochs and learning rate, by `alone`; temperature and alpha, by `taught`
     ((26, 18), "as they are"): ("silu", 100, 0.01, 2, 0.5),
     ((26, 18), "shifted"): ("silu", 1000, 0.005, 1, 0.9),
@@ -102,11 +104,11 @@ def shape_of(hidden):
     return "-".join(map(str, [784 if side == 28 else f"{side}x{side}", *hidden, 10]))
 
 
-def student_on(hidden, views, activation, epochs, learning_rate, held_out=0):
-    """The student of this size on labels alone, on these views."""
+def student_on(hidden, views, activation, epochs, learning_rate, **loss):
+    """The recipe of the student of this size on these views. loss: its other settings; by default, on labels alone."""
     views = {"translate": 0} | VIEWS[views]
     schedule = {"activation": activation, "epochs": epochs, "learning_rate": learning_rate}
-    return StudentRun(hidden, **SIZES[hidden], **views, **schedule, held_out=held_out)
+    return replace(distill.DEFAULTS, hidden=hidden, **SIZES[hidden], **views, **schedule, **loss or {"loss": "labels"})
 
 
 # ---- the experiments: {row: run} -------------------------------------------------------------------------------------
@@ -120,18 +122,17 @@ def alone():
         grid = (("relu",), LARGE_EPOCHS, LARGE_RATES) if hidden == LARGE else (ACTIVATIONS, lengths, RATES)
         for activation, epochs, rate in itertools.product(*grid):
             name = f"{parameters(hidden):,} {views}: {activation}, {epochs} epochs, {rate:g}"
-            rows[name] = student_on(hidden, views, activation, epochs, rate, HELD_OUT)
+            rows[name] = Run(student_on(hidden, views, activation, epochs, rate), None, HELD_OUT)
     return rows
 
 
 def taught():
     """T and alpha of the distilled students, on images held out of training. One seed only."""
-    rows, taught_by = {}, replace(TEACHER, held_out=HELD_OUT)
+    rows, taught_by = {}, replace(TEACHER, images=HELD_OUT)
     for (hidden, views), chosen in CHOSEN.items():
-        alone = student_on(hidden, views, *chosen[:3], HELD_OUT)
         for t, alpha in itertools.product(TEMPERATURES, ALPHAS):
             name = f"{parameters(hidden):,} {views}: T {t}, alpha {alpha}"
-            rows[name] = replace(alone, teacher=taught_by, temperature=t, alpha=alpha)
+            rows[name] = Run(student_on(hidden, views, *chosen[:3], temperature=t, alpha=alpha), taught_by, HELD_OUT)
     return rows
 
 
@@ -147,39 +148,36 @@ def pairs():
 def pair(hidden, views):
     """{kind: run} of the two students of a size on these views."""
     *schedule, temperature, alpha = CHOSEN[hidden, views]
-    alone = student_on(hidden, views, *schedule)
-    return {
-        "labels alone": alone,
-        "distilled": replace(alone, teacher=TEACHER, temperature=temperature, alpha=alpha),
-    }
+    distilled = student_on(hidden, views, *schedule, temperature=temperature, alpha=alpha)
+    return {"labels alone": Run(student_on(hidden, views, *schedule)), "distilled": Run(distilled, TEACHER)}
 
 
-EXPERIMENTS = {function.__name__: function for function in (alone, taught, pairs)}
+EXPERIMENTS = (alone, taught, pairs)
 
 
 # ---- tables and figures ----------------------------------------------------------------------------------------------
 
 
-def complete_pairs(store):
+def complete_pairs(here):
     """{(units, views): (records on labels alone, records distilled)}, of those whose runs are all there."""
     complete = {}
     for hidden, views in CHOSEN:
-        rows = store.rows(functools.partial(pair, hidden, views))
-        records = [store.of_row(run) for run in rows.values()]
+        rows = here.rows(functools.partial(pair, hidden, views))
+        records = [here.of(run) for run in rows.values()]
         if all(records):
             complete[hidden, views] = records
     return complete
 
 
-def training_error(store, records):
+def training_error(here, records):
     """The share of the training images that these nets have wrong, in per cent, in the mean."""
-    return mean(100 * record["train_errors"] / len(store.dataset.train.labels) for record in records)
+    return mean(100 * record["train_errors"] / len(here.records.dataset.train.labels) for record in records)
 
 
-def texts(store):
+def texts(here):
     """{name: Markdown} of the tables for when_it_helps.md: the pairs whose runs are complete."""
     pair_lines, chosen_lines, of_size = [], [], {}
-    for (hidden, views), (alone, distilled) in complete_pairs(store).items():
+    for (hidden, views), (alone, distilled) in complete_pairs(here).items():
         alone_errors, distilled_errors = ([record["errors"] for record in records] for records in (alone, distilled))
         name = f"{parameters(hidden):,}"
         pair_lines.append(
@@ -190,7 +188,7 @@ def texts(store):
                 tables.spread_and_each(distilled_errors),
                 runs.difference(alone, distilled),
                 f"{100 * (1 - sum(distilled_errors) / sum(alone_errors)):+.0f}%",
-                f"{training_error(store, alone):.2f}%",
+                f"{training_error(here, alone):.2f}%",
             ]
         )
         chosen_lines.append([shape_of(hidden), name, views, *map(str, CHOSEN[hidden, views])])
@@ -213,9 +211,9 @@ def texts(store):
     }
 
 
-def draw(store):
+def draw(here):
     """Draw both figures, of the sizes whose runs are complete."""
-    complete = complete_pairs(store)
+    complete = complete_pairs(here)
     sizes = [hidden for hidden in SIZES if all((hidden, views) in complete for views in VIEWS)]
     if not sizes:
         return
@@ -229,22 +227,22 @@ def draw(store):
             saved = [before["errors"] - after["errors"] for before, after in zip(alone, distilled)]
             deviation = stdev(saved) / len(saved) ** 0.5 if len(saved) > 1 else 0
             to_percent = 100 / mean(record["errors"] for record in alone)
-            point = parameters(hidden), training_error(store, alone), to_percent * mean(saved), to_percent * deviation
+            point = parameters(hidden), training_error(here, alone), to_percent * mean(saved), to_percent * deviation
             points.setdefault(f"images {views}", []).append(point)
         panels[f"images {views}"] = lines
     figures.error_panels(
         [*map(parameters, sizes)],
         panels,
-        store.figure(),
+        here.figure(),
         log=True,
         points=[(size, errors) for _, size, errors in PUBLISHED if size < 2 * parameters(sizes[-1])],
         xlabel="parameters",
-        ylabel=f"errors in {len(store.dataset.test.labels):,} test images: mean, range of seeds",
+        ylabel=f"errors in {len(here.records.dataset.test.labels):,} test images: mean, range of seeds",
     )
     figures.saved_errors(
         points,
         LIMITS,
-        store.figure("_saved"),
+        here.figure("_saved"),
         xlabel="training error of the net on labels alone (%; logarithmic from 0.01 on). Dashed: the rule's limits",
         ylabel="share of the test errors saved by the teacher",
         title="A point is a pair of nets of so many parameters; bars are standard errors over seeds",
@@ -253,8 +251,8 @@ def draw(store):
 
 def main():
     # Two sizes are enough to see everything run.
-    in_quick = lambda run: run.hidden in QUICK_SIZES
-    study.run_study(__doc__, "when_it_helps", EXPERIMENTS, texts, draw, in_quick=in_quick)
+    in_quick = lambda run: run.recipe.hidden in QUICK_SIZES
+    study.main(__doc__, "when_it_helps", EXPERIMENTS, texts, draw, in_quick=in_quick)
 
 
 if __name__ == "__main__":

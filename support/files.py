@@ -61,6 +61,12 @@ def remove_scratch_files() -> None:
         scratch.unlink(missing_ok=True)
 
 
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write bytes to `path`, see `atomic_write`."""
+    with atomic_write(path) as scratch:
+        scratch.write_bytes(content)
+
+
 def write_json(path: str | Path, values: dict[str, Any]) -> None:
     """Write a dict of plain values, with `versions()` added to it, to `path`."""
     text = json.dumps(values | {"versions": versions()}, allow_nan=False, indent=1)

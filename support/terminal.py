@@ -109,6 +109,7 @@ SHARED = {  # options of several scripts, as argparse's add_argument takes them
         "help": "multiply the inputs of all models but the teacher by this (default: as saved in the model file, or 1)",
         "metavar": "FACTOR",
     },
+    "cluster": {"help": "the address of a running Dask cluster, such as tcp://10.0.0.1:8786", "metavar": "ADDRESS"},
     "format": {"choices": FORMATS, "default": "png", "help": "file format of the figures"},
 }
 

@@ -31,15 +31,6 @@ def test_the_default_is_what_the_sweep_chose(record):
     assert record["sweep"]["chosen"] == distill.DEFAULTS.only("temperature", "alpha")
 
 
-def test_the_committed_ladder_has_all_its_runs(record):
-    seeds = {}
-    for run in record["ladder"]:
-        seeds.setdefault((run["step"], run["net"]), []).append(run["seed"])
-    assert seeds.keys() == {(step, net) for step in headline.STEPS for net in ("student", "distilled")}
-    for step in headline.STEPS:
-        assert seeds[step, "student"] == seeds[step, "distilled"] == [0, 1, 2, 3, 4]
-
-
 def test_a_command_runs_unless_its_file_is_there_and_its_failure_is_told(tmp_path, monkeypatch):
     commands = []
 
@@ -74,32 +65,10 @@ def test_less_than_the_whole_study_leaves_the_documents_alone(record, options, t
     kept = {path: path.read_bytes() for path in [ROOT / "README.md", *(ROOT / "studies").glob("headline*")]}
     text = printed(headline.main, "--out", tmp_path, *options.split())
     assert "saves" in text
-    assert "the ladder above is the committed one" in text
+    assert "the sweep above is the committed one" in text
     assert kept == {path: path.read_bytes() for path in kept}
     folder = tmp_path / "headline" / ("quick" if "--quick" in options else "")
     assert len(json.loads((folder / "headline.json").read_text())["runs"]) == int(options[8])
-    assert (folder / "headline_ladder.png").stat().st_size > 10_000
-
-
-def test_a_row_of_the_ladder_is_paired_with_the_same_seeds_of_the_row_above(monkeypatch):
-    monkeypatch.setattr(headline, "STEPS", {"first": None, "second": None})
-    wrong = {  # images that are wrong
-        ("first", "student", 0): [1, 2, 3, 4],
-        ("first", "student", 1): [1, 2],
-        ("first", "distilled", 0): [1],
-        ("first", "distilled", 1): [2],
-        ("second", "student", 0): [1, 2, 3],
-        ("second", "distilled", 0): [],
-    }
-    records = [
-        {"step": step, "net": net, "seed": seed, "images": 10, "errors": len(images), "wrong": images}
-        for (step, net, seed), images in wrong.items()
-    ]
-    *_, first, second = (
-        [cell.strip() for cell in line.split("|")[1:-1]] for line in headline.ladder_table(records).splitlines()
-    )
-    assert first == ["first", "3.0 ± 1.4 (4, 2)", "", "1.0 ± 0.0 (1, 1)", "", "-2.0 (p 0.046)"]
-    assert second == ["second", "3", "-1.0 (p 0.32)", "0", "-1.0 (p 0.32)", "-3.0 (p 0.083)"]
 
 
 def test_it_runs_from_any_folder(record, tmp_path, monkeypatch, printed):

@@ -16,6 +16,7 @@ NEW_FIELDS = {  # file: its recipe, and the field that this test adds to it
 TRIED = """
 import contextlib, io, sys
 from dataclasses import replace
+from pathlib import Path
 from support import model_files, terminal
 import tensorflow as tf
 import distill, student, teacher
@@ -46,18 +47,17 @@ for main, names in ((teacher.main, ["all", "teacher"]), (student.main, ["all", "
     text = printed(main, "--help")
     for name in names:
         assert f"--of-{name}" in text, (main, name)
-choice = f"{short} --temperatures 2 --alphas 0.5 --seeds 1 --workers 1"
-net = "sweep/T2.0_alpha0.5_seed0"
+choice = f"{short} --temperatures 2 --alphas 0.5 --seeds 1"
 for more in ("", "--of-all 2", "--of-student 2", "--of-distilled 2"):
-    assert "students are there already" not in printed(sweep.main, f"{choice} {more}"), more
-    assert "2 of 2 students are there already" in printed(sweep.main, f"{choice} {more}"), more
-assert saved(net)["of_distilled"] == 2
+    assert "2 runs, 0 of them finished" in printed(sweep.main, f"{choice} {more}"), more
+    assert "2 runs, 2 of them finished" in printed(sweep.main, f"{choice} {more}"), more
 printed(sweep.main, f"{choice} --grid of_distilled=2,3")
-assert saved("sweep/T2.0_alpha0.5_of_distilled3_seed0")["of_distilled"] == 3
-for run, names in ((runs.TeacherRun(), ["all", "teacher"]), (runs.StudentRun(), ["all", "student", "distilled"])):
+paths = Path(OUT, "sweep").glob("T2_alpha0.5_seed0_*.keras")
+assert sorted(model_files.load_training(path)[0]["of_distilled"] for path in paths) == [1, 1, 1, 2, 3]
+for recipe, names in ((teacher.DEFAULTS, ["all", "teacher"]), (distill.DEFAULTS, ["all", "student", "distilled"])):
     for name in names:
-        other = replace(run, **{f"of_{name}": 2})
-        assert other != run and other.settings()[f"of_{name}"] == 2
+        run, other = runs.Run(recipe), runs.Run(replace(recipe, **{f"of_{name}": 2}))
+        assert other != run and other.settings()["recipe"][f"of_{name}"] == 2 and runs.Run.of(other.settings()) == other
 """
 
 

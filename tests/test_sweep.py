@@ -20,6 +20,7 @@ import data
 import distill
 import student
 import teacher
+from studies import runs
 from tools import sweep
 
 GRID = ["--temperatures", "1", "4", "--alphas", "0.5", "1", "--seeds", "2"]
@@ -36,11 +37,17 @@ def eager_module():
 
 def run(data_file, out, *options):
     """What sweep.py prints."""
-    command = ["sweep.py", "--data", data_file, "--out", out, "--workers", "1", *GRID, *SMALL_STUDENT, *options]
+    command = ["sweep.py", "--data", data_file, "--out", out, *GRID, *SMALL_STUDENT, *options]
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as stdout:
         patch.setattr(sys, "argv", [*map(str, command)])
         terminal.run(sweep.main)
     return stdout.getvalue()
+
+
+def net_in(out, start):
+    """The path of the only net of a sweep whose name begins so."""
+    (path,) = (out / "sweep").glob(f"{start}_*.keras")
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -55,41 +62,42 @@ def whole(tiny, digits, tmp_path_factory):
 
 def test_a_sweep_that_was_stopped_ends_like_one_that_was_not(whole, tiny, tmp_path, monkeypatch):
     shutil.copy(whole[0] / "teacher.keras", tmp_path)
-    train, started = sweep.train, []
+    train_group, started = runs.train_group, []
 
     def stop_after_one(*arguments):
         if started:
             raise KeyboardInterrupt
         started.append(arguments)
-        return train(*arguments)
+        return train_group(*arguments)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(sweep, "train", stop_after_one)
+        patch.setattr(runs, "train_group", stop_after_one)
         run(tiny, tmp_path)
     saved = sorted((tmp_path / "sweep").glob("*.keras"))
     assert len(saved) == 5  # all of the first seed
     saved[1].write_bytes(saved[1].read_bytes()[:-900])  # and one is damaged
-    assert "4 of 10 students are there already" in run(tiny, tmp_path)
-    # The damaged one was trained without the other four, and rounds differently.
-    chosen = [json.loads((folder / "sweep.json").read_text())["chosen"] for folder in (tmp_path, whole[0])]
-    assert chosen[0] == chosen[1]
-    assert "10 of 10 students are there already" in run(tiny, tmp_path)
+    assert "10 runs, 4 of them finished before" in run(tiny, tmp_path)
+    reports = [json.loads((folder / "sweep.json").read_text()) for folder in (tmp_path, whole[0])]
+    assert reports[0] == reports[1]
+    assert "10 runs, 10 of them finished before" in run(tiny, tmp_path)
 
 
 def test_other_settings_validation_labels_or_code_are_another_sweep(whole, tiny, digits, tmp_path, monkeypatch):
     out = shutil.copytree(whole[0], tmp_path / "out")
     one_of_each_seed = ["--temperatures", "4", "--alphas", "1"]
-    assert "4 of 4 students are there already" in run(tiny, out, *one_of_each_seed)
-    assert "there already" not in run(tiny, out, *one_of_each_seed, "--learning-rate", "0.02")
-    assert "4 of 4 students are there already" in run(tiny, out, *one_of_each_seed, "--learning-rate", "0.02")
+    assert "4 runs, 4 of them finished" in run(tiny, out, *one_of_each_seed)
+    assert "4 runs, 0 of them finished" in run(tiny, out, *one_of_each_seed, "--learning-rate", "0.02")
+    assert "4 runs, 4 of them finished" in run(tiny, out, *one_of_each_seed, "--learning-rate", "0.02")
     with monkeypatch.context() as patch:
         patch.setattr(files, "code_sha256", lambda *scripts: "that of an edited build_student")
-        assert "there already" not in run(tiny, out, *one_of_each_seed, "--learning-rate", "0.02")
+        assert "4 runs, 0 of them finished" in run(tiny, out, *one_of_each_seed, "--learning-rate", "0.02")
     parts = {"train": digits.train, "val": digits.validation, "test": digits.test}
     arrays = {f"{letter}_{part}": array for part, split in parts.items() for letter, array in zip("xy", split)}
     arrays["y_val"] = arrays["y_val"][::-1]  # the training images are the same
     np.savez(tmp_path / "other.npz", **arrays)
-    assert "there already" not in run(tmp_path / "other.npz", out, *one_of_each_seed, "--learning-rate", "0.02")
+    assert "4 runs, 0 of them finished" in run(
+        tmp_path / "other.npz", out, *one_of_each_seed, "--learning-rate", "0.02"
+    )
 
 
 def test_an_edited_student_of_any_layers_is_swept(whole, tiny, digits, tmp_path, monkeypatch):
@@ -99,12 +107,12 @@ def test_an_edited_student_of_any_layers_is_swept(whole, tiny, digits, tmp_path,
 
     monkeypatch.setattr(student, "build_student", build)
     shutil.copy(whole[0] / "teacher.keras", tmp_path)
-    assert run(tiny, tmp_path, "--seeds", "1").count("held-out images wrong") == 5
+    assert run(tiny, tmp_path, "--seeds", "1").count(" wrong of 20") == 5
     recipe = distill.DistillRecipe(hidden=(8,), epochs=1, batch_size=20, translate=0, temperature=4.0, alpha=1.0)
     logits = logits_of(keras.models.load_model(tmp_path / "teacher.keras"), digits.train.images)
     pair = distill.train_pair(digits, recipe, looked_up(logits))
-    for name, (net, _) in zip(("labels_alone", "T4.0_alpha1.0"), pair):
-        assert same_weights(net, model_files.load(tmp_path / "sweep" / f"{name}_seed0.keras"))
+    for name, (net, _) in zip(("labels_alone", "T4_alpha1"), pair):
+        assert same_weights(net, model_files.load(net_in(tmp_path, f"{name}_seed0")))
 
 
 def test_it_chooses_on_validation_images_and_opens_the_test_set_for_the_chosen(whole, digits):
@@ -112,8 +120,7 @@ def test_it_chooses_on_validation_images_and_opens_the_test_set_for_the_chosen(w
     report = json.loads((out / "sweep.json").read_text())
     assert len(report["runs"]) == 10
     for row in report["runs"]:
-        name = "labels_alone" if row["loss"] == "labels" else f"T{row['temperature']}_alpha{row['alpha']}"
-        net = model_files.load(out / "sweep" / f"{name}_seed{row['seed']}.keras", (12, 10), 3)
+        net = model_files.load(out / "sweep" / row["net"], (12, 10), 3)
         assert classifier.count_errors(net, digits.validation) == row["validation_errors"]
     assert {name: len(errors) for name, errors in report["test_errors"].items()} == {"chosen": 2, "labels alone": 2}
     assert printed.count("test errors") == 2
@@ -122,14 +129,13 @@ def test_it_chooses_on_validation_images_and_opens_the_test_set_for_the_chosen(w
 
 def test_the_student_on_labels_alone_has_the_settings_that_are_best_for_it_too(tiny, whole, tmp_path, monkeypatch):
     out = shutil.copytree(whole[0], tmp_path / "out")
-    count_wrong = sweep.count_wrong
 
-    def with_other_winners(errors, recipes, num_images):
+    def with_other_winners(of_recipe):
         """Taught, 9 epochs are best; on labels alone, 1 epoch is."""
-        shares = count_wrong(errors, recipes, num_images)
-        return {each: 0 * share + (each.epochs != (1 if sweep.is_alone(each) else 9)) for each, share in shares.items()}
+        recipe = runs.Run.of(of_recipe[0]["run"]).recipe
+        return np.full(20, float(recipe.epochs != (1 if sweep.is_alone(recipe) else 9)))
 
-    monkeypatch.setattr(sweep, "count_wrong", with_other_winners)
+    monkeypatch.setattr(sweep, "shares_wrong", with_other_winners)
     options = ["--temperatures", "4", "--alphas", "1", "--seeds", "1", "--grid", "epochs=1,9"]
     lines = run(tiny, out, *options)
     assert "chosen: --epochs 9 --temperature 4.0 --alpha 1.0 (of all" in lines
@@ -172,17 +178,18 @@ def test_labels_alone_are_not_chosen_however_good_they_are():
 
 
 def test_errors_of_folds_are_those_of_all_images_and_errors_of_seeds_their_mean():
-    wrong, recipes = [[0], [1], [0, 2], []], [distill.DistillRecipe(alpha=alpha) for alpha in (0.5, 0.9)]
-    of_folds = sweep.count_wrong(wrong, recipes, [2, 3])
-    assert [share.tolist() for share in of_folds.values()] == [[1, 0, 1, 0, 1], [0, 1, 0, 0, 0]]
-    of_seeds = sweep.count_wrong(wrong, recipes, [3])
-    assert [share.tolist() for share in of_seeds.values()] == [[1, 0, 0.5], [0, 0.5, 0]]
+    def records(fold, *images_and_wrong):
+        about = {"run": {"images": {"fold": fold}}}
+        return [about | {"images": images, "wrong": wrong} for images, wrong in images_and_wrong]
+
+    assert sweep.shares_wrong(records([0, 2], (2, [0]), (3, [0, 2]))).tolist() == [1, 0, 1, 0, 1]
+    assert sweep.shares_wrong(records(None, (3, [0]), (3, [0, 2]))).tolist() == [1, 0, 0.5]
 
 
-@pytest.mark.parametrize("name", ["T4.0_alpha0.5", "labels_alone"])
+@pytest.mark.parametrize("name", ["T4_alpha0.5", "labels_alone"])
 def test_its_students_are_those_of_distill(whole, digits, name):
     out, _ = whole
-    path = out / "sweep" / f"{name}_seed1.keras"
+    path = net_in(out, f"{name}_seed1")
     recipe = distill.DEFAULTS.updated(model_files.load_training(path)[0])
     net = model_files.load(out / "teacher.keras", (12, 10), 3)
     pair = distill.train_pair(digits, recipe, as_teacher(net).on_views(digits.train.images, recipe))
@@ -195,7 +202,7 @@ def test_students_of_ones_own_are_those_of_distill_too(whole, tiny, digits, tmp_
     shutil.copy(whole[0] / "teacher.keras", tmp_path)
     run(tiny, tmp_path, "--student", own)
     assert len([*tmp_path.glob("sweep/*.keras")]) == 10
-    path = tmp_path / "sweep" / "T4.0_alpha0.5_seed1.keras"
+    path = net_in(tmp_path, "T4_alpha0.5_seed1")
     logits = logits_of(model_files.load(whole[0] / "teacher.keras", (12, 10), 3), digits.train.images)
     recipe = distill.DistillRecipe(epochs=1, batch_size=20, seed=1, translate=0, temperature=4.0, alpha=0.5)
     assert same_weights(model_files.load(path), distilled(digits, recipe, logits, own)[0])
@@ -211,7 +218,7 @@ def test_without_validation_images_it_cannot_choose(refusal, tiny, tmp_path):
 def test_folds_hold_out_each_image_once_from_teacher_and_students(tiny, digits, tmp_path, monkeypatch):
     monkeypatch.setattr(teacher, "OWN_DATA_DEFAULTS", replace(teacher.OWN_DATA_DEFAULTS, hidden=(8,), epochs=1))
     arguments = ["--temperatures", "2", "--alphas", "0.5", "--folds", "2", "--grid", "activation=relu,silu"]
-    arguments = ["--data", tiny, "--out", tmp_path, *SMALL_STUDENT, "--workers", "1", *arguments]
+    arguments = ["--data", tiny, "--out", tmp_path, *SMALL_STUDENT, *arguments]
 
     def run_folds():
         with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as stdout:
@@ -225,18 +232,20 @@ def test_folds_hold_out_each_image_once_from_teacher_and_students(tiny, digits, 
     errors = {}
     for number in range(2):
         fold = data.fold(whole, number, 2)
-        taught_by, _ = model_files.load_training(tmp_path / "sweep" / f"teacher_fold{number + 1}of2_seed{number}.keras")
+        taught_by, _ = model_files.load_training(net_in(tmp_path, f"teacher_fold{number + 1}of2_seed{number}"))
         assert taught_by["data"] == files.sha256(*fold.train)
-        for activation in ("relu", "silu"):
-            path = tmp_path / "sweep" / f"T2.0_alpha0.5_activation{activation}_fold{number + 1}of2_seed{number}.keras"
+        paths = [*tmp_path.glob(f"sweep/T2_alpha0.5_fold{number + 1}of2_seed{number}_*.keras")]
+        assert len(paths) == 2
+        for path in paths:
+            activation = model_files.load_training(path)[0]["activation"]
             wrong = classifier.count_errors(model_files.load(path, (12, 10), 3), fold.validation)
             errors[activation] = errors.get(activation, 0) + wrong
     assert {each["activation"]: each["errors"] for each in report["compared"] if each["alpha"]} == errors
     trained = {path: path.stat().st_mtime_ns for path in tmp_path.glob("sweep/*.keras")}
-    next(tmp_path.glob("sweep/T2.0*relu_fold1*")).unlink()
-    assert "7 of 8 students are there already" in run_folds()
-    again = [path.name for path, time in trained.items() if path.stat().st_mtime_ns != time]
-    assert again == ["T2.0_alpha0.5_activationrelu_fold1of2_seed0.keras"]
+    lost = next(tmp_path.glob("sweep/T2*_fold1*"))
+    lost.unlink()
+    assert "8 runs, 7 of them finished before" in run_folds()
+    assert [path for path, time in trained.items() if path.stat().st_mtime_ns != time] == [lost]
     next(tmp_path.glob("sweep/teacher_fold1*")).unlink()
     assert "the teachers" not in run_folds()
 

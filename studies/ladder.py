@@ -1,0 +1,95 @@
+"""What each step from the paper's setting to the default does for the student. The results: headline.md.
+
+    python studies/ladder.py                     5 seeds, about an hour on two cores
+    python studies/ladder.py --quick --seeds 1   a small version, in minutes, kept apart
+
+Each row changes one thing of that above, for the student on labels alone and for the distilled one, and counts test
+errors. Trained without the 5,000 validation images, as teacher.py and distill.py do; so the default's row is the quick
+start's. Every run is saved to studies/ladder.json at once and never repeated.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from support import terminal
+
+import numpy as np
+
+import distill
+import teacher
+from studies import figures, runs, study, tables
+from studies.runs import Run
+
+DEFAULT = distill.DEFAULTS
+OLD = replace(DEFAULT, temperature=2.0, alpha=0.5)  # the default, before it was chosen by cross-validation
+DISTORTED = replace(DEFAULT, translate=0, distort=0.6, temperature=1.0, alpha=0.7)
+TEACHER = Run(teacher.DEFAULTS)
+SHIFTED = {"translate": 2, "distort": 0.0, "dropout": 0.4, "input_dropout": 0.1, "weight_decay": 0.0, "epochs": 30}
+OLD_TEACHER = Run(replace(teacher.DEFAULTS, **SHIFTED))
+DISTORTED_STEP = "+ distorted images instead of shifted ones"
+STEPS = {  # the teacher, and the distilled student's recipe
+    "images as they are, 60 epochs": (OLD_TEACHER, replace(DEFAULT, translate=0, epochs=60, alpha=0.5)),
+    "+ shifts by a pixel": (OLD_TEACHER, replace(OLD, epochs=60)),
+    "+ 150 epochs instead of 60": (OLD_TEACHER, OLD),
+    "+ the better teacher": (TEACHER, OLD),
+    f"+ T = {DEFAULT.temperature:g} and alpha = {DEFAULT.alpha:g}: the default run": (TEACHER, DEFAULT),
+    DISTORTED_STEP: (TEACHER, DISTORTED),
+    "+ SiLU": (TEACHER, replace(DISTORTED, activation="silu")),
+}
+
+
+def pair(step):
+    """(the student on labels alone, the distilled one) of a step."""
+    taught_by, recipe = STEPS[step]
+    return Run(replace(recipe, **DEFAULT.only("temperature", "alpha"), loss="labels")), Run(recipe, taught_by)
+
+
+def ladder():
+    """Every step, on labels alone and distilled. About 12 minutes a seed."""
+    rows = {}
+    for step in STEPS:
+        rows[f"{step}: labels alone"], rows[f"{step}: distilled"] = pair(step)
+    return rows
+
+
+def pairs_here(here):
+    """{step: (run on labels alone, run distilled)} of the steps whose runs are complete, as they are run here."""
+    rows, complete = here.rows(ladder), {}
+    for step in STEPS:
+        runs_of_step = rows[f"{step}: labels alone"], rows[f"{step}: distilled"]
+        if all(map(here.of, runs_of_step)):
+            complete[step] = runs_of_step
+    return complete
+
+
+def texts(here):
+    """{name: Markdown} of the table for headline.md."""
+    lines, above = [], ()
+    for step, pair_here in pairs_here(here).items():
+        cells = []
+        for place, run in enumerate(pair_here):
+            cells.append(tables.spread_and_each(here.errors(run)))
+            cells.append(runs.difference(here.of(run), here.of(above[place])) if above else "")
+        alone, distilled = map(here.of, pair_here)
+        lines.append([step, *cells, runs.difference(distilled, alone)])
+        above = pair_here
+    to_above = "to the row above"
+    header = ["", "labels alone", to_above, "distilled", to_above, "distilled less labels alone"]
+    return {"ladder": tables.markdown(header, lines)}
+
+
+def draw(here):
+    """Draw the errors of each step."""
+    errors = {}
+    for step, pair_here in pairs_here(here).items():
+        errors[step] = {name: np.array(here.errors(run)) for name, run in zip(("student", "distilled"), pair_here)}
+    title = "784-64-64-10, on labels alone (student) and distilled: mean and range of the seeds"
+    if errors:
+        figures.error_bars(errors, here.figure(), xlabel="errors in 10,000 test images", title=title)
+
+
+if __name__ == "__main__":
+    terminal.run(lambda: study.main(__doc__, "ladder", [ladder], texts, draw, validation=5000))
