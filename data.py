@@ -1,7 +1,6 @@
 """Data sets: loaded, checked, held out, in folds."""
 
 import argparse
-import hashlib
 import re
 import zipfile
 from pathlib import Path
@@ -14,12 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 MNIST_FILE = Path(__file__).with_name("mnist.npz")
-SHA256 = {  # of each array's bytes in C order, the same bytes as in LeCun and Cortes's four files
-    "x_train": "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757",
-    "y_train": "1feba77c54802fa5339a11837ea4b2866434b83314ec45192930f1df69120c13",
-    "x_test": "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161",
-    "y_test": "ddeff807876a9661a1110d45c266c86239a3a1b7d37da0c3716a7a683c852ff5",
-}
+ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 HOLD_OUT_SEED = 0  # a constant, so that all nets are compared on the same validation examples
 
 SMALL, LARGE = 0.01, 20  # nets take floats of size 1; those beyond these limits are pointed out
@@ -133,8 +127,8 @@ class Dataset(NamedTuple):
 def load(path: str | Path | None = None, validation: int | None = None) -> Dataset:
     """Load a data set.
 
-    path: an .npz file; the name of one of KERAS_DATASETS; or None for this project's MNIST digits, whose SHA-256 is
-    checked. The file holds x_train, either uint8 (n, h, w) or (n, h, w, c), or float16, float32 or float64 (n, ...);
+    path: an .npz file; the name of one of KERAS_DATASETS; or None for this project's MNIST digits. The
+    file holds x_train, either uint8 (n, h, w) or (n, h, w, c), or float16, float32 or float64 (n, ...);
     y_train (n,), integers 0...C-1, or -1 for an unlabelled example; x_test and y_test, all labelled; and optionally
     class_names, (C,) strings. x_val and y_val, all labelled, are the validation split if the file has them. Otherwise
     `hold_out` takes `validation` labelled training examples: by default 5,000, or a twelfth of the training examples
@@ -145,10 +139,6 @@ def load(path: str | Path | None = None, validation: int | None = None) -> Datas
     """
     source = str(MNIST_FILE if path is None else path)
     arrays = _from_keras(source) if source in KERAS_DATASETS else _read(source)
-    if path is None:
-        for key, digest in SHA256.items():
-            if hashlib.sha256(np.ascontiguousarray(arrays[key])).hexdigest() != digest:
-                raise UserError(f"{source}: {key} has changed: `git checkout mnist.npz` restores it")
     splits = {}
     for split_name in ("train", "test", "val"):
         x_name, y_name = f"x_{split_name}", f"y_{split_name}"
@@ -281,8 +271,8 @@ def _read(path: str) -> dict[str, np.ndarray]:
     with files.reading(path, "there is no such data file", "get a new copy"):
         if not _looks_like_npz(path):
             raise UserError(f"{path} is no .npz file, which --data takes: {how_to_convert(path)}")
-        arrays = files.read_npz(path, [*SHA256, "x_val", "y_val", "class_names"], objects)
-        for key in {*SHA256, *arrays}:
+        arrays = files.read_npz(path, [*ARRAYS, "x_val", "y_val", "class_names"], objects)
+        for key in {*ARRAYS, *arrays}:
             if not isinstance(arrays.get(key), np.ndarray):  # NumPy returns a member without an array's header as bytes
                 raise UserError(f"{path}: {key} is missing or no array: save all four with {FORM}")
         if ("x_val" in arrays) != ("y_val" in arrays):

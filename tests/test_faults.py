@@ -4,13 +4,11 @@ Most of the last take minutes and run with `pytest -m kills` alone. What is cove
 """
 
 import contextlib
-import hashlib
 import io
 import itertools
 import json
 import os
 import re
-import resource
 import shutil
 import signal
 import subprocess
@@ -22,7 +20,6 @@ from pathlib import Path
 
 from support import UserError, callbacks, files, model_files, terminal
 
-import h5py
 import keras
 import numpy as np
 import pytest
@@ -62,32 +59,27 @@ def mutated(content, number):
     random = np.random.default_rng(number)
     damaged = bytearray(content)
     place = int(random.integers(len(content)))
-    kind = number % 5
-    if kind == 0:  # cut short, by a byte or by nearly all
+    if number % 4 == 0:  # cut short, by a byte or by nearly all
         return content[: -max(1, int(len(content) ** random.random()))]
-    if kind == 1:
+    if number % 4 == 1:
         damaged[place] ^= 1 << int(random.integers(8))
-    elif kind == 2:
+    elif number % 4 == 2:
         stop = min(len(content), place + int(random.integers(1, 600)))
         damaged[place:stop] = bytes(stop - place)
-    elif kind == 3:
-        damaged[place:place] = random.bytes(int(random.integers(1, 50)))
     else:
-        return with_other_members(content, random)
+        damaged[place:place] = random.bytes(int(random.integers(1, 50)))
     return bytes(damaged)
 
 
-def with_other_members(content, random):
+def with_other_members(content, number):
     """The archive, whole as such, but for a member that is gone, empty, another's, or one that has a byte changed."""
-    members = read_zip(io.BytesIO(content))
-    names = sorted(members)
-    name, other = random.choice(names, 2, replace=False)
-    what = int(random.integers(4))
-    if what == 0:
+    random, members = np.random.default_rng(number), read_zip(io.BytesIO(content))
+    name, other = random.choice(sorted(members), 2, replace=False)
+    if number % 4 == 0:
         del members[name]
-    elif what == 1:
+    elif number % 4 == 1:
         members[name] = b""
-    elif what == 2:
+    elif number % 4 == 2:
         members[name], members[other] = members[other], members[name]
     else:
         text = bytearray(members[name])
@@ -98,107 +90,54 @@ def with_other_members(content, random):
     return file.getvalue()
 
 
-def check_mutations(path, read, rezipped=True):
-    """Check that read() of a mutated file at `path` is refused, most often, or gives what the whole one gives."""
-    content, expected = path.read_bytes(), read()
-    num_refused, unlike = 0, []
+def read_model(path):
+    net = model_files.load(path, (12, 10), 3)
+    settings, history = model_files.load_training(path)
+    return *net.get_weights(), np.array(sorted(map(str, settings.items()))), np.array(history)
+
+
+READERS = {
+    "net.keras": read_model,
+    "data.npz": lambda path: [array for split in data.load(path)[:3] for array in split],
+    "teacher_logits_0px.npz": lambda path: list(files.load_arrays(path).values()),
+    "checkpoint.npz": lambda path: list(files.load_arrays(path).values()),
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_damaged_file_is_refused_or_harmless(whole, tmp_path, name):
+    """Of its readers, cached logits are computed again, and --resume says what to do."""
+    path, read = tmp_path / name, READERS[name]
+    content = (whole / name).read_bytes()
+    path.write_bytes(content)
+    expected, num_refused, unlike = read(path), 0, []
     for number in range(MUTATIONS):
-        if not rezipped and number % 5 == 4:
-            number += 10_000 - 4  # one of another kind
         path.write_bytes(mutated(content, number))
         try:
-            arrays = read()
+            arrays = read(path)
         except UserError as error:
             assert str(path) in str(error) and "\n" not in str(error)
             num_refused += 1
             continue
         if not all(np.array_equal(array, whole) for array, whole in zip(arrays, expected, strict=True)):
             unlike.append(number)
-    path.write_bytes(content)
     assert not unlike
     assert num_refused > MUTATIONS / 2
-
-
-def test_a_damaged_model_file_is_refused_or_harmless(whole, digits, tmp_path):
-    path = tmp_path / "net.keras"
-    shutil.copy(whole / "net.keras", path)
-    settings = model_files.load_training(path)[0]
-
-    def read():
-        model = model_files.load(path, digits.image_shape, digits.num_classes)
-        assert model_files.load_training(path)[0] == settings
-        return *model.get_weights(), np.array(model_files.load_training(path)[1])
-
-    check_mutations(path, read)
-
-
-def test_the_shipped_data_file_is_refused_when_it_is_damaged(whole, tmp_path, monkeypatch):
-    path = tmp_path / "data.npz"
-    shutil.copy(whole / "data.npz", path)
-    with np.load(path) as file:
-        digests = {key: hashlib.sha256(file[key]).hexdigest() for key in data.SHA256}
-    monkeypatch.setattr(data, "SHA256", digests)
-    monkeypatch.setattr(data, "MNIST_FILE", path)
-
-    def read():
-        return [array for split in data.load()[:3] for array in split]
-
-    check_mutations(path, read)
-
-
-def test_a_damaged_data_file_of_ones_own_is_refused_or_is_another_whole_one(whole, tmp_path):
-    """Such a file has no other checksums than zip's, so an archive that is put together anew may well be other data."""
-    path = tmp_path / "data.npz"
-    shutil.copy(whole / "data.npz", path)
-
-    def read():
-        return [array for split in data.load(path)[:3] for array in split]
-
-    check_mutations(path, read, rezipped=False)
-    content = path.read_bytes()
-    for number in range(4, 5 * MUTATIONS, 5):
-        path.write_bytes(mutated(content, number))
+    # An archive that is put together anew may be another whole one; if not, it ends in a line too.
+    for number in range(MUTATIONS // 4):
+        path.write_bytes(with_other_members(content, number))
         with contextlib.suppress(UserError):
-            read()
-
-
-@pytest.mark.parametrize("name", ["teacher_logits_0px.npz", "checkpoint.npz"])
-def test_damaged_arrays_are_refused_or_harmless(whole, tmp_path, name):
-    """Of the two that read them, cached logits are computed again, and --resume says what to do."""
-    shutil.copy(whole / name, tmp_path)
-
-    def read():
-        return [array for _, array in sorted(files.load_arrays(tmp_path / name).items())]
-
-    check_mutations(tmp_path / name, read)
+            read(path)
 
 
 def test_whole_files_in_each_other_s_place_are_refused(whole, digits, tmp_path):
-    path = tmp_path / "swapped.npz"
-    files.save_arrays(path, one=np.zeros(3), other=np.ones(3))
-    with np.load(path) as file:
-        saved = dict(file)
-    np.savez(path, **saved | {"one": saved["other"], "other": saved["one"]})
-    with pytest.raises(UserError, match="its contents have changed"):
-        files.load_arrays(path)
-    swapped_names = {"one": "other", "other": "one"}
-    np.savez(path, **{swapped_names.get(name, name): array for name, array in saved.items()})
-    with pytest.raises(UserError, match="its contents have changed"):
-        files.load_arrays(path)
-
     net = model_files.load(whole / "net.keras", digits.image_shape, digits.num_classes)
     logits_of(net, digits.train.images, 1, cache=tmp_path)
     (tmp_path / "teacher_logits_1px.npz").rename(tmp_path / "teacher_logits_0px.npz")
-    assert logits_of(net, digits.train.images, 0, cache=tmp_path).shape == (
-        len(digits.train.images),
-        1,
-        3,
-    )
-
+    assert logits_of(net, digits.train.images, 0, cache=tmp_path).shape == (len(digits.train.images), 1, 3)
     shutil.copy(tmp_path / "teacher_logits_0px.npz", tmp_path / "checkpoint.npz")
     with pytest.raises(UserError, match="differs from this one in seed"):
         callbacks.Checkpoint(tmp_path / "checkpoint.npz", {"seed": 0}, resume=True).restore([])
-
     shutil.copy(whole / "net.keras", tmp_path / "net.h5")  # Keras would look for another format in it
     with pytest.raises(UserError, match="does not end in .keras"):
         model_files.load(tmp_path / "net.h5", digits.image_shape, digits.num_classes)
@@ -250,16 +189,6 @@ def test_tables_for_people_are_never_read_again(whole, tmp_path, tiny, ended, ch
 # ---- hostile files ---------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def growing_by_at_most(kilobytes):
-    """See that the memory of this process grows by no more in the block, at any moment of it."""
-    with contextlib.suppress(OSError):  # elsewhere than on Linux an earlier peak may hide this one
-        Path("/proc/self/clear_refs").write_text("5")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    yield
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < kilobytes
-
-
 def rewrite(path, changes):
     """Put {name: content} in place of these members of the archive, or beside the others."""
     write_zip(path, read_zip(path) | changes)
@@ -288,20 +217,9 @@ def foreign_function(path):
 
 
 def climbing_member(path):
-    rewrite(path, {"../owned": b"here", "/tmp/owned_by_a_test": b"here"})
-
-
-def weights_that_unpack(path):
-    """HDF5 has compression of its own: 4 GB of zeros in some kilobytes. Keras refuses them."""
-    file = io.BytesIO()
-    packed = {"shape": (2**30 + 1,), "dtype": "f4", "chunks": (2**20,), "compression": "gzip"}
-    with h5py.File(file, "w") as weights:
-        weights.create_dataset("layers/dense/vars/0", **packed)
-    rewrite(path, {"model.weights.h5": file.getvalue()})
-
-
-def large_net(path):
-    change_last_layer(path, {}, config={"units": 10**7})
+    """Python's zipfile leaves such a member out. With it in the file, there is no model."""
+    members = read_zip(path)
+    write_zip(path, {f"../{name}": content for name, content in members.items()} | {"config.json": b"{}"})
 
 
 def bomb(path):
@@ -313,12 +231,10 @@ def bomb(path):
     path.write_bytes(content)
 
 
-def hdf5(path, layer, edit=lambda file: None):
+def hdf5(path, layer):
     """An HDF5 file in place of the archive."""
     keras.Sequential([keras.Input((12, 10)), keras.layers.Flatten(), layer]).save(path.with_suffix(".h5"))
     shutil.rmtree(path.parent / "owned", ignore_errors=True)  # Keras may have called it
-    with h5py.File(path.with_suffix(".h5"), "a") as file:
-        edit(file)
     path.with_suffix(".h5").rename(path)
 
 
@@ -328,32 +244,18 @@ def hdf5_lambda_layer(path):
     hdf5(path, keras.layers.Lambda(run, output_shape=(120,)))
 
 
-def hdf5_large_net(path):
-    def edit(file):
-        file.attrs["model_config"] = file.attrs["model_config"].replace('"units": 3', '"units": 10000000')
-
-    hdf5(path, keras.layers.Dense(3), edit)
-
-
-def hdf5_that_unpacks(path):
-    packed = {"shape": (2**30,), "dtype": "f4", "chunks": (2**20,), "compression": "gzip"}
-    hdf5(path, keras.layers.Dense(3), lambda file: file["model_weights"].create_dataset("more", **packed))
-
-
-ATTACKS = hdf5_lambda_layer, hdf5_large_net, hdf5_that_unpacks
-ATTACKS += lambda_layer, foreign_function, climbing_member, weights_that_unpack, large_net, bomb
+ATTACKS = hdf5_lambda_layer, lambda_layer, foreign_function, climbing_member, bomb
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
-def test_a_hostile_model_runs_nothing_and_stays_small(digits, tmp_path, attack):
+def test_a_hostile_model_runs_nothing_and_writes_nothing(digits, tmp_path, attack):
     path = tmp_path / "net.keras"
     keras.Sequential([keras.Input((12, 10)), keras.layers.Flatten(), keras.layers.Dense(3)]).save(path)
     attack(path)
-    with growing_by_at_most(500_000), pytest.raises(UserError, match="net.keras cannot be read") as refused:
+    with pytest.raises(UserError, match="net.keras cannot be read") as refused:
         model_files.load(path, digits.image_shape, digits.num_classes)
     assert "\n" not in str(refused.value)
     assert sorted(os.listdir(tmp_path)) == ["net.keras"]
-    assert not os.path.exists("/tmp/owned_by_a_test")
 
 
 class Pickled:
@@ -396,10 +298,10 @@ def test_what_unpacks_to_far_more_than_its_size_is_refused_and_large_files_are_n
 
 
 @pytest.mark.parametrize("attack", [pickled, huge_shape, data_bomb], ids=lambda attack: attack.__name__)
-def test_hostile_data_run_nothing_and_stay_small(tmp_path, monkeypatch, attack):
+def test_hostile_data_run_nothing_and_are_refused(tmp_path, monkeypatch, attack):
     monkeypatch.chdir(tmp_path)
     attack(tmp_path / "data.npz")
-    with growing_by_at_most(200_000), pytest.raises(UserError) as refused:
+    with pytest.raises(UserError) as refused:
         data.load(tmp_path / "data.npz")
     assert "\n" not in str(refused.value)
     assert sorted(os.listdir(tmp_path)) == ["data.npz"]
@@ -419,7 +321,7 @@ def test_any_arrays_are_a_data_set_or_refused_in_a_sentence(tmp_path, drawn):
         dtype = drawn.draw(st.sampled_from(DTYPES), label=name)
         return np.random.default_rng(0).integers(0, 3, shape).astype("i8").astype(dtype)
 
-    names = [name for name in data.SHA256 if drawn.draw(st.booleans() | st.just(True), label=f"has {name}")]
+    names = [name for name in data.ARRAYS if drawn.draw(st.booleans() | st.just(True), label=f"has {name}")]
     plain = make_arrays(4, 3, (6, 2), 2)
     arrays = {name: drawn.draw(st.sampled_from([array(name), plain[name]])) for name in names}
     np.savez(tmp_path / "any.npz", **arrays)
