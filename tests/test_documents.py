@@ -12,7 +12,8 @@ from test_studies import committed
 
 from studies import study, tables
 
-DOCUMENTS = [*tables.DOCUMENTS, ROOT / "tests" / "faults.md", ROOT / "CONTRIBUTING.md"]
+OTHERS = [ROOT / "tests" / "faults.md", ROOT / "CONTRIBUTING.md", ROOT / "tools" / "README.md"]
+DOCUMENTS = [*tables.DOCUMENTS, *OTHERS]
 
 
 @functools.cache

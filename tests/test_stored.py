@@ -2,7 +2,7 @@
 
 import json
 
-from support import UserError, classifier, metrics, model_files, teacher_logits
+from support import UserError, batches, classifier, metrics, model_files, teacher_logits
 
 import keras
 import numpy as np
@@ -217,6 +217,53 @@ def test_an_array_can_be_the_teacher(stored):
             distill.distill(dense(), wrong, *dataset.train, epochs=1, batch_size=20)
     with pytest.raises(UserError, match="give --translate 0"):
         distill.distill(dense(), logits["train"], *dataset.train, epochs=1, batch_size=20, translate=1)
+
+
+def as_numpy(net):
+    """The net as a function of images as they are in the data, as one of another framework may be."""
+    return lambda images: net(images.astype(np.float32) / 255).numpy()
+
+
+@pytest.mark.parametrize("views", [{}, {"translate": 1}, {"distort": 0.5}, {"augment": lambda images: images[:, ::-1]}])
+def test_a_function_teaches_on_all_views_as_the_net_in_it_does(digits, knowing, views):
+    net, students = keras.models.load_model(knowing), [dense(), dense()]
+    for student_net, taught_by in zip(students, (net, as_numpy(net))):
+        distill.distill(student_net, taught_by, *digits.train, epochs=2, batch_size=20, **views)
+    for one, other in zip(*(student_net.get_weights() for student_net in students), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+
+
+def test_a_function_is_shown_images_as_they_are_in_the_data_and_must_return_rows_of_logits(digits, monkeypatch):
+    monkeypatch.setattr(teacher_logits, "IMAGES_AT_ONCE", 100)
+    shown = []
+    ones = lambda images: shown.append(images) or np.ones((len(images), 3))
+    distill.distill(dense(), ones, *digits.train, epochs=1, batch_size=20)
+    assert {images.dtype for images in shown} == {np.dtype(np.uint8)} and max(map(len, shown)) == 100
+    for wrong, problem in (
+        (lambda images: np.ones(3), r"returns an array \(3,\) for .* images: it must be \(n, C\)"),
+        (lambda images: np.full((len(images), 3), 1 / 3), "returns probabilities: let it return logits"),
+        (lambda images: np.full((len(images), 3), np.nan), "outputs are not finite"),
+    ):
+        with pytest.raises(UserError, match=problem):
+            distill.distill(dense(), wrong, *digits.train, epochs=1, batch_size=20)
+
+
+def test_stored_logits_of_all_shifts_teach_as_the_net_does(tiny, digits, knowing, tmp_path, cheap, printed, refusal):
+    """By a file of rows in the order of x_train, from which the validation images' are left out."""
+    options = ["--data", tiny, *OPTIONS, "--translate", "1"]
+    printed(distill.main, *options, "--teacher", knowing, "--out", tmp_path / "net")
+    net, arrays = keras.models.load_model(knowing), make_arrays()
+    shifts = [as_numpy(net)(images) for images in batches.all_shifts(arrays["x_train"], 1)]
+    np.savez(tmp_path / "logits.npz", train=np.stack(shifts, axis=1), test=as_numpy(net)(arrays["x_test"]))
+    lines = printed(distill.main, *options, "--teacher", tmp_path / "logits.npz", "--out", tmp_path / "file")
+    assert "teacher: accuracy" in lines
+    nets = [model_files.load(tmp_path / name / "distilled.keras") for name in ("net", "file")]
+    for one, other in zip(*(each.get_weights() for each in nets), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
+    refused = ["--data", tiny, *OPTIONS, "--teacher", tmp_path / "logits.npz", "--out", tmp_path / "file"]
+    assert "stored logits are those of 9 shifts of each image: give --translate 1" in refusal(distill.main, *refused)[1]
+    np.savez(tmp_path / "logits.npz", train=np.stack(shifts[:8], axis=1))
+    assert "(2 k + 1) squared: 9, 25, 49" in refusal(distill.main, *refused)[1]
 
 
 class Recording(keras.Sequential):
