@@ -133,9 +133,6 @@ def load(path: str | Path | None = None, validation: int | None = None) -> Datas
     class_names, (C,) strings. x_val and y_val, all labelled, are the validation split if the file has them. Otherwise
     `hold_out` takes `validation` labelled training examples: by default 5,000, or a twelfth of the training examples
     if that is fewer; 0 for none.
-
-    Raises UserError: the file is missing, damaged, or not of this form; `validation` leaves a class without training
-    examples, or is given although the file has x_val.
     """
     source = str(MNIST_FILE if path is None else path)
     arrays = _from_keras(source) if source in KERAS_DATASETS else _read(source)
@@ -179,7 +176,7 @@ def hold_out(split: Split, number: int) -> tuple[Split, Split]:
     """Hold out `number` labelled examples; returns (the rest, the held-out ones), both in their original order.
 
     The examples are drawn at random with a constant seed, and from each class in proportion to its size. Each class
-    keeps an example for training. Raises UserError: `number` would leave a class without one.
+    keeps an example for training.
     """
     known_labels = split.labels[split.labels >= 0]
     most = len(known_labels) - len(np.unique(known_labels))
@@ -194,7 +191,7 @@ def fold(dataset: Dataset, number: int, num_folds: int) -> Dataset:
     """The Dataset of a fold in a cross-validation: part `number`, from 0, of the training examples validates the rest.
 
     The num_folds parts are drawn at random with a constant seed, and have the same share of each class. Unlabelled
-    examples are always trained on. Raises UserError: a class has a single example, which cannot be in both.
+    examples are always trained on.
     """
     labels = dataset.train.labels
     shuffled = np.random.default_rng(HOLD_OUT_SEED).permutation(np.flatnonzero(labels >= 0))
@@ -252,7 +249,7 @@ def _as_text(name: str | bytes) -> str:
 
 
 def _from_keras(name: str) -> dict[str, ArrayLike]:
-    """The arrays of one of KERAS_DATASETS, which Keras downloads once and keeps. Raises UserError: it cannot."""
+    """The arrays of one of KERAS_DATASETS, which Keras downloads once and keeps."""
     try:
         with quiet():
             (x_train, y_train), (x_test, y_test) = getattr(keras.datasets, name).load_data()
@@ -263,7 +260,7 @@ def _from_keras(name: str) -> dict[str, ArrayLike]:
 
 
 def _read(path: str) -> dict[str, np.ndarray]:
-    """The arrays of an .npz file, see `load`. Raises UserError: it is missing or damaged, or is of another form."""
+    """The arrays of an .npz file, see `load`."""
     if Path(path).suffix != ".npz" and (Path(path).is_dir() or Path(path).exists() and re.search(CONVERTED, path)):
         raise UserError(f"{path} is no .npz file: python tools/convert.py {path} mine.npz makes one of it")
     objects = dict.fromkeys(("x_train", "x_test", "x_val"), "; all examples must have one shape")
@@ -306,8 +303,7 @@ def checked_split(
     """Check a user's arrays and make a Split of them.
 
     images: (n, ...) as in `load`. labels: (n,) or (n, 1), whole numbers of any dtype, -1 for an unlabelled example.
-    name, labels_name: what error messages call the arrays; where: how these messages begin. Raises UserError: the
-    arrays are not of this form.
+    name, labels_name: what error messages call the arrays; where: how these messages begin.
     """
     images, labels = np.asarray(images), np.asarray(labels)
     if not (images.dtype == np.uint8 and images.ndim in (3, 4) or images.dtype.kind == "f" and images.ndim >= 2):
@@ -349,7 +345,7 @@ def labels_advice(labels: np.ndarray) -> str:
 
 
 def load_for(arguments: argparse.Namespace) -> Dataset:
-    """Load the Dataset of --data and --validation, and print it. Raises UserError as `load` does.
+    """Load the Dataset of --data and --validation, and print it.
 
     If --batch-size was not given, and its default is more than an eighth of the training examples, it becomes that.
     """

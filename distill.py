@@ -124,7 +124,7 @@ def train_pair(
 
     They are trained side by side on the same shifted or distorted images, and only the loss differs. If some examples
     are unlabelled, the baseline gets the labelled ones only, repeated to the same number of steps. teacher: see
-    Teacher.on_views. path: see student.new_student. Raises UserError as this, Batches and training.Trainer do.
+    Teacher.on_views. path: see student.new_student.
     """
     batches = Batches(dataset.train, recipe, teacher)
     has_unlabelled = (dataset.train.labels < 0).any()
@@ -210,8 +210,6 @@ def distill(
     a factor for the teacher's inputs, see classifier.pixels_for. validation: (images, labels). callbacks: one or
     several, see callbacks.Listeners. optimizer: used as it is, or a name as for Keras' `compile`; learning_rate is then
     ignored; None is Adam with learning_rate, see training.adam.
-
-    Raises UserError: an argument cannot be used.
     """
     recipe = OWN_DATA_DEFAULTS.checked(**settings, **({"loss": loss} if isinstance(loss, str) else {}))
     if not isinstance(student, keras.Model):

@@ -57,7 +57,7 @@ class Evaluated(NamedTuple):
 
 
 def find_models(named: list[Path], out: Path) -> dict[str, Path]:
-    """{name: path} of the models named, or of all in the folder `out`. Raises UserError: there is none."""
+    """{name: path} of the models named, or of all in the folder `out`."""
     paths = named or sorted(path for path in out.glob("*.keras") if not path.name.startswith("."))
     if not paths:
         first = "run `python teacher.py` and `python distill.py`, with the same --data and --out, first"
@@ -82,8 +82,7 @@ def run_model(path: Path, dataset: data.Dataset, pixels: float | None, option: s
     """Load the model file at `path` and run it on the test and validation images.
 
     pixels: see classifier.feeder; None: as the file says, or else 1. Prints a warning that names `option`, which sets
-    pixels, if another value is much better; and one if the classes are in another order. Raises UserError: as
-    model_files.load does; the model's outputs are not finite.
+    pixels, if another value is much better; and one if the classes are in another order.
     """
     model = model_files.load(path, *dataset.form)
     settings, history = model_files.load_training(path)

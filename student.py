@@ -48,7 +48,7 @@ def build_student(
     Of the recipe, it uses NET_SETTINGS: crop pixels at each edge are ignored, and each square of pool x pool of the
     remaining pixels is replaced by its mean. Most parameters of a small net are in its first
     layer: 28x28 pixels cropped by 3 are 22x22, and then pooled by 2 are 11x11, less than a sixth. seed: decides the
-    initial weights; None leaves them to Keras' random state. Raises UserError: crop or pool does not fit the examples.
+    initial weights; None leaves them to Keras' random state.
     """
     if (recipe.crop or recipe.pool > 1) and (len(image_shape) not in (2, 3) or 2 * recipe.crop >= min(image_shape[:2])):
         problem = f"--crop and --pool leave nothing of examples of shape {image_shape}"
@@ -81,8 +81,7 @@ def new_student(dataset: data.Dataset, recipe: StudentRecipe, path: Path | None 
 def check_student(dataset: data.Dataset, recipe: StudentRecipe, path: Path | None) -> str | None:
     """Check the student before anyone waits; returns what identifies that of --student in settings, else None.
 
-    path: the .keras file of the user's own student, or None. Prints what may be a mistake. Raises UserError: as
-    `build_student`, model_files.load and model_files.check do; there is nothing to train.
+    path: the .keras file of the user's own student, or None. Prints what may be a mistake.
     """
     student = new_student(dataset, recipe, path)
     if not path:
@@ -104,7 +103,7 @@ def train_student(
 ) -> tuple[keras.Model, list[model_files.Epoch]]:
     """Build and train a student on the labels alone; returns (model, history).
 
-    path: see `new_student`. report: see training.train. Raises UserError as these, Batches and training.Trainer do.
+    path: see `new_student`. report: see training.train.
     """
     student, batches = new_student(dataset, recipe, path), Batches(dataset.train.labelled(), recipe)
     options = {"pixels": recipe.student_pixels, "validation": dataset.validation}

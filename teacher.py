@@ -65,7 +65,7 @@ def train_teacher(
 ) -> tuple[keras.Model, list[model_files.Epoch]]:
     """Build and train a teacher; returns (model, history).
 
-    checkpoint: see training.Trainer. report: see training.train. Raises UserError as these and model_files.check do.
+    checkpoint: see training.Trainer. report: see training.train.
     """
     keras.utils.set_random_seed(recipe.seed)  # for layers of an edited build_teacher that have no seed of their own
     teacher = build_teacher(*dataset.form, recipe, recipe.seed)

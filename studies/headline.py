@@ -56,10 +56,7 @@ def is_there(path):
 
 
 def run_script(makes, script, *options, quick):
-    """Run a script of the project, its output on the screen, unless the file that it `makes` is there.
-
-    Raises UserError: it failed.
-    """
+    """Run a script of the project, its output on the screen, unless the file that it `makes` is there."""
     command = [script, "--out", makes.parent, *options, *(QUICK.get(script, []) if quick else [])]
     if is_there(makes):
         return

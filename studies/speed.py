@@ -325,7 +325,7 @@ def serve(contender, path, connection):
 
 
 def received(name, processes):
-    """What the processes of a contender answer, one after the other. Raises UserError: one ended before."""
+    """What the processes of a contender answer, one after the other."""
     seconds = []
     for process, connection in processes:
         try:

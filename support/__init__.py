@@ -10,7 +10,11 @@ from types import TracebackType
 
 
 class UserError(Exception):
-    """A problem that the user can fix. Its message is one line: what is wrong, and what to do."""
+    """A problem that the user can fix. Its message is one line: what is wrong, and what to do.
+
+    Any function that takes what a user gave (a file, an array, a net, an option) may raise it; docstrings say so only
+    where that is all that a function does.
+    """
 
 
 _saved_stderr = []  # copies of the file descriptor of stderr, one for each active `quiet`, the innermost last

@@ -84,7 +84,7 @@ class Batches:
 
     augment: a function or Keras layer that changes a batch of images before the teacher and the net see them. It gets
     (batch, h, w, c) float32, in [0, 1] if the data are uint8, and keeps that shape; the seed does not decide what it
-    draws. Raises UserError as `check_views` does, or if augment is given with translate or distort.
+    draws.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class Batches:
         return tf.gather(images, corner[:, None, None] + pixels, batch_dims=1)
 
     def _augmented(self, images: tf.Tensor) -> tf.Tensor:
-        """What `augment` makes of a batch of images, in their dtype. Raises UserError: another shape."""
+        """What `augment` makes of a batch of images, in their dtype."""
         shown = to_unit(images)[..., None] if len(self.shape) == 2 else to_unit(images)
         augmented = tf.convert_to_tensor(self.augment(shown))
         if augmented.shape != shown.shape:

@@ -21,7 +21,7 @@ class Listeners:
 
     After an epoch they get "loss", "accuracy" and, with validation, "val_loss" (the cross-entropy with the labels) and
     "val_accuracy". They are not called for batches. model.stop_training is obeyed. steps: of an epoch; done: how many
-    epochs were trained before. Raises UserError: a callback sets the learning rate, and the optimizer does not let it.
+    epochs were trained before.
     """
 
     def __init__(
@@ -89,10 +89,7 @@ class Checkpoint(NamedTuple):
     resume: bool  # whether to resume from the file, if there is one
 
     def restore(self, state: list[keras.Variable]) -> list[Epoch]:
-        """Assign the saved values to the variables of `state` and return the saved history; [] if the run starts anew.
-
-        Raises UserError: the file is damaged, or of a run with other settings.
-        """
+        """Assign the saved values to the variables of `state`; returns the saved history, [] if the run starts anew."""
         if not self.resume:
             if self.path.exists():
                 say(f"{self.path} is of a stopped run: this run starts anew and overwrites it (see --resume)")

@@ -85,7 +85,7 @@ def fitting_advice(model: keras.Model, example_shape: tuple[int, ...]) -> str:
 
 
 def build(model: keras.Model, example_shape: tuple[int, ...]) -> None:
-    """Build a Keras model for examples of this shape, unless it is built. Raises UserError: it cannot be built."""
+    """Build a Keras model for examples of this shape, unless it is built."""
     if model.built:
         return
     try:
@@ -117,8 +117,7 @@ def takes_integers(model: keras.Model) -> bool:
 def feeder(model: keras.Model, examples: np.ndarray | tf.Tensor, pixels: float = 1.0) -> Callable[[tf.Tensor], Any]:
     """Returns feed(examples (n, *shape) float32) -> the model's input, with its axes, pixels, dtype and structure.
 
-    examples: some of the examples to come. pixels: a factor for the inputs, see `pixels_for`. Raises UserError: the
-    model does not take such examples.
+    examples: some of the examples to come. pixels: a factor for the inputs, see `pixels_for`.
     """
     example_shape = tuple(examples.shape[1:])
     build(model, example_shape)
@@ -178,8 +177,6 @@ def output_kind(model: keras.Model, outputs: np.ndarray) -> str:
 
     If the last activation is a sigmoid or one of LOGITS, that decides. Otherwise, and to confirm a softmax, the
     outputs decide: whether they sum to 1, within the precision of the model's coarsest layer.
-
-    Raises UserError: they are from 0 to 1, but neither the probabilities of a softmax nor those of sigmoids.
     """
     activation = last_activation(model)
     if activation == "sigmoid":
@@ -211,9 +208,6 @@ def adapters(
     The probabilities p of a softmax become log p, whose softmax is p again; those of sigmoids log p - log(1 - p). A
     model with a single output x, or sigmoid of x, scores class 1 of two: its logits are (0, x). examples: some
     real examples, on which the model is tried. pixels: a factor for the inputs, see `pixels_for`.
-
-    Raises UserError: the model does not take such examples, or does not return one row of numbers for each; or as
-    `output_kind` does.
     """
     examples = examples[:PROBED]
     feed = feeder(model, examples, pixels)

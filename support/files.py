@@ -156,7 +156,7 @@ def cause(error: BaseException) -> str:
 
 
 def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays that `save_arrays` wrote, by name. Raises UserError as `reading` does."""
+    """The arrays that `save_arrays` wrote, by name."""
     with reading(path, "there is no such file", "remove it"):
         return read_npz(path)
 
@@ -214,10 +214,7 @@ def sha256(*arrays: np.ndarray) -> str:
 
 
 def output_folder(path: str | Path) -> Path:
-    """Create the folder and its plots/, check that files can be written there, and lock it.
-
-    Raises UserError: it cannot be created or written, or another run uses it.
-    """
+    """Create the folder and its plots/, check that files can be written there, and lock it."""
     path = Path(path)
     try:
         for folder in (path, path / "plots"):
@@ -232,7 +229,7 @@ def output_folder(path: str | Path) -> Path:
 def lock(path: Path) -> None:
     """Lock the folder or file `path` until the program ends, and remove the scratch files of a killed run.
 
-    The system releases the lock of a killed program. Raises UserError: another run has locked it.
+    The system releases the lock of a killed program.
     """
     if path.is_dir():
         lock_file = path / ".lock"

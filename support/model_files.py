@@ -99,10 +99,7 @@ def from_bytes(saved: bytes, example_shape: tuple[int, ...], num_classes: int) -
 
 
 def check(model: keras.Model, name: str, example_shape: tuple[int, ...], num_classes: int) -> None:
-    """Check, before it is trained, that a net can be saved, loaded and used with such data. name: for the message.
-
-    Raises UserError: as `load` does, of a layer that Keras does not load in safe mode or of a wrong number of outputs.
-    """
+    """Check, before it is trained, that a net can be saved, loaded and used with such data. name: for the message."""
     build(model, example_shape)
     try:
         from_bytes(to_bytes(model, {}, []), example_shape, num_classes)
@@ -117,11 +114,7 @@ def differing(settings: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
 
 
 def load(path: str | Path, example_shape: tuple[int, ...] | None = None, num_classes: int | None = None) -> keras.Model:
-    """Load a .keras or HDF5 file, saved by this project or by anyone, in Keras' safe mode: no Lambdas, no pickles.
-
-    Raises UserError: it is missing, damaged, no Keras model; or, unless they are None, does not take examples of this
-    shape (see classifier.fitting_shape), or does not return num_classes numbers for each, or a single one for two.
-    """
+    """Load a .keras or HDF5 file, saved by this project or by anyone, in Keras' safe mode: no Lambdas, no pickles."""
 
     def read(archive: zipfile.ZipFile | None) -> keras.Model:
         with keras.saving.custom_object_scope(building.TF_NN):
@@ -142,10 +135,7 @@ def load(path: str | Path, example_shape: tuple[int, ...] | None = None, num_cla
 
 
 def load_training(path: str | Path) -> tuple[dict[str, Any], list[Epoch]]:
-    """The settings and the history that `save` put into a model file; ({}, []) for a model from elsewhere.
-
-    Raises UserError: the file is missing, damaged or no model file.
-    """
+    """The settings and the history that `save` put into a model file; ({}, []) for a model from elsewhere."""
 
     def parse(archive: zipfile.ZipFile | None) -> tuple[dict[str, Any], list[Epoch]]:
         if archive is None or TRAINING not in archive.namelist():
@@ -170,10 +160,7 @@ def is_made_with(path: Path, wanted: dict[str, Any]) -> bool:
 
 
 def _read(path: str | Path, read: Callable[[zipfile.ZipFile | None], Any]) -> Any:
-    """read(archive) of a .keras file, after every member of it has passed its checksum, or read(None) of an HDF5 file.
-
-    Raises UserError: it is missing, damaged, or a file of another kind.
-    """
+    """read(archive) of a .keras file, every member of which has passed its checksum; read(None) of an HDF5 file."""
     missing = "there is no such model file"
     with files.reading(path, missing, "train or save it again"):
         path = Path(path)

@@ -29,11 +29,7 @@ _one_task = threading.Lock()  # Keras' random state belongs to the process, but 
 
 @contextlib.contextmanager
 def pool(cluster: str | None = None) -> Iterator["InThisProcess | OnDask"]:
-    """A context manager that gives what runs tasks. cluster: the address of a Dask scheduler, as --cluster takes it.
-
-    Raises UserError: Dask's package `distributed` is missing; the cluster does not answer, has no workers, or has
-    other code.
-    """
+    """A context manager that gives what runs tasks. cluster: the address of a Dask scheduler, as --cluster takes it."""
     if not cluster:
         yield InThisProcess()
         return

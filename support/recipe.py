@@ -65,7 +65,7 @@ class Recipe:
         return dataclasses.replace(self, **known)
 
     def checked(self, **changes: Any) -> Self:
-        """This recipe with these changes, from Python: each is held to the range of its option. Raises UserError."""
+        """This recipe with these changes, from Python: each is held to the range of its option."""
         options = {field.name: field.metadata for field in dataclasses.fields(self)}
         for name, value in changes.items():
             if name not in options:

@@ -45,8 +45,7 @@ class Teacher:
         """Its logits of the views that Batches makes of these images (n, ...) with this recipe.
 
         Shifts can be listed: then the logits are computed once for each shift of each image, and kept in the folder
-        `cache`, if given. Distorted or augmented images are shown to the teacher in each epoch. Raises UserError: the
-        logits are not finite.
+        `cache`, if given. Distorted or augmented images are shown to the teacher in each epoch.
         """
         if recipe.distort or augment:
             _check_finite(self.predict(images[:IMAGES_AT_ONCE]))
@@ -95,7 +94,7 @@ class StoredTeacher(Teacher):
     def on_views(
         self, images: np.ndarray, recipe: TrainingRecipe, augment: Any = None, cache: Path | None = None
     ) -> LogitsOfViews:
-        """As Teacher.on_views. Raises UserError: the stored logits are of other images or other views."""
+        """As Teacher.on_views."""
         num_rows, num_stored, _ = self.train.shape
         if num_rows != len(images):
             raise UserError(f"teacher has logits of {num_rows} images: it must have a row for each of {len(images)}")
@@ -124,7 +123,7 @@ def as_teacher(teacher: Any, pixels: float = 1.0) -> Teacher:
 
     teacher: a Keras classifier; a list of them, whose probabilities are averaged; a function, see `of_function`; or
     outputs of any model as an array: (n, C), or (n, shifts, C) in the order of batches.all_shifts, see `stored_logits`.
-    pixels: a factor for the inputs of Keras models, see classifier.pixels_for. Raises UserError: it is none of these.
+    pixels: a factor for the inputs of Keras models, see classifier.pixels_for.
     """
     if isinstance(teacher, np.ndarray):
         if not 1 <= teacher.ndim <= 3:
@@ -173,8 +172,7 @@ def stored_logits(outputs: np.ndarray, name: str) -> np.ndarray:
     """Logits (..., C) float32 of stored outputs: of logits, or of probabilities, per cent or votes, see `row_sum`.
 
     One column, (n,) or (n, 1), is about class 1 of two: its probability, or the difference x of the two logits, which
-    become (0, x). name: what error messages call them. Raises UserError: they are not finite; they are from 0 to 1
-    without sums of 1; a single column holds neither probabilities nor numbers above and below 0.
+    become (0, x). name: what error messages call them.
     """
     if outputs.dtype.kind not in "fiu" or np.isnan(outputs).any() or np.isposinf(outputs).any():
         raise UserError(f"{name} has values that are no finite numbers: save them again")
@@ -235,9 +233,7 @@ def _both_columns(column: np.ndarray, name: str) -> np.ndarray:
 def load(arguments: argparse.Namespace, recipe: TrainingRecipe, dataset: Dataset, out: Path) -> Teacher:
     """Load the models or the logits of --teacher, or else teacher.keras in the folder `out`; print their accuracy.
 
-    That is the accuracy on the validation examples, or else on the training examples. Raises UserError: as
-    model_files.load, `load_stored` and check_views do; teacher.keras was not trained on these training examples; the
-    teacher of --teacher is no better than chance.
+    That is the accuracy on the validation examples, or else on the training examples.
     """
     check_views(dataset.train.images, recipe)  # before anyone waits
     paths, pixels = arguments.teacher or [out / "teacher.keras"], arguments.teacher_pixels or 1.0
@@ -288,8 +284,7 @@ def load_stored(paths: Sequence[Path], dataset: Dataset) -> StoredTeacher | None
 
     The file has `train`, logits, probabilities or what else `stored_logits` takes: (n, C), a row for each row of
     x_train, or (n, shifts, C) for all its shifts in the order of batches.all_shifts; and optionally `val`, (n, C) of
-    x_val if the data have that, and `test`, of x_test. Raises UserError: it is not of this form, or is named together
-    with other files.
+    x_val if the data have that, and `test`, of x_test.
     """
     if not any(path.suffix == ".npz" for path in paths):
         return None

@@ -102,7 +102,6 @@ def train(trainers: Sequence[Trainer], cores: int = 1, report: Report = print_ep
 
     Each comes out bit for bit as it does alone. Trainers that share a Batches object see the same views, which are
     made once for each epoch. report: called after each epoch as report(the Epoch of each net, the number of epochs).
-    Raises UserError as `Trainer` does.
     """
     with contextlib.ExitStack() as stack:
         for trainer in trainers:
@@ -131,9 +130,6 @@ class Trainer:
     epoch, or None. optimizer: a Keras optimizer, used instead of Adam. callbacks: see callbacks.Listeners. checkpoint:
     where to save each epoch and to resume from, or None. may_diverge: whether a net whose loss is no longer finite is
     only trained no further; its history then ends with that loss.
-
-    Raises UserError: the loss is no longer finite; the model has nothing to train; or as classifier.as_function,
-    Checkpoint.restore and Listeners do.
     """
 
     def __init__(

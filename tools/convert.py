@@ -178,10 +178,7 @@ def csv_files(paths, arguments):
 
 
 def read_csv(path):
-    """The pandas.DataFrame of a CSV file, packed or not; columns without names are numbered.
-
-    Raises UserError: pandas is not installed, or the file cannot be read.
-    """
+    """The pandas.DataFrame of a CSV file, packed or not; columns without names are numbered."""
     try:
         import pandas
     except ModuleNotFoundError:
@@ -199,7 +196,7 @@ def read_csv(path):
 
 
 def label_column(path, names, given):
-    """The name of the column of labels. Raises UserError: it is not clear which."""
+    """The name of the column of labels."""
     candidates = [given] if given else [name for name in names if name.lower() in LABELS]
     if len(candidates) == 1 and candidates[0] in names:
         return candidates[0]
@@ -225,10 +222,7 @@ def pixel_images(frames, size):
 
 
 def numbers_of(frames, paths, fill):
-    """Frames in which words are one-hot columns. Missing numbers stay, and are no word.
-
-    Raises UserError: there is no column; one has too many different words, or, without `fill`, a missing value.
-    """
+    """Frames in which words are one-hot columns. Missing numbers stay, and are no word."""
     import pandas
 
     if frames["train"].empty:
@@ -329,10 +323,7 @@ def is_number(text):
 
 
 def class_numbers(labels):
-    """({part: labels (n,) int32, -1 for none}, the names of the classes) of {part: a list of str}.
-
-    Raises UserError: there are no two classes, hardly two examples of a class, or a class that training lacks.
-    """
+    """({part: labels (n,) int32, -1 for none}, the names of the classes) of {part: a list of str}."""
     numbers_first = lambda name: (0, float(name), name) if is_number(name) else (1, 0, name)
     classes = sorted({*labels["train"]} - {""}, key=numbers_first)
     if len(classes) < 2:
@@ -355,7 +346,7 @@ def class_numbers(labels):
 def read_parts(source, labels, share):
     """({part: data.Split}, {part: the rows of its examples in the source}).
 
-    Without a test part, `share` of the training examples, stratified, become it. Raises UserError: they are too few.
+    Without a test part, `share` of the training examples, stratified, become it.
     """
     rows = {part: data.Split(np.arange(len(numbers)), numbers) for part, numbers in labels.items()}
     if "test" not in rows:
@@ -425,7 +416,7 @@ def contact_sheet(split, class_names, path):
 
 
 def source_of(paths, arguments):
-    """The Source of these paths. Raises UserError: there is no such file or folder, or it is of no known kind."""
+    """The Source of these paths."""
     for path in paths:
         if not path.exists():
             raise UserError(f"{path}: there is no such file or folder")

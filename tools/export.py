@@ -33,8 +33,7 @@ CLIPPED = (0, 0.1, 1)  # per cent of these images' values, at either end, that a
 def convert(model, path, examples, batch_size=None, **options):
     """Write the model to `path` (.tflite), for batches of this size, or of any.
 
-    examples: some that the model takes, (n, ...). options: of tf.lite.TFLiteConverter. Raises UserError: the
-    converter cannot.
+    examples: some that the model takes, (n, ...). options: of tf.lite.TFLiteConverter.
     """
     signature = [tf.TensorSpec((batch_size, *examples.shape[1:]), examples.dtype)]
     try:
@@ -49,10 +48,7 @@ def convert(model, path, examples, batch_size=None, **options):
 
 
 def convert_and_run(model, path, kind, examples, inputs):
-    """Write the model to `path`, and run it as `run_file` does. kind: "float32" or "int8". examples: to calibrate with.
-
-    Raises UserError: it cannot be converted, or LiteRT cannot run it.
-    """
+    """Write the model to `path`, and run it as `run_file` does. kind: "float32" or "int8". examples: to calibrate."""
     options = int8_options(examples) if kind == "int8" else {}
     # Recurrent layers need a fixed batch, but with one TensorFlow 2.21 crashes where it converts them to int8.
     for batch_size in (None, 1) if kind == "float32" else (None,):
@@ -79,7 +75,7 @@ def convert_to_int8(model, path, examples, sample, share_unlike):
     """Write the model to `path` as int8, calibrated with examples (n, ...), clipped only if it is no good without.
 
     All inputs share 256 steps, so a few outliers leave hardly any for the others. share_unlike(outputs for `sample`)
-    is the share of the sample in another class than the model's. Raises UserError as `convert_and_run` does.
+    is the share of the sample in another class than the model's.
     """
     shares = {}
     for percent in CLIPPED:
@@ -115,7 +111,7 @@ def advice_on_range(examples):
 
 
 def find_interpreter():
-    """The class of LiteRT's interpreter. Raises UserError: there is none."""
+    """The class of LiteRT's interpreter."""
     if hasattr(tf.lite, "Interpreter"):
         return tf.lite.Interpreter
     try:  # TensorFlow has announced that it will drop its own

@@ -67,7 +67,7 @@ def encode(array, kind):
 
 
 def chain(model, path):
-    """The layers of a model, each of which takes what the one before returns. Raises UserError: it is no such chain."""
+    """The layers of a model, each of which takes what the one before returns."""
     layers = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
     try:
         ends = [(model.inputs[0], layers[0].input), (layers[-1].output, model.outputs[0])]
@@ -170,8 +170,6 @@ def page_layers(model, example_shape, path, kind, pixels=1.0):
 
     The model's kernels are rounded to those of the page: of `kind` "float16" or "int8". The results are the logits of
     classifier.as_function with the same `pixels`.
-
-    Raises UserError: the page cannot compute this model.
     """
     shape, layers = (1, *classifier.fitting_shape(model, example_shape)), chain(model, path)
     steps = [{"kind": "reshape", "shape": shape[1:]}]
@@ -206,7 +204,7 @@ def page_layers(model, example_shape, path, kind, pixels=1.0):
 
 
 def to_bytes(images):
-    """Images as uint8, white being 255. Raises UserError: they are floats not from 0 to 1."""
+    """Images as uint8, white being 255."""
     if images.dtype == np.uint8:
         return images
     if images.min() < 0 or images.max() > 1:
@@ -270,10 +268,7 @@ def javascript_logits(engine, number, images):
 
 
 def check(engine, number, images, expected, path):
-    """The largest error of a logit of the page's model of this number, as a share of the range of `expected` (n, C).
-
-    Raises UserError: it is larger than TOLERANCE.
-    """
+    """The largest error of a logit of the page's model of this number, as a share of the range of `expected` (n, C)."""
     error = np.abs(javascript_logits(engine, number, images) - expected).max() / np.ptp(expected)
     if not error <= TOLERANCE:
         raise UserError(f"{path}: a logit of the page is off by {error:.1e} of their range: use another model")
@@ -283,7 +278,7 @@ def check(engine, number, images, expected, path):
 def page_model(path, name, test, num_classes, kind, pixels):
     """(what the page holds of a model, a dict; its logits on the split `test`; those of the page's net).
 
-    pixels: see classifier.feeder; None: as its file says, or 1. Raises UserError as load, page_layers do.
+    pixels: see classifier.feeder; None: as its file says, or 1.
     """
     model = model_files.load(path, test.images.shape[1:], num_classes)
     settings = model_files.load_training(path)[0]

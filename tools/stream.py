@@ -87,10 +87,7 @@ def strategy_on(num_devices):
 
 
 def image_form(nets, size):
-    """((height, width), channels) of the images to be read: `size`, or the larger of what the nets take.
-
-    Raises UserError: no net has a fixed height and width, and there is no `size`.
-    """
+    """((height, width), channels) of the images to be read: `size`, or the larger of what the nets take."""
     shapes = [classifier.single_shape(net.inputs) or () for net in nets]
     sizes = [shape[:2] for shape in shapes if len(shape) > 1 and None not in shape[:2]]
     if not (size or sizes):
@@ -101,7 +98,7 @@ def image_form(nets, size):
 
 
 def read_folder(folder, size, num_channels, recipe, cache):
-    """The Images of a folder. Raises UserError: it does not hold two classes, or the test part has other ones."""
+    """The Images of a folder."""
     options = {"image_size": size, "color_mode": "rgb" if num_channels == 3 else "grayscale", "batch_size": None}
     options |= {"seed": recipe.seed, "verbose": False}
     try:
@@ -139,8 +136,7 @@ def read_folder(folder, size, num_channels, recipe, cache):
 def logits_model(net, images, pixels):
     """A model around `net`, with its weights, from Images' batches to logits (batch, C) float32.
 
-    It gives the net its own size, channels, axes and pixels. pixels: see classifier.pixels_for. Raises UserError: the
-    net cannot take such images, or has another number of classes.
+    It gives the net its own size, channels, axes and pixels. pixels: see classifier.pixels_for.
     """
     taken, shape = classifier.single_shape(net.inputs) or (), tuple(images.sample.shape[1:])
     layers = [keras.Input(shape), keras.layers.Rescaling(1 / 255, dtype="float32")]
@@ -185,8 +181,7 @@ def float16(net, wanted):
 def fit(model, images, recipe, folder, tensorboard):
     """Train a Keras model on the images, or go on where an earlier call was stopped; returns a list of Epoch.
 
-    folder: keeps the state after each epoch; to be removed once the model is saved. Raises UserError: the loss is no
-    longer finite.
+    folder: keeps the state after each epoch; to be removed once the model is saved.
     """
     num_steps = recipe.epochs * (images.num_train // recipe.batch_size)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
