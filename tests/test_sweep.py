@@ -1,6 +1,7 @@
 """A grid of students that is finished in the end, however often it is stopped."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import shutil
@@ -266,3 +267,18 @@ def test_what_cannot_be_swept_is_refused(refusal, tiny, tmp_path):
 def test_the_grid_takes_every_setting_of_a_student():
     assert sweep.parse_grid("hidden=64-64,128") == ("hidden", [(64, 64), (128,)])
     assert sweep.parse_grid("learning-rate=1e-3,0.01") == ("learning_rate", [0.001, 0.01])
+
+
+def test_every_loss_is_swept_over_what_it_asks_for(whole, tiny, tmp_path, monkeypatch):
+    def squares(labels, teacher_logits, student_logits, alpha):
+        return alpha * tf.reduce_sum(tf.square(student_logits - teacher_logits), -1)
+
+    (choices,) = (f.metadata["choices"] for f in dataclasses.fields(distill.DistillRecipe) if f.name == "loss")
+    monkeypatch.setitem(distill.LOSSES, "squares", squares)
+    choices.append("squares")
+    try:
+        shutil.copy(whole[0] / "teacher.keras", tmp_path)
+        lines = run(tiny, tmp_path, "--seeds", "1", "--grid", f"loss={','.join(distill.LOSSES)}")
+    finally:
+        choices.remove("squares")
+    assert lines.count(" wrong of 20") == 1 + 4 + 2  # on labels alone; of T and alpha what each loss asks for

@@ -24,7 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import UserError, classifier, files, model_files, teacher_logits, terminal
+from support import UserError, classifier, files, model_files, teacher_logits, terminal, training
 from support.recipe import MAX_SEED, any_temperature, fraction, integer
 
 import numpy as np
@@ -97,9 +97,11 @@ def candidates(arguments):
         if base.translate and base.distort:  # they exclude each other
             base = replace(base, **({"translate": 0} if "distort" in arguments.grid else {"distort": 0.0}))
         recipes.append(replace(base, **ALONE))
-        if base.loss != "labels":
-            for temperature, alpha in itertools.product(arguments.temperatures, arguments.alphas):
-                recipes.append(replace(base, temperature=temperature, alpha=alpha))
+        asked_for = training.with_settings(distill.LOSSES[base.loss], base).keywords  # a loss may do without T or alpha
+        temperatures = arguments.temperatures if "temperature" in asked_for else [ALONE["temperature"]]
+        alphas = arguments.alphas if "alpha" in asked_for else [ALONE["alpha"]]
+        for temperature, alpha in itertools.product(temperatures, alphas):
+            recipes.append(replace(base, temperature=temperature, alpha=alpha))
     return [*dict.fromkeys(recipes)]
 
 
@@ -175,7 +177,9 @@ def show(arguments, compared, num_images, figure):
         ]  # the former has a colour
         parts += [f"{key} {text}" for key, text in grid_texts(arguments, recipe).items()]
         band = [errors - deviation, errors, errors + deviation]
-        lines.setdefault(", ".join(parts), []).extend([band] * (len(temperatures) if is_alone(recipe) else 1))
+        lines.setdefault(", ".join(parts), []).append(band)
+    for bands in lines.values():  # a loss without a temperature is a level line
+        bands.extend(bands[:1] * (len(temperatures) - len(bands)))
     title = "Band: standard error of the difference from the best; alpha is the weight of the soft term"
     figures.error_lines(temperatures, lines, figure, title=title, xlabel="temperature", ylabel=counted)
 
@@ -256,7 +260,8 @@ def main():
     planned, names = plan(arguments, dataset, recipes, next(iter(given), None)), {}
     for recipe, of_recipe in planned.items():
         shown = "labels alone" if is_alone(recipe) else options_of(recipe, LISTED)
-        described = " ".join([shown, options_of(recipe, arguments.grid)]).strip()
+        others = [name for name in arguments.grid if name != "loss" or not is_alone(recipe)]
+        described = " ".join([shown, options_of(recipe, others)]).strip()
         names |= {run: f"{described}, seed {run.recipe.seed}" for run in of_recipe}
     names = dict(sorted(names.items(), key=lambda item: item[0].recipe.seed))
     own_bytes = arguments.student.read_bytes() if arguments.student else None
