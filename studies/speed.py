@@ -2,13 +2,14 @@
 
     pip install -r studies/requirements.txt
     python teacher.py && python studies/speed.py    ten minutes on two cores; nothing else should run meanwhile
-    python studies/speed.py race errors             some parts of it: race, errors, stacks
+    python studies/speed.py race errors             some parts of it: race, errors, together
     python studies/speed.py --quick                 a round of each, in five minutes; nothing is saved
 
 race: each contender is a process of its own; they train in turn, a few epochs each, in ROUNDS rounds, each in another
 order. The student is 784-64-64-10, batches of 250; the teacher 784-1200-1200-10, batches of 500, dropout, shifts by up
-to 2 pixels. errors: after the same epochs from the same first weights. stacks: a race of many students trained at once,
-on 48,000 images shifted by up to a pixel. Writes every raw number to studies/speed.json, and the tables of speed.md.
+to 2 pixels. errors: after the same epochs from the same first weights. together: a race of many students that are
+trained side by side, on 48,000 images shifted by up to a pixel. Writes every raw number to studies/speed.json, and the
+tables of speed.md.
 """
 
 import importlib.metadata
@@ -47,7 +48,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "studies" / "speed.json"
 PACKAGES = ("torch", "jax", "optax")
 ROUNDS, EPOCHS = 5, {"student": 3, "teacher": 2}  # of a contender in a round
-NUM_IMAGES, NUM_STACK_IMAGES, STUDENT_BATCH, TEACHER_BATCH, RATE = 60_000, 48_000, 250, 500, 1e-3
+NUM_IMAGES, NUM_IMAGES_TOGETHER, STUDENT_BATCH, TEACHER_BATCH, RATE = 60_000, 48_000, 250, 500, 1e-3
 ERRORS = distill.DistillRecipe(
     temperature=2.0, alpha=0.5, learning_rate=5e-3, epochs=10, batch_size=STUDENT_BATCH, translate=0
 )
@@ -260,8 +261,8 @@ def students_at_once(path, number, cores=None):
     """So many students, trained as distill.train_students does it, a core for each (default: all cores)."""
     if cores == 1:
         pool.use_one_core()
-    cores, split = cores or terminal.num_cores(), digits().train.take(slice(NUM_STACK_IMAGES))
-    logits = np.random.default_rng(0).normal(size=(NUM_STACK_IMAGES, 9, 10)).astype(np.float32)  # as good, for times
+    cores, split = cores or terminal.num_cores(), digits().train.take(slice(NUM_IMAGES_TOGETHER))
+    logits = np.random.default_rng(0).normal(size=(NUM_IMAGES_TOGETHER, 9, 10)).astype(np.float32)  # as good, for times
     recipe = replace(ERRORS, translate=1, epochs=150, learning_rate=5e-3)
     batches = Batches(split, recipe, teacher_logits.looked_up(logits))
     trainers, numbers = [], itertools.count(1)
@@ -298,14 +299,14 @@ ERROR_CONTENDERS = {  # name: (contender, its loss)
     "`Distiller` as it comes": (partial(keras_distiller, loss=KERAS_DEFAULT), "cross-entropy, KL without softmax"),
     "this project on labels alone": (partial(this_project, is_taught=False), "cross-entropy"),
 }
-STACKS = {  # the first is what the others are compared with
+TOGETHER = {  # the first is what the others are compared with
     "one student alone": partial(students_at_once, number=1),
     "8 students at once": partial(students_at_once, number=8),
     "24 students at once": partial(students_at_once, number=24),
     "two workers, 8 students each": partial(students_at_once, number=8, cores=1),
-    "`Distiller`": partial(keras_distiller, recipe=ERRORS, loss=SOFT_TARGETS, num_images=NUM_STACK_IMAGES),
+    "`Distiller`": partial(keras_distiller, recipe=ERRORS, loss=SOFT_TARGETS, num_images=NUM_IMAGES_TOGETHER),
 }
-NUM_STUDENTS = dict(zip(STACKS, (1, 8, 24, 16, 1), strict=True))
+NUM_STUDENTS = dict(zip(TOGETHER, (1, 8, 24, 16, 1), strict=True))
 
 
 # ---- measuring -------------------------------------------------------------------------------------------------------
@@ -407,8 +408,8 @@ def errors_table(measured):
     return tables.markdown(["ten epochs of", "loss", "test errors"], lines)
 
 
-def stacks_table(measured):
-    """The table of the stacks: seconds an epoch, of all and for each student, and how many times one alone."""
+def together_table(measured):
+    """The table of students that are trained together: seconds an epoch, of all and for each student, and how many times one alone."""
     lines, alone = [], median(next(iter(measured["student"].values()))["seconds"])
     for name, result in measured["student"].items():
         fastest, typical, number = min(result["seconds"]), median(result["seconds"]), NUM_STUDENTS[name]
@@ -421,7 +422,7 @@ def stacks_table(measured):
 PARTS = {
     "race": (measure_race, race_table),
     "errors": (measure_errors, errors_table),
-    "stacks": (partial(measure_race, contenders={"student": STACKS}), stacks_table),
+    "together": (partial(measure_race, contenders={"student": TOGETHER}), together_table),
 }
 
 

@@ -121,14 +121,14 @@ def convolutional_student(image_shape, num_classes, recipe, seed):
 def test_students_that_are_trained_together_come_out_bit_for_bit_as_in_pairs(digits, net, monkeypatch, build):
     monkeypatch.setattr(student, "build_student", build)
     recipe = distill.DistillRecipe(hidden=(8,), epochs=2, batch_size=20, translate=1)
-    changes = [{"loss": "labels"}, {"temperature": 1.0, "alpha": 0.5}, {"temperature": 1e30}, {"learning_rate": 1e-3}]
-    changes += [{"epochs": 1}, {"label_smoothing": 0.1}, {"hidden": (5, 5), "weight_decay": 0.1}]
+    changes = [{"loss": "labels"}, {"temperature": 1.0, "alpha": 0.5, "epochs": 1}, {"temperature": 1e30}]
+    changes += [{"hidden": (5, 5), "learning_rate": 1e-3, "weight_decay": 0.1, "label_smoothing": 0.1}]
     recipes = [replace(recipe, **each) for each in changes]
     views = as_teacher(net).on_views(digits.train.images, recipe)
     together = distill.train_students(digits, recipes, Batches(digits.train, recipe, views), 2)
-    assert [len(history) for _, history in together] == [2, 2, 1, 2, 1, 2, 2]
+    assert [len(history) for _, history in together] == [2, 1, 1, 2]
     assert not np.isfinite(together[2][1][-1].loss)  # it diverged, and leaves the others alone
-    for number in (0, 1, 3, 4, 5, 6):
+    for number in (0, 1, 3):
         baseline, taught = (model for model, _ in distill.train_pair(digits, recipes[number], views))
         assert same_weights(together[number][0], taught)
         assert same_weights(baseline, taught) == (number == 0)

@@ -96,7 +96,7 @@ def test_contenders_of_the_errors_begin_with_the_same_weights(few, tmp_path):
 
 
 def test_students_are_all_trained_in_an_epoch(few, monkeypatch):
-    monkeypatch.setattr(speed, "NUM_STACK_IMAGES", 500)
+    monkeypatch.setattr(speed, "NUM_IMAGES_TOGETHER", 500)
     trained = []
     train_epoch = speed.training.Trainer.train_epoch
 
@@ -116,9 +116,9 @@ def test_the_race_is_compared_with_this_project_by_medians():
     assert cells(table, "JAX") == ["0.30", "0.50", "2.5"]
 
 
-def test_stacks_are_compared_with_one_student_alone():
-    seconds = dict(zip(speed.STACKS, ([0.2, 0.1, 0.3], [0.8, 0.9, 0.7], [2.4], [1.6, 1.6], [3.0])))
-    table = speed.stacks_table({"student": {name: {"seconds": times} for name, times in seconds.items()}})
+def test_students_together_are_compared_with_one_student_alone():
+    seconds = dict(zip(speed.TOGETHER, ([0.2, 0.1, 0.3], [0.8, 0.9, 0.7], [2.4], [1.6, 1.6], [3.0])))
+    table = speed.together_table({"student": {name: {"seconds": times} for name, times in seconds.items()}})
     assert cells(table, "8 students") == ["8", "0.70", "0.80", "0.100", "0.50"]
     assert cells(table, "two workers") == ["16", "1.60", "1.60", "0.100", "0.50"]
     assert cells(table, "`Distiller`") == ["1", "3.00", "3.00", "3.000", "15.00"]
@@ -133,7 +133,7 @@ def test_an_unknown_part_and_a_missing_package_are_named(monkeypatch, capsys, tm
     with pytest.raises(SystemExit) as stopped:
         speed.main()
     assert stopped.value.code == 2
-    assert "there is no part 'raec': choose from race, errors, stacks" in capsys.readouterr().err
+    assert "there is no part 'raec': choose from race, errors, together" in capsys.readouterr().err
     (tmp_path / "teacher.keras").touch()
     monkeypatch.setattr(speed, "PACKAGES", ("nowhere",))
     monkeypatch.setattr("sys.argv", ["speed.py", "--teacher", str(tmp_path / "teacher.keras")])

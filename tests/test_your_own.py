@@ -98,7 +98,7 @@ def test_a_teacher_no_better_than_the_commonest_class_is_refused_before_any_trai
     assert not (tmp_path / "student.keras").exists()
 
 
-def test_the_scripts_distil_any_classifier_into_any_other(tiny, tmp_path, printed, digits, knowing):
+def test_the_scripts_distil_any_classifier_into_any_other(tiny, tmp_path, printed, digits, knowing, cheap):
     good, own = tmp_path / "good.keras", tmp_path / "own.keras"
     trained = keras.models.load_model(knowing)
     keras.Sequential([keras.Input((12, 10)), *trained.layers, layers.Softmax()]).save(good)

@@ -1,11 +1,11 @@
 """Distil at every temperature and alpha of a grid, and choose on images that no net was trained on.
 
-    python tools/sweep.py --folds 5      cross-validation: each training image is held out once, from a teacher too
+    python tools/sweep.py --folds 5      cross-validation: each training image is held out once, from students and teacher
     python tools/sweep.py                3 seeds on the validation images (after python teacher.py): quick, but noisy
     python tools/sweep.py --folds 5 --grid epochs=60,150 --grid activation=relu,silu      other settings too
 
-Prints errors on the held-out images, how many more they are than those of the best, and the standard error of that
-difference, which is paired image by image. Of all within one standard error of the best it chooses the lowest
+For each setting it prints the errors on the held-out images, the difference to the best setting's, and the standard
+error of that difference, computed image by image. Of all within one standard error of the best it chooses the lowest
 temperature, then the lowest alpha. The student on labels alone is always there too.
 
 The students of a seed or a fold are trained side by side, on all cores; each is the one that distill.py trains. Keeps
