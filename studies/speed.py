@@ -409,7 +409,7 @@ def errors_table(measured):
 
 
 def together_table(measured):
-    """The table of students that are trained together: seconds an epoch, of all and for each student, and how many times one alone."""
+    """The table of students trained together: seconds an epoch, of all and of each, and how many times one alone."""
     lines, alone = [], median(next(iter(measured["student"].values()))["seconds"])
     for name, result in measured["student"].items():
         fastest, typical, number = min(result["seconds"]), median(result["seconds"]), NUM_STUDENTS[name]

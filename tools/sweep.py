@@ -1,6 +1,6 @@
 """Distil at every temperature and alpha of a grid, and choose on images that no net was trained on.
 
-    python tools/sweep.py --folds 5      cross-validation: each training image is held out once, from students and teacher
+    python tools/sweep.py --folds 5      cross-validation: students and teacher are tested on images they never saw
     python tools/sweep.py                3 seeds on the validation images (after python teacher.py): quick, but noisy
     python tools/sweep.py --folds 5 --grid epochs=60,150 --grid activation=relu,silu      other settings too
 
