@@ -1,10 +1,10 @@
 """Knowledge distillation (Hinton, Vinyals & Dean 2015) on MNIST: `python minimal.py`, two minutes on two cores.
 
-The teacher, a large net, learns from labels and images shifted at random by up to a pixel. Then a small net is trained
-twice, from the same first weights, on the images as they are, in the same order: the baseline from the labels alone,
-the distilled student from the labels and the teacher's logits. Only the loss differs, and what the teacher learned
-from shifted images reaches the student through the logits alone. Errors in the 10,000 test images with seeds 0, 1, 2:
-teacher 101, 92, 103; baseline 211, 213, 223; distilled 150, 144, 174.
+The teacher, a large net, learns from labels and images; each batch is shifted at random by up to a pixel. Then a small
+net is trained twice, from the same first weights, on the images as they are, in the same order: the baseline from the
+labels alone, the distilled student from the labels and the teacher's logits. Only the loss differs, and what the
+teacher learned from shifted images reaches the student through the logits alone. Errors in the 10,000 test images with
+seeds 0, 1, 2: teacher 101, 92, 103; baseline 211, 213, 223; distilled 150, 144, 174.
 """
 
 import keras
