@@ -3,9 +3,9 @@
     python studies/ladder.py                     5 seeds, about an hour on two cores
     python studies/ladder.py --quick --seeds 1   a small version, in minutes, kept apart
 
-Each row changes one thing of that above, for the student on labels alone and for the distilled one, and counts test
-errors. Trained without the 5,000 validation images, as teacher.py and distill.py do; so the default's row is the quick
-start's. Every run is saved to studies/ladder.json at once and never repeated.
+Each row of the table changes one thing of the row above it. Both the student on labels alone and the distilled one are
+trained with it, on 55,000 images as by teacher.py and distill.py; so the row of the defaults has the quick start's
+numbers. Every run is saved to studies/ladder.json at once and never repeated.
 """
 
 import sys

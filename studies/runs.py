@@ -1,9 +1,9 @@
-"""Runs: nets that are trained once, recorded at once, and never repeated; for the sweep and for all studies.
+"""Runs: nets that are trained once and recorded at once; for the sweep and for all studies.
 
 A run is a recipe, the run of its teacher, and the images. Runs that are missing are trained in two rounds: first the
 teachers, then the students. Students that see the same images are trained side by side. The record of a run is a dict
 of plain values: its settings, the errors in all, per class and image by image, seconds, versions. In a study, records
-outlive changes of the code; their versions say which code made them.
+outlive changes of the code, and their versions say which code made them; the sweep trains anew what older code made.
 """
 
 import itertools
