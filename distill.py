@@ -269,7 +269,7 @@ def describe_loss(recipe: DistillRecipe) -> str:
     if recipe.loss == "distillation":
         return f"T = {recipe.temperature:g} and alpha = {recipe.alpha:g} (the weight of the soft term)"
     settings = training.with_settings(LOSSES[recipe.loss], recipe).keywords
-    return ", ".join([f"the loss {recipe.loss}", *(f"{name} = {value:g}" for name, value in settings.items())])
+    return ", ".join([f"the loss {recipe.loss}", *(f"{name} = {value}" for name, value in settings.items())])
 
 
 def describe_gain(errors: dict[str, int]) -> str:

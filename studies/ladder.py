@@ -23,6 +23,7 @@ import teacher
 from studies import figures, runs, study, tables
 from studies.runs import Run
 
+VALIDATION = 5000  # images that no run is trained on, as by teacher.py and distill.py
 DEFAULT = distill.DEFAULTS
 OLD = replace(DEFAULT, temperature=2.0, alpha=0.5)  # the default, before it was chosen by cross-validation
 DISTORTED = replace(DEFAULT, translate=0, distort=0.6, temperature=1.0, alpha=0.7)
@@ -92,4 +93,4 @@ def draw(here):
 
 
 if __name__ == "__main__":
-    terminal.run(lambda: study.main(__doc__, "ladder", [ladder], texts, draw, validation=5000))
+    terminal.run(lambda: study.main(__doc__, "ladder", [ladder], texts, draw, validation=VALIDATION))

@@ -276,6 +276,7 @@ def run_all(records, names, cluster=None, given=None, student=None, cache=None, 
     students = [run for run in missing if not run.is_teacher]
     needed = [run.teacher for run in students if isinstance(run.teacher, Run) and not records.has_net(run.teacher)]
     teachers = [*dict.fromkeys([*(run for run in missing if run.is_teacher), *needed])]
+    titles = {run.teacher: f"the teacher of {names[run]}" for run in reversed(students)} | names
     if not missing:
         return
     costs = {run: cost(records.dataset, run) for run in [*teachers, *students]}
@@ -299,8 +300,7 @@ def run_all(records, names, cluster=None, given=None, student=None, cache=None, 
                     )
                     wrong = f"{record['errors']:5,} wrong of {record['images']:,}  {record['seconds']:6.1f} s"
                     diverged = f"  diverged in epoch {record['diverged']}" if "diverged" in record else ""
-                    name = names.get(run, f"a teacher, seed {run.recipe.seed}")
-                    print(f"{name:<60} {wrong}{diverged}  {done}", flush=True)
+                    print(f"{titles[run]:<60} {wrong}{diverged}  {done}", flush=True)
 
 
 def learns_alone(run, has_unlabelled):

@@ -83,6 +83,9 @@ def main(description, name, experiments, texts, draw=lambda study: None, extra=r
         print(f"\n{table}\n\n{text}")
     if study.fills_documents():
         tables.fill(filled)
+    else:
+        why = "documents and their figures are those of five seeds in studies/"
+        print(f"\nno document was changed: {why}; the figures of this run are in {study.figure().parent}")
     print(f"\nevery run is in {study.records.path}")
 
 

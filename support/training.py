@@ -58,13 +58,25 @@ def cross_entropy(
     return tf.where(labels >= 0, losses, 0.0)
 
 
-def with_settings(loss: Loss, recipe: TrainingRecipe) -> Loss:
-    """The loss with its settings: each argument after the first three that has the name of a setting of the recipe.
+def settings_of(loss: Loss, recipe: TrainingRecipe) -> list[str]:
+    """The settings of a loss: its arguments after the first three that have the name of a setting of the recipe.
 
-    What a functools.partial has bound already stays.
+    What a functools.partial has bound already is none.
     """
     bound = getattr(loss, "keywords", {})
-    names = [name for name in [*inspect.signature(loss).parameters][3:] if name not in bound and hasattr(recipe, name)]
+    names = [*inspect.signature(loss).parameters][3:]
+    return [name for name in names if name not in bound and hasattr(recipe, name)]
+
+
+def with_settings(loss: Loss, recipe: TrainingRecipe) -> Loss:
+    """The loss with its settings, see `settings_of`, from the recipe.
+
+    Raises UserError: the recipe smooths labels, and the loss would not, while that of the baseline does.
+    """
+    names = settings_of(loss, recipe)
+    if recipe.label_smoothing and "label_smoothing" not in [*names, *getattr(loss, "keywords", {})]:
+        problem = "the loss has no argument label_smoothing, so it would leave the labels as they are"
+        raise UserError(f"{problem}: add it, and pass it on to training.cross_entropy; or leave --label-smoothing out")
     return functools.partial(loss, **recipe.only(*names))
 
 

@@ -21,10 +21,9 @@ def texts():
     """{name: Markdown} of every table that a document can have."""
     filled_in = {}
     for path in study.FOLDER.glob("*.json"):  # each study has one
-        texts = importlib.import_module(f"studies.{path.stem}").texts
-        saved = json.loads(path.read_text())
+        module, saved = importlib.import_module(f"studies.{path.stem}"), json.loads(path.read_text())
         has_runs = "run" in saved.get("runs", [{}])[0]
-        filled_in |= texts(committed(path.stem, 5000 * (path.stem == "ladder")) if has_runs else saved)
+        filled_in |= module.texts(committed(path.stem, getattr(module, "VALIDATION", 0)) if has_runs else saved)
     return filled_in
 
 

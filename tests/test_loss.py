@@ -2,7 +2,7 @@
 
 import functools
 
-from support import training
+from support import UserError, training
 
 import keras
 import numpy as np
@@ -112,10 +112,12 @@ def test_an_unlabelled_example_has_the_teachers_part_only():
 
 
 def test_a_loss_gets_its_settings_from_the_recipe_by_name():
-    def loss(labels, teacher_logits, logits, alpha, margin=2.0, temperature=1.0):
-        return alpha, margin, temperature
+    def loss(labels, teacher_logits, logits, alpha, not_a_setting=2.0, temperature=1.0):
+        return alpha, not_a_setting, temperature
 
     recipe = distill.DistillRecipe(alpha=0.7, temperature=5.0)
     assert training.with_settings(loss, recipe)(0, 0, 0) == (0.7, 2.0, 5.0)
     bound = functools.partial(loss, temperature=9.0)
     assert training.with_settings(bound, recipe)(0, 0, 0) == (0.7, 2.0, 9.0)
+    with pytest.raises(UserError, match="the loss has no argument label_smoothing"):  # but the baseline's has
+        training.with_settings(loss, distill.DistillRecipe(label_smoothing=0.1))

@@ -76,7 +76,7 @@ def test_teachers_come_first_and_each_is_trained_once(records, digits, eager, ca
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "4 runs, 0 of them finished before"
     assert [line.split("  ")[0] for line in printed[1:]] == [
-        "a teacher, seed 0", "a teacher, seed 1", "0.3 0", "0.9 0", "0.3 1", "0.9 1"
+        "the teacher of 0.3 0", "the teacher of 0.3 1", "0.3 0", "0.9 0", "0.3 1", "0.9 1"
     ]  # fmt: skip
     for run, record in records.finished.items():
         assert record["images"] == 60 and record["errors"] == len(record["wrong"]) == sum(record["errors_per_class"])

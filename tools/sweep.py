@@ -38,7 +38,6 @@ from studies.runs import Images, Run
 
 TEMPERATURES, ALPHAS = [1.0, 2.0, 3.0, 6.0], [0.3, 0.9]  # distill.py's own are among them
 LISTED = ("temperature", "alpha")  # settings with an option of their own, which takes several values
-ALONE = distill.DEFAULTS.only(*LISTED) | {"loss": "labels"}  # what a student on labels alone differs in
 NOT_IN_GRID = ("seed", *LISTED)
 
 
@@ -96,13 +95,21 @@ def candidates(arguments):
         base = replace(distill.DEFAULTS.updated(vars(arguments)), **dict(zip(arguments.grid, values)))
         if base.translate and base.distort:  # they exclude each other
             base = replace(base, **({"translate": 0} if "distort" in arguments.grid else {"distort": 0.0}))
-        recipes.append(replace(base, **ALONE))
-        asked_for = training.with_settings(distill.LOSSES[base.loss], base).keywords  # a loss may do without T or alpha
-        temperatures = arguments.temperatures if "temperature" in asked_for else [ALONE["temperature"]]
-        alphas = arguments.alphas if "alpha" in asked_for else [ALONE["alpha"]]
-        for temperature, alpha in itertools.product(temperatures, alphas):
+        recipes.append(replace(base, loss="labels"))
+        for temperature, alpha in itertools.product(arguments.temperatures, arguments.alphas):
             recipes.append(replace(base, temperature=temperature, alpha=alpha))
-    return [*dict.fromkeys(recipes)]
+    return [*dict.fromkeys(map(with_defaults, recipes))]
+
+
+def unused(recipe):
+    """The settings of other losses, such as the temperature, that the loss of this recipe does without."""
+    asked_for = {name: training.settings_of(loss, recipe) for name, loss in distill.LOSSES.items()}
+    return {*itertools.chain(*asked_for.values())}.difference(asked_for[recipe.loss])
+
+
+def with_defaults(recipe):
+    """The recipe with the defaults of its `unused` settings: recipes that differ in these alone are the same."""
+    return replace(recipe, **distill.DEFAULTS.only(*unused(recipe)))
 
 
 def plan(arguments, dataset, recipes, teacher_sha256):
@@ -200,8 +207,8 @@ def report(arguments, records, planned, out):
     show(arguments, compared, len(shares[chosen]), figure)
     settings = chosen.only(*arguments.grid, "temperature", "alpha")
     rule = "of all within a standard error of the best, the lowest T, then the lowest alpha"
-    print(f"chosen: {options_of(chosen, settings)} ({rule})")
-    to_test = {"chosen": chosen, "labels alone": replace(chosen, **ALONE)}
+    print(f"chosen: {options_of(chosen, [name for name in settings if name not in unused(chosen)])} ({rule})")
+    to_test = {"chosen": chosen, "labels alone": with_defaults(replace(chosen, loss="labels"))}
     # The other settings of --grid were chosen for the distilled student: others may be better without a teacher.
     best_alone = min((recipe for recipe in planned if is_alone(recipe)), key=lambda recipe: shares[recipe].sum())
     if best_alone not in to_test.values():
@@ -250,7 +257,7 @@ def main():
         contents, suffixes = zip(*((path.read_bytes(), path.suffix) for path in paths))
         given = {f"{loaded.sha256} {pixels}": runs.Given(contents, suffixes, pixels)}
     recipes = candidates(arguments)
-    nets = dict.fromkeys(replace(recipe, **ALONE) for recipe in recipes)
+    nets = dict.fromkeys(with_defaults(replace(recipe, loss="labels")) for recipe in recipes)
     own, *_ = (student.check_student(dataset, recipe, arguments.student) for recipe in nets)
     folder = out / "sweep"
     folder.mkdir(exist_ok=True)
