@@ -131,21 +131,13 @@ def train_pair(
     has_unlabelled = (dataset.train.labels < 0).any()
     on_labels = Batches(dataset.train.labelled(), recipe) if has_unlabelled else batches
     trainers = [
-        trainer_for(dataset, recipe, on_labels, "labels", path),
-        trainer_for(dataset, recipe, batches, recipe.loss, path),
+        student.trainer_for(dataset, recipe, on_labels, LOSSES["labels"], path),
+        student.trainer_for(dataset, recipe, batches, LOSSES[recipe.loss], path),
     ]
     for one, other in zip(*(trainer.model.variables for trainer in trainers), strict=True):
         other.assign(one)  # the same first weights, even if a layer of build_student draws its own without a seed
     histories = training.train(trainers, terminal.num_cores(), print_pair)
     return [(trainer.model, history) for trainer, history in zip(trainers, histories)]
-
-
-def trainer_for(
-    dataset: data.Dataset, recipe: DistillRecipe, batches: Batches, loss: str, path: Path | None = None, **options: Any
-) -> training.Trainer:
-    """The training.Trainer of a new student. loss: a name of LOSSES. options: of the Trainer."""
-    options = {"pixels": recipe.student_pixels, "validation": dataset.validation} | options
-    return training.Trainer(student.new_student(dataset, recipe, path), batches, LOSSES[loss], recipe, **options)
 
 
 def print_pair(rows: list[model_files.Epoch], epochs: int) -> None:
@@ -172,7 +164,9 @@ def train_students(
     finite. recipes: they agree in recipe.VIEWS. report: see training.train. path: see student.new_student.
     """
     options = {"validation": None, "may_diverge": True}
-    trainers = [trainer_for(dataset, recipe, batches, recipe.loss, path, **options) for recipe in recipes]
+    trainers = [
+        student.trainer_for(dataset, recipe, batches, LOSSES[recipe.loss], path, **options) for recipe in recipes
+    ]
     histories = training.train(trainers, cores, report)
     return [(trainer.model, history) for trainer, history in zip(trainers, histories)]
 

@@ -7,7 +7,6 @@
 Takes about 15 seconds. Writes metrics.json, and figures to plots/, in artifacts/.
 """
 
-import argparse
 import itertools
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,20 +103,17 @@ def run_model(path: Path, dataset: data.Dataset, pixels: float | None, option: s
     return Evaluated(cost, settings, history, model_files.weights_sha256(model), test, validation)
 
 
-def evaluated_teacher(
-    arguments: argparse.Namespace, by_path: dict[Path, Evaluated], paths: list[Path], dataset: data.Dataset
-) -> Evaluated | None:
-    """The Evaluated of the models at `paths`, averaged; or else of the stored logits of --teacher; or else None."""
-    several = [by_path[path] for path in paths]
+def mean_of(several: list[Evaluated]) -> Evaluated:
+    """The Evaluated of a teacher of one or more models: ensemble logits, the log of the mean probability."""
     if len(several) == 1:
         return several[0]
-    if several:
-        test, validation = (
-            classifier.mean_logits([getattr(model, name) for model in several]).numpy()
-            for name in ("test", "validation")
-        )
-        return Evaluated({}, {}, [], "+".join(sorted(model.weights for model in several)), test, validation)
-    stored = teacher_logits.load_stored(arguments.teacher or [], dataset)
+    test = classifier.mean_logits([model.test for model in several]).numpy()
+    validation = classifier.mean_logits([model.validation for model in several]).numpy()
+    return Evaluated({}, {}, [], "+".join(sorted(model.weights for model in several)), test, validation)
+
+
+def of_stored(stored: teacher_logits.StoredTeacher | None, dataset: data.Dataset) -> Evaluated | None:
+    """The Evaluated of stored logits; None if there are none of the test images, which is printed."""
     if not stored:
         return None
     test = stored.on_split(dataset, "test")
@@ -349,8 +345,8 @@ def main() -> None:
 
     models = find_models(arguments.models, out)
     spelling = {path.resolve(): path for path in models.values()}  # --teacher may spell one of them in another way
-    is_stored = any(path.suffix == ".npz" for path in arguments.teacher or [])
-    teacher_paths = [] if is_stored else find_teacher(arguments.teacher, out, dataset.train)
+    stored = teacher_logits.load_stored(arguments.teacher or [], dataset)
+    teacher_paths = [] if stored else find_teacher(arguments.teacher, out, dataset.train)
     teacher_paths = [spelling.get(path.resolve(), path) for path in teacher_paths]
     by_path = {}
     for path in dict.fromkeys([*models.values(), *teacher_paths]):
@@ -360,7 +356,7 @@ def main() -> None:
         else:
             by_path[path] = run_model(path, dataset, arguments.student_pixels, "--student-pixels")
     terminal.clear_progress()
-    teacher = evaluated_teacher(arguments, by_path, teacher_paths, dataset)
+    teacher = mean_of([by_path[path] for path in teacher_paths]) if teacher_paths else of_stored(stored, dataset)
     print_warnings(by_path, teacher, dataset.train)
     evaluated = {name: by_path[path] for name, path in models.items()}
     rows = {name: measure(model, dataset, teacher) for name, model in evaluated.items()}

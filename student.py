@@ -11,6 +11,7 @@ artifacts/.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from support import UserError, building, classifier, files, model_files, plots, terminal, training
 from support.batches import Batches
@@ -95,20 +96,28 @@ def check_student(dataset: data.Dataset, recipe: StudentRecipe, path: Path | Non
     return student.to_json() + model_files.weights_sha256(student)
 
 
-def train_student(
+def trainer_for(
     dataset: data.Dataset,
     recipe: StudentRecipe,
+    batches: Batches,
+    loss: training.Loss = training.cross_entropy,
     path: Path | None = None,
-    report: training.Report = training.print_epoch,
-) -> tuple[keras.Model, list[model_files.Epoch]]:
-    """Build and train a student on the labels alone; returns (model, history).
+    **options: Any,
+) -> training.Trainer:
+    """The training.Trainer of a new student: every student of the scripts and studies begins here.
 
-    path: see `new_student`. report: see training.train.
+    path: see `new_student`. options: of the Trainer.
     """
-    student, batches = new_student(dataset, recipe, path), Batches(dataset.train.labelled(), recipe)
-    options = {"pixels": recipe.student_pixels, "validation": dataset.validation}
-    trainer = training.Trainer(student, batches, training.cross_entropy, recipe, **options)
-    return student, training.train([trainer], report=report)[0]
+    options = {"pixels": recipe.student_pixels, "validation": dataset.validation} | options
+    return training.Trainer(new_student(dataset, recipe, path), batches, loss, recipe, **options)
+
+
+def train_student(
+    dataset: data.Dataset, recipe: StudentRecipe, path: Path | None = None
+) -> tuple[keras.Model, list[model_files.Epoch]]:
+    """Build and train a student on the labels alone; returns (model, history). path: see `new_student`."""
+    trainer = trainer_for(dataset, recipe, Batches(dataset.train.labelled(), recipe), path=path)
+    return trainer.model, training.train([trainer])[0]
 
 
 def main() -> None:

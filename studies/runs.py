@@ -141,17 +141,13 @@ class Records:
 
     def has_net(self, run):
         """Whether today's code has trained the net of a run on these images."""
-        return model_files.is_made_with(self.net(run), settings_of(run, run.images.parts(self.dataset)[0]))
+        train, _ = run.images.parts(self.dataset)
+        return model_files.is_made_with(self.net(run), run.recipe.settings() | {"data": files.sha256(*train)})
 
     def of(self, run, seeds):
         """The records of a run with each of these seeds; [] if one is missing."""
         found = [self.finished.get(run.with_seed(seed)) for seed in seeds]
         return found if all(found) else []
-
-
-def settings_of(run, train):
-    """What the file of a run's net says about its training. train: the Split that its teacher is trained on."""
-    return run.recipe.settings() | {"data": files.sha256(*train)}
 
 
 def score(logits, labels):
@@ -225,6 +221,7 @@ def train_group(group, dataset, cores, cache, extra):
     """
     start, first = time.perf_counter(), group.runs[0]
     train, scored = first.images.parts(dataset)
+    data_sha256 = {"data": files.sha256(*train)}
     if first.is_teacher:
         on = dataset._replace(train=train, validation=None)
         trained = [teacher.train_teacher(on, first.recipe, report=training.show_epoch)]
@@ -242,7 +239,7 @@ def train_group(group, dataset, cores, cache, extra):
         record["seconds_an_epoch"] = round(statistics.median(row.seconds for row in history), 3)
         # Of students that were trained together: `seconds` of all; an epoch's seconds hold what they share.
         record |= {"seconds": round(time.perf_counter() - start, 1), "versions": versions()}
-        results.append((record, model_files.to_bytes(model, settings_of(run, train), history)))
+        results.append((record, model_files.to_bytes(model, run.recipe.settings() | data_sha256, history)))
     return results
 
 
@@ -274,7 +271,8 @@ def run_all(records, names, cluster=None, given=None, student=None, cache=None, 
     missing = [run for run in names if run not in records.finished]
     print(f"{len(names)} runs, {len(names) - len(missing)} of them finished before")
     students = [run for run in missing if not run.is_teacher]
-    needed = [run.teacher for run in students if isinstance(run.teacher, Run) and not records.has_net(run.teacher)]
+    of_students = dict.fromkeys(run.teacher for run in students if isinstance(run.teacher, Run))
+    needed = [run for run in of_students if not records.has_net(run)]  # which reads a file, so once for each
     teachers = [*dict.fromkeys([*(run for run in missing if run.is_teacher), *needed])]
     titles = {run.teacher: f"the teacher of {names[run]}" for run in reversed(students)} | names
     if not missing:
@@ -285,10 +283,10 @@ def run_all(records, names, cluster=None, given=None, student=None, cache=None, 
     has_unlabelled = (records.dataset.train.labels < 0).any()
     with pool.pool(cluster) as workers:
         for runs in (teachers, students):  # no task takes the result of another one of its round
-            groups = [
+            groups = (  # one by one: each holds the file of its teacher
                 Group(group, given_to(records, group[0], given, has_unlabelled), student)
                 for group in grouped(runs, workers.cores, has_unlabelled)
-            ]
+            )
             terminal.progress(f"training {len(runs)} nets")
             for group, results in workers.map(train_group, groups, records.dataset, workers.cores, cache, extra):
                 terminal.clear_progress()
@@ -331,9 +329,8 @@ def grouped(runs, cores, has_unlabelled=False):
 
 def cost(dataset, run):
     """About the multiply-adds of a run, for the time that is left."""
-    recipe, num_images = run.recipe, len(run.images.parts(dataset)[0].labels)
-    if not run.is_teacher:
-        num_images = len(run.images.shown(np.zeros(num_images, int), 0)[0])
+    recipe, labels = run.recipe, dataset.train.labels[: len(dataset.train.labels) - run.images.held_out]
+    num_images = len(labels) if run.is_teacher else len(run.images.shown(labels, recipe.seed)[0])
     total = 3 * (multiply_adds(dataset.image_shape, recipe) + 15_000)  # 15,000: what steps cost
     if recipe.distort:  # 200,000: the distortion of an image, roughly; the teacher then runs on each view
         total += 200_000 + (

@@ -58,20 +58,29 @@ def shortened(run):
     return runs.Run(recipe, run.teacher and shortened(run.teacher), images)
 
 
-def main(description, name, experiments, texts, draw=lambda study: None, extra=runs.no_extra, **options):
+def main(
+    description,
+    name,
+    experiments,
+    texts,
+    draw=lambda study: None,
+    extra=runs.no_extra,
+    in_quick=lambda run: True,
+    validation=0,
+):
     """The main function of a study, whose records are in studies/NAME.json.
 
-    experiments: functions that return {row: run}. extra: see runs.train_group. options: in_quick(run), whether --quick
-    has this student; validation, how many images no run is trained on, as in data.load.
+    experiments: functions that return {row: run}. extra: see runs.train_group. in_quick(run): whether --quick has this
+    student. validation: how many images no run is trained on, as in data.load.
     """
     experiments = {experiment.__name__: experiment for experiment in experiments}
     arguments = parse_arguments(description, experiments)
-    study = opened(arguments, name, options.get("validation", 0))
+    study = opened(arguments, name, validation)
     if arguments.check:
         return check(study, arguments, extra)
     names = plan(study, [experiments[chosen] for chosen in arguments.experiments])
-    if arguments.quick and "in_quick" in options:
-        names = {run: name for run, name in names.items() if run.is_teacher or options["in_quick"](run)}
+    if arguments.quick:
+        names = {run: name for run, name in names.items() if run.is_teacher or in_quick(run)}
     made_by = [record["versions"].get("code") for run, record in study.records.finished.items() if run in names]
     if by_other_code := len(made_by) - made_by.count(runs.versions()["code"]):
         advice = "--check 5 repeats five of them, --results FILE trains all anew"

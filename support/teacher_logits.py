@@ -64,18 +64,20 @@ class Teacher:
         with contextlib.suppress(UserError):  # the file is missing or damaged: the logits are computed again
             if path and (saved := files.load_arrays(path))["key"] == key:
                 return saved["logits"]
-        of_shifts, count = [], num_shifts(translate)
+        logits, count = None, num_shifts(translate)
         for number, shifted in enumerate(all_shifts(images, translate)):
             parts = []
             for start in range(0, len(images), IMAGES_AT_ONCE):
                 parts.append(self.predict(shifted[start : start + IMAGES_AT_ONCE]))
                 done = (number + min(1, (start + IMAGES_AT_ONCE) / len(images))) / count
                 terminal.progress(f"the teacher's logits, {count} shifts of each image  {done:4.0%}")
-            of_shifts.append(np.concatenate(parts))
-            _check_finite(of_shifts[0])
+            of_shift = np.concatenate(parts)
+            if logits is None:  # a list of all shifts, and then a stack of them, would take twice the memory
+                _check_finite(of_shift)
+                logits = np.empty((len(images), count, of_shift.shape[1]), np.float32)
+            logits[:, number] = of_shift
         terminal.clear_progress()
         terminal.say(f"computed the teacher's logits of {len(images) * count:,} images")
-        logits = np.stack(of_shifts, 1)
         if path:
             files.save_arrays(path, key=key, logits=logits)
         return logits

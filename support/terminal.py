@@ -96,7 +96,8 @@ SHARED = {  # options of several scripts, as argparse's add_argument takes them
     },
     "teacher_pixels": {
         "type": factor,
-        "help": "multiply the teacher's inputs by this: 255 for nets trained on 0...255 (default: 1)",
+        "help": "multiply the teacher's inputs by this: 255 for nets trained on 0...255 (default: 1;"
+        " in reports, as saved in its file)",
         "metavar": "FACTOR",
     },
     "student": {
@@ -160,12 +161,11 @@ def parser(
     options.defaults = {name: settings.pop("default", None) for name, settings in declared.items()}
     options.own_data = dict(options.defaults)
     if defaults:
-        own_values = (own_data or defaults).settings()
-        for field in fields(defaults):
-            if field.name not in without:
-                declared[field.name] = dict(field.metadata)
-                options.defaults[field.name] = defaults.settings()[field.name]
-                options.own_data[field.name] = own_values[field.name]
+        fields_of = {field.name: field for field in fields(defaults) if field.name not in without}
+        declared |= {name: dict(field.metadata) for name, field in fields_of.items()}
+        for recipe, values in ((defaults, options.defaults), (own_data or defaults, options.own_data)):
+            settings = recipe.settings()
+            values |= {name: settings[name] for name in fields_of}
     for name, settings in declared.items():
         default, own_default = options.defaults[name], options.own_data[name]
         if default is not None:
