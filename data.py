@@ -1,4 +1,4 @@
-"""Data sets: loaded, checked, held out, in folds."""
+"""Load a data set, check it, hold out validation images from it, or split it into folds."""
 
 import argparse
 import re

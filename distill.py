@@ -310,12 +310,13 @@ def main() -> None:
     terminal.print_settings(arguments)
     out, dataset = files.output_folder(arguments.out), data.load_for(arguments)
     recipe = DEFAULTS.updated(vars(arguments))
+    loss = describe_loss(recipe)  # first, as it refuses a loss that does not fit the settings
     own = student.check_student(dataset, recipe, arguments.student)
     teacher = teacher_logits.load(arguments, recipe, dataset, out)
     views = teacher.on_views(dataset.train.images, recipe, cache=out)
 
     print("baseline: the student on labels alone; distilled: the same student, from the same first weights, with")
-    print(describe_loss(recipe), flush=True)
+    print(loss, flush=True)
     (baseline, baseline_history), (distilled, history) = train_pair(dataset, recipe, views, arguments.student)
     about = {"data": files.sha256(*dataset.train), "student": own}
     alone = student.DEFAULTS.updated(recipe.settings())

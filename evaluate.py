@@ -292,17 +292,23 @@ def print_report(rows: dict[str, Row], comparisons: dict[str, Row], class_names:
     print_rows(caption, rows, "test_errors accuracy accuracy_low accuracy_high")
 
 
+def is_pair(evaluated: dict[str, Evaluated]) -> bool | None:
+    """Whether student and distilled are the two nets of one run of distill.py; None if one of them is not there."""
+    if not {"student", "distilled"} <= evaluated.keys():
+        return None
+    return evaluated["distilled"].settings.get("baseline") == evaluated["student"].weights
+
+
 def print_gain(rows: dict[str, Row], evaluated: dict[str, Evaluated]) -> None:
-    """Print what distillation did, if student and distilled are the two nets of one run; else that they are no pair."""
-    if not {"student", "distilled"} <= rows.keys():
+    """Print what distillation did, if student and distilled are a pair; else that they are none."""
+    if is_pair(evaluated) is None:
         return
-    trained_with = evaluated["distilled"].settings
-    if trained_with.get("baseline") != evaluated["student"].weights:
+    if not is_pair(evaluated):
         problem = "student and distilled are no pair: distilled was not trained beside this student"
         print(f"{problem}, so their difference is not the teacher's doing alone. python distill.py trains a fair pair")
         return
     names = {"baseline": "student", "distilled": "distilled"}
-    if "teacher" in rows and evaluated["teacher"].weights == trained_with["teacher"]:
+    if "teacher" in rows and evaluated["teacher"].weights == evaluated["distilled"].settings["teacher"]:
         names |= {"teacher": "teacher"}
     print(distill.describe_gain({key: rows[name]["test_errors"] for key, name in names.items()}))
 
@@ -357,7 +363,6 @@ def main() -> None:
             by_path[path] = run_model(path, dataset, arguments.student_pixels, "--student-pixels")
     terminal.clear_progress()
     teacher = mean_of([by_path[path] for path in teacher_paths]) if teacher_paths else of_stored(stored, dataset)
-    print_warnings(by_path, teacher, dataset.train)
     evaluated = {name: by_path[path] for name, path in models.items()}
     rows = {name: measure(model, dataset, teacher) for name, model in evaluated.items()}
     comparisons = {}
@@ -368,6 +373,7 @@ def main() -> None:
     test_set = {"test_sha256": files.sha256(*dataset.test), "num_classes": dataset.num_classes}
     units = {name: unit for name, (_, unit) in METRICS.items()}
     report = {"models": rows, "comparisons": comparisons, "units": units, "data": test_set}
+    report["student_and_distilled_are_a_pair"] = is_pair(evaluated)  # if not, their difference is not the teacher's
     files.write_json(out / "metrics.json", report)
     terminal.progress("drawing")
     students = [name for name, path in models.items() if path not in teacher_paths]
@@ -376,6 +382,7 @@ def main() -> None:
     print(f"saved {out / 'metrics.json'} and figures in {out / 'plots'}\n")
 
     print_report(rows, comparisons, dataset.names)
+    print_warnings(by_path, teacher, dataset.train)
     print_gain(rows, evaluated)
     below = [name for name, row in rows.items() if row["accuracy"] < (arguments.min_accuracy or 0)]
     if below:

@@ -1,4 +1,4 @@
-"""Teachers: Keras models, any function of images, or stored logits; loaded, checked, and asked for their logits."""
+"""A teacher is Keras models, a function of images, or stored logits: loaded and checked here, and asked for logits."""
 
 from __future__ import annotations
 

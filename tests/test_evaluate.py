@@ -202,6 +202,8 @@ def test_only_a_pair_is_credited_and_the_way_to_a_teacher_is_that_to_its_own(tin
         report = printed(evaluate.main, "--data", tiny, "--out", tmp_path)
         assert ("distillation saves" in report) == is_pair
         assert ("student and distilled are no pair" in report) != is_pair
+        written = json.loads((tmp_path / "metrics.json").read_text())
+        assert written["student_and_distilled_are_a_pair"] == is_pair
         assert ("of the way from the baseline to the teacher" in report) == (is_pair and is_its_teacher)
 
 

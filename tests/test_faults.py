@@ -353,7 +353,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_odd_data_go_all_the_way(name, tmp_path, printed, cheap):
+def test_odd_data_go_all_the_way(name, tmp_path, printed, eager):
     np.savez(tmp_path / "odd.npz", **ODD[name])
     shared = ["--data", tmp_path / "odd.npz", "--out", tmp_path / "out"]
     short = ["--epochs", 1, "--batch-size", 50, "--hidden", 4, "--translate", int(name in ("colour", "floats"))]

@@ -12,7 +12,7 @@ from conftest import make_dataset
 import data
 from studies import ladder, paper, runs, study, tables, when_it_helps
 
-SMALL = {"hidden": (16, 16), "epochs": 2, "batch_size": 50}
+SMALL = {"hidden": (16, 16), "epochs": 1, "batch_size": 200}
 TENTH = np.full(10, 0.1)
 
 

@@ -15,7 +15,7 @@ import distill
 import teacher
 from studies import runs, study, when_it_helps
 
-SMALL = {"epochs": 2, "batch_size": 20}
+SMALL = {"epochs": 1, "batch_size": 100}
 
 
 def test_sizes_keep_to_the_budgets_that_they_are_for():
