@@ -57,7 +57,7 @@ def distillation_loss(
     Hinton, Vinyals & Dean (2015), section 2: the gradients of the soft term scale as 1 / T^2, so the factor T^2 keeps
     the balance of the two terms when T changes. The paper uses the cross-entropy with the soft targets. KL is that
     minus the entropy of the targets, which does not depend on the student, and is 0 where student and teacher agree.
-    In float32 the soft term is exact to about 1e-7 * T^2.
+    In float32 the soft term is off by up to about 1e-7 * T^2 nats.
     """
     targets = soft_targets(teacher_logits, temperature)
     teacher_log = tf.nn.log_softmax(teacher_logits / temperature)  # not log(targets): some targets are 0
@@ -135,7 +135,7 @@ def train_pair(
         student.trainer_for(dataset, recipe, batches, LOSSES[recipe.loss], path),
     ]
     for one, other in zip(*(trainer.model.variables for trainer in trainers), strict=True):
-        other.assign(one)  # the same first weights, even if a layer of build_student draws its own without a seed
+        other.assign(one)  # the same first weights, whatever an edited build_student draws them from
     histories = training.train(trainers, terminal.num_cores(), print_pair)
     return [(trainer.model, history) for trainer, history in zip(trainers, histories)]
 
@@ -254,7 +254,7 @@ REMEDIES = {  # what to try for a net that is no better than the baseline
     "teacher": "try more --epochs for teacher.py, or less --dropout, --weight-decay and --distort",
     "your teacher": "check that it gets what it was trained on: the range of its pixels (--teacher-pixels 255), their"
     " mean and deviation, and its classes in the order of the data's; else choose another one",
-    "distilled": "try a lower --temperature or --alpha, or a larger student (--hidden)",
+    "distilled": "try other settings of the loss (a lower --temperature or --alpha), or a larger student (--hidden)",
 }
 
 

@@ -81,7 +81,7 @@ def error_bars(groups, path, **labels):
     figure = Figure(figsize=(9, 0.75 * len(groups) + 1.2), layout="constrained")
     axes, names = figure.subplots(), list(next(iter(groups.values())))
     for place, name in enumerate(names):
-        errors = [group[name] for group in groups.values()]
+        errors = [np.array(group[name]) for group in groups.values()]
         means = np.array([counts.mean() for counts in errors])
         ranges = [means - [counts.min() for counts in errors], [counts.max() for counts in errors] - means]
         places, height = np.arange(len(groups)) + (place - (len(names) - 1) / 2) * 0.4, 0.38

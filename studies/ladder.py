@@ -3,9 +3,10 @@
     python studies/ladder.py                     5 seeds, about an hour on two cores
     python studies/ladder.py --quick --seeds 1   a small version, in minutes, kept apart
 
-Each row of the table changes one thing of the row above it. Both the student on labels alone and the distilled one are
-trained with it, on 55,000 images as by teacher.py and distill.py; so the row of the defaults has the quick start's
-numbers. Every run is saved to studies/ladder.json at once and never repeated.
+Each row of the table adds a step to the row above it. A step may bring settings that fit it: T and alpha where the
+images change, and all of the better teacher's; they are listed below the table in headline.md. Both the student on
+labels alone and the distilled one are trained with it, on 55,000 images as by teacher.py and distill.py; so the row of
+the defaults has the quick start's numbers. Every run is saved to studies/ladder.json at once and never repeated.
 """
 
 import sys
@@ -16,14 +17,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from support import terminal
 
-import numpy as np
-
 import distill
 import teacher
 from studies import figures, runs, study, tables
 from studies.runs import Run
 
-VALIDATION = 5000  # images that no run is trained on, as by teacher.py and distill.py
 DEFAULT = distill.DEFAULTS
 OLD = replace(DEFAULT, temperature=2.0, alpha=0.5)  # the default, before it was chosen by cross-validation
 DISTORTED = replace(DEFAULT, translate=0, distort=0.6, temperature=1.0, alpha=0.7)
@@ -86,11 +84,11 @@ def draw(here):
     """Draw the errors of each step."""
     errors = {}
     for step, pair_here in pairs_here(here).items():
-        errors[step] = {name: np.array(here.errors(run)) for name, run in zip(("student", "distilled"), pair_here)}
+        errors[step] = {name: here.errors(run) for name, run in zip(("student", "distilled"), pair_here)}
     title = "784-64-64-10, on labels alone (student) and distilled: mean and range of the seeds"
     if errors:
         figures.error_bars(errors, here.figure(), xlabel="errors in 10,000 test images", title=title)
 
 
 if __name__ == "__main__":
-    terminal.run(lambda: study.main(__doc__, "ladder", [ladder], texts, draw, validation=VALIDATION))
+    terminal.run(lambda: study.main(__doc__, "ladder", [ladder], texts, draw))

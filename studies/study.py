@@ -19,6 +19,7 @@ import data
 from studies import runs, tables
 
 FOLDER = Path(__file__).parent
+VALIDATION = 5000  # images that no run is trained on, as by the scripts; a study may have a VALIDATION of its own
 
 
 class Study(NamedTuple):
@@ -34,7 +35,10 @@ class Study(NamedTuple):
         return {row: shortened(run) if self.is_quick else run for row, run in experiment().items()}
 
     def of(self, run):
-        """The records of a row: of all seeds (of one, where images are held out); [] if one is missing."""
+        """The records of a row, one for each seed, or [] if one is missing.
+
+        Where errors are counted on held-out training images, there is one seed only: such runs choose settings.
+        """
         return self.records.of(run, range(1 if run.images.held_out else self.num_seeds))
 
     def errors(self, run):
@@ -66,12 +70,12 @@ def main(
     draw=lambda study: None,
     extra=runs.no_extra,
     in_quick=lambda run: True,
-    validation=0,
+    validation=VALIDATION,
 ):
     """The main function of a study, whose records are in studies/NAME.json.
 
     experiments: functions that return {row: run}. extra: see runs.train_group. in_quick(run): whether --quick has this
-    student. validation: how many images no run is trained on, as in data.load.
+    student. validation: the study's VALIDATION, as in data.load.
     """
     experiments = {experiment.__name__: experiment for experiment in experiments}
     arguments = parse_arguments(description, experiments)

@@ -23,7 +23,7 @@ def texts():
     for path in study.FOLDER.glob("*.json"):  # each study has one
         module, saved = importlib.import_module(f"studies.{path.stem}"), json.loads(path.read_text())
         has_runs = "run" in saved.get("runs", [{}])[0]
-        filled_in |= module.texts(committed(path.stem, getattr(module, "VALIDATION", 0)) if has_runs else saved)
+        filled_in |= module.texts(committed(module) if has_runs else saved)
     return filled_in
 
 

@@ -58,22 +58,20 @@ def test_what_is_recorded_is_not_run_again_and_the_tables_come_from_the_file(sma
     assert "4 finished runs were made by other code than today's" in printed(paper.main, *options)
 
 
-def committed(name, validation=0):
-    """The Study of the committed records."""
+def committed(module):
+    """The Study of the committed records of a module."""
+    name = module.__name__.split(".")[-1]
+    validation = getattr(module, "VALIDATION", study.VALIDATION)
     dataset, path = data.load(validation=validation), study.FOLDER / f"{name}.json"
     return study.Study(name, runs.Records(path, path, dataset, files.sha256(*dataset.train, *dataset.test)))
 
 
 @pytest.mark.parametrize(
-    ("name", "experiments", "validation", "missing"),
-    [
-        ("paper", paper.EXPERIMENTS, 0, 1),
-        ("when_it_helps", when_it_helps.EXPERIMENTS, 0, 0),
-        ("ladder", [ladder.ladder], 5000, 0),
-    ],
+    ("module", "experiments", "missing"),
+    [(paper, paper.EXPERIMENTS, 1), (when_it_helps, when_it_helps.EXPERIMENTS, 0), (ladder, [ladder.ladder], 0)],
 )
-def test_every_committed_record_belongs_to_a_run_of_its_study(name, experiments, validation, missing):
-    here = committed(name, validation)
+def test_every_committed_record_belongs_to_a_run_of_its_study(module, experiments, missing):
+    here = committed(module)
     planned = study.plan(here, experiments)
     teachers = {run.teacher for run in planned if run.teacher}
     assert len(here.records.records) == len(here.records.finished)
@@ -82,7 +80,7 @@ def test_every_committed_record_belongs_to_a_run_of_its_study(name, experiments,
 
 
 def test_the_plan_has_one_seed_of_what_is_held_out_and_quick_a_tenth_of_the_epochs():
-    here = committed("paper")._replace(num_seeds=2)
+    here = committed(paper)._replace(num_seeds=2)
     planned = study.plan(here, paper.EXPERIMENTS)
     assert not any(run.recipe.seed and run.images.held_out for run in planned)
     assert {run for experiment in paper.EXPERIMENTS for run in experiment().values()} <= set(planned)
@@ -99,7 +97,7 @@ def test_wrong_options_are_refused(refusal):
 
 
 def test_a_row_of_the_ladder_is_compared_with_the_row_above_and_with_labels_alone(tmp_path):
-    here = committed("ladder", 5000)
+    here = committed(ladder)
     *_, distorted, silu = ladder.texts(here)["ladder"].splitlines()
     pairs = [[here.of(run) for run in ladder.pair(step)] for step in (ladder.DISTORTED_STEP, "+ SiLU")]
     for place in (0, 1):

@@ -41,7 +41,7 @@ def best(records, experiment, hidden, views):
 
 
 def test_chosen_is_what_the_records_chose():
-    records = committed("when_it_helps").records
+    records = committed(when_it_helps).records
     for (hidden, views), chosen in when_it_helps.CHOSEN.items():
         alone, taught = (best(records, e, hidden, views) for e in (when_it_helps.alone, when_it_helps.taught))
         assert (alone.activation, alone.epochs, alone.learning_rate) == chosen[:3]

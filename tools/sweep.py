@@ -160,11 +160,13 @@ def compare(shares, best):
 def choose(shares):
     """(the chosen recipe, {recipe: see `compare`}): of all within a standard error of the best, the lowest T and alpha.
 
-    Labels alone are not to be chosen, unless there is nothing else.
+    Those of another loss than the best are not to be chosen, as its T and alpha mean something else; nor are labels
+    alone, unless there is nothing else.
     """
     taught = [recipe for recipe in shares if not is_alone(recipe)] or list(shares)
-    compared = compare(shares, min(taught, key=lambda recipe: shares[recipe].sum()))
-    within = [recipe for recipe in taught if compared[recipe][1] <= compared[recipe][2]]
+    best = min(taught, key=lambda recipe: shares[recipe].sum())
+    compared = compare(shares, best)
+    within = [recipe for recipe in taught if recipe.loss == best.loss and compared[recipe][1] <= compared[recipe][2]]
     return min(within, key=lambda recipe: (recipe.temperature, recipe.alpha, compared[recipe][0])), compared
 
 
@@ -173,7 +175,8 @@ def show(arguments, compared, num_images, figure):
     counted = f"errors in {num_images:,} held-out images"
     header, rows = [*arguments.grid, "T", "alpha", counted, "more than the best distilled", "standard error"], []
     for recipe in sorted(compared, key=lambda recipe: compared[recipe][0]):
-        names = ["", "labels alone"] if is_alone(recipe) else [f"{recipe.temperature:g}", f"{recipe.alpha:g}"]
+        names = ["" if name in unused(recipe) else f"{getattr(recipe, name):g}" for name in ("temperature", "alpha")]
+        names = ["", "labels alone"] if is_alone(recipe) else names
         counts = (f"{value:,.1f}".removesuffix(".0") for value in compared[recipe])
         rows.append([*map(str, grid_texts(arguments, recipe).values()), *names, *counts])
     terminal.print_table("", header, rows)
