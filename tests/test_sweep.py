@@ -173,6 +173,13 @@ def test_of_settings_with_the_same_temperature_and_alpha_it_chooses_the_best():
         assert sweep.choose(dict(zip(recipes[::order], shares[::order])))[0].epochs == 150
 
 
+def test_another_loss_is_not_chosen_for_a_lower_alpha():
+    recipes = [distill.DistillRecipe(alpha=0.1, loss="logits"), distill.DistillRecipe(alpha=0.9)]
+    shares = [np.isin(np.arange(100), images).astype(float) for images in (range(1, 7), range(5))]
+    assert sweep.choose(dict(zip(recipes, shares)))[0] == recipes[1]
+    assert sweep.choose(dict(zip(recipes, shares[::-1])))[0] == recipes[0]
+
+
 def test_labels_alone_are_not_chosen_however_good_they_are():
     chosen, compared = sweep.choose(shares_of(T2_alpha0=[0], T2_alpha5=range(10)))
     assert (chosen.alpha, [more for _, more, _ in compared.values()]) == (0.5, [-9, 0])
