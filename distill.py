@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from support import UserError, classifier, files, model_files, plots, teacher_logits, terminal, training
+from support import UserError, classifier, files, model_files, plots, selection, teacher_logits, terminal, training
 from support.batches import Batches, LogitsOfViews
 from support.recipe import any_temperature, fraction, setting
 
@@ -195,10 +195,10 @@ def distill(
     teacher_logits.as_teacher. images, labels: see data.checked_split.
 
     settings: fields of DistillRecipe, such as temperature=3.0, alpha=0.3, epochs=150, batch_size=250,
-    learning_rate=5e-3, seed=0, translate=0, distort=0.0, label_smoothing=0.0 and student_pixels=1.0, which are the
-    defaults. seed decides the order of the images, the shifts and the distortions, but not the first weights, which are
-    the student's own. translate, distort, augment: see Batches; all are off by default, while the script shifts MNIST's
-    images by up to a pixel.
+    learning_rate=5e-3, seed=0, translate=0, distort=0.0, select=1.0, label_smoothing=0.0 and student_pixels=1.0, which
+    are the defaults. seed decides the order of the images, the shifts and the distortions, but not the first weights,
+    which are the student's own. translate, distort, augment: see Batches; all are off by default, while the script
+    shifts MNIST's images by up to a pixel.
 
     loss: a name of LOSSES, or your own function(labels, teacher_logits, student_logits) -> (batch,). Further arguments
     of it that are named like settings, such as temperature, get their values; functools.partial binds others. pixels:
@@ -317,6 +317,7 @@ def main() -> None:
 
     print("baseline: the student on labels alone; distilled: the same student, from the same first weights, with")
     print(loss, flush=True)
+    selection.announce(recipe.select)
     (baseline, baseline_history), (distilled, history) = train_pair(dataset, recipe, views, arguments.student)
     about = {"data": files.sha256(*dataset.train), "student": own}
     alone = student.DEFAULTS.updated(recipe.settings())

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from support import UserError, building, classifier, files, model_files, plots, terminal, training
+from support import UserError, building, classifier, files, model_files, plots, selection, terminal, training
 from support.batches import Batches
 from support.recipe import TrainingRecipe, factor, integer, setting
 
@@ -127,6 +127,7 @@ def main() -> None:
     out, dataset = files.output_folder(arguments.out), data.load_for(arguments)
     recipe = DEFAULTS.updated(vars(arguments))
     own = check_student(dataset, recipe, arguments.student)
+    selection.announce(recipe.select)
     student, history = train_student(dataset, recipe, arguments.student)
     settings = recipe.settings() | {"data": files.sha256(*dataset.train), "student": own}
     model_files.save(student, out / "student.keras", settings, history)

@@ -12,7 +12,7 @@ state after each epoch is in teacher_checkpoint.npz, from which --resume continu
 
 from dataclasses import dataclass, replace
 
-from support import building, classifier, files, model_files, plots, terminal, training
+from support import building, classifier, files, model_files, plots, selection, terminal, training
 from support.batches import Batches
 from support.callbacks import Checkpoint
 from support.recipe import TrainingRecipe, dropout_rate, setting
@@ -86,6 +86,7 @@ def main() -> None:
     print("teacher: if stopped, --resume continues after its last finished epoch", flush=True)
 
     recipe = DEFAULTS.updated(vars(arguments))
+    selection.announce(recipe.select)
     settings = recipe.settings() | {"data": files.sha256(*dataset.train)}
     # Another version's optimizer may have its variables in another order; edited code would train another teacher.
     made_by = {name: files.versions()[name] for name in ("tensorflow", "keras")}

@@ -26,6 +26,7 @@ import data
 import distill
 import teacher
 
+EVERY_IMAGE = replace(teacher.DEFAULTS, epochs=45, select=1.0)  # the default teacher before selective training
 AT_ONCE = 8  # students that are trained side by side, for each core; they are lost when one is stopped
 
 
@@ -42,9 +43,19 @@ class Images(Recipe):
     classes: tuple[int, ...] = ()  # those that a student is shown; () for all
     labelled: float = 1.0  # the share of a student's images whose labels are known
     keep_unlabelled: bool = False  # whether the other images stay, for their soft targets
+    mislabelled: float = 0.0  # the share of the training labels, its teacher's too, that were changed at random
 
     def parts(self, dataset):
         """(the Split that its teacher is trained on, the Split on which errors are counted)."""
+        train, scored = self._whole_parts(dataset)
+        if not self.mislabelled:
+            return train, scored
+        random, labels = np.random.default_rng(0), train.labels.copy()
+        changed = random.permutation(len(labels))[: round(self.mislabelled * len(labels))]
+        labels[changed] += random.integers(1, dataset.num_classes, len(changed)).astype(labels.dtype)
+        return train._replace(labels=labels % dataset.num_classes), scored
+
+    def _whole_parts(self, dataset):
         if self.fold:
             fold = data.fold(dataset, *self.fold)
             return fold.train, fold.validation
@@ -90,8 +101,11 @@ class Run:
 
     @classmethod
     def of(cls, settings):
-        """The run of these settings. What they lack, because they are older than a field, has the default."""
-        recipe, taught_by = settings["recipe"], settings["teacher"]
+        """The run of these settings. What they lack, because they are older than a field, has the default.
+
+        Those older than selective training were trained on every image.
+        """
+        recipe, taught_by = {"select": 1.0} | settings["recipe"], settings["teacher"]
         defaults = distill.DEFAULTS if "temperature" in recipe else teacher.DEFAULTS
         taught_by = cls.of(taught_by) if isinstance(taught_by, dict) else taught_by
         return cls(defaults.updated(recipe), taught_by, Images().updated(settings["images"]))
@@ -176,14 +190,14 @@ def difference(first, second):
 # ---- training: functions of plain values and arrays, which any worker can call ---------------------------------------
 
 
-class Given(NamedTuple):
+class TeacherFiles(NamedTuple):
     """The files of a teacher as bytes, their suffixes, and the factor for the inputs of its Keras models."""
 
     contents: tuple[bytes, ...]
     suffixes: tuple[str, ...] = (".keras",)
     pixels: float = 1.0
 
-    def teacher(self, dataset):
+    def load(self, dataset):
         """The Teacher of these files. dataset: whose training images it is to be asked about."""
         with tempfile.TemporaryDirectory() as folder:
             paths = [Path(folder) / f"{number}{suffix}" for number, suffix in enumerate(self.suffixes)]
@@ -199,7 +213,7 @@ class Group(NamedTuple):
     """Runs that are trained together, their teacher (or None), and the file of --student as bytes (or None)."""
 
     runs: list[Run]
-    given: Given | None = None
+    teacher_files: TeacherFiles | None = None
     student: bytes | None = None
 
 
@@ -249,8 +263,11 @@ def train_students(group, dataset, cores, cache):
     chosen, labels = group.runs[0].images.shown(dataset.train.labels, recipe.seed)
     split = data.Split(dataset.train.images[chosen], labels)
     recipe = replace(recipe, batch_size=min(recipe.batch_size, len(chosen)))
-    views = group.given.teacher(dataset).on_views(split.images, recipe, cache=cache) if group.given else None
-    batches = Batches(split if group.given else split.labelled(), recipe, views)
+    if group.teacher_files:
+        views = group.teacher_files.load(dataset).on_views(split.images, recipe, cache=cache)
+        batches = Batches(split, recipe, views)
+    else:
+        batches = Batches(split.labelled(), recipe)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "student.keras" if group.student else None
         if path:
@@ -262,11 +279,11 @@ def train_students(group, dataset, cores, cache):
 # ---- many runs -------------------------------------------------------------------------------------------------------
 
 
-def run_all(records, names, cluster=None, given=None, student=None, cache=None, extra=no_extra):
+def run_all(records, names, cluster=None, teacher_files=None, student=None, cache=None, extra=no_extra):
     """Train those of {run: name} that have no record yet, and their teachers; prints each.
 
-    given: {SHA-256: Given} of teachers that are not trained here. student: the file of --student as bytes, or None.
-    cache: the folder for teachers' logits (default: that of the nets). extra: see `train_group`.
+    teacher_files: {SHA-256: TeacherFiles} of teachers that are not trained here. student: the file of --student as
+    bytes, or None. cache: the folder for teachers' logits (default: that of the nets). extra: see `train_group`.
     """
     missing = [run for run in names if run not in records.finished]
     print(f"{len(names)} runs, {len(names) - len(missing)} of them finished before")
@@ -284,7 +301,7 @@ def run_all(records, names, cluster=None, given=None, student=None, cache=None, 
     with pool.pool(cluster) as workers:
         for runs in (teachers, students):  # no task takes the result of another one of its round
             groups = (  # one by one: each holds the file of its teacher
-                Group(group, given_to(records, group[0], given, has_unlabelled), student)
+                Group(group, files_for(records, group[0], teacher_files, has_unlabelled), student)
                 for group in grouped(runs, workers.cores, has_unlabelled)
             )
             terminal.progress(f"training {len(runs)} nets")
@@ -293,9 +310,8 @@ def run_all(records, names, cluster=None, given=None, student=None, cache=None, 
                 for run, (record, net) in zip(group.runs, results):
                     records.add(run, record, net)
                     num_finished, spent = num_finished + 1, spent + costs[run]
-                    done = (
-                        f"{num_finished} of {len(costs)} runs done{pool.time_left(start, spent, sum(costs.values()))}"
-                    )
+                    left = pool.time_left(start, spent, sum(costs.values()))
+                    done = f"{num_finished} of {len(costs)} runs done{left}"
                     wrong = f"{record['errors']:5,} wrong of {record['images']:,}  {record['seconds']:6.1f} s"
                     diverged = f"  diverged in epoch {record['diverged']}" if "diverged" in record else ""
                     print(f"{titles[run]:<60} {wrong}{diverged}  {done}", flush=True)
@@ -306,11 +322,13 @@ def learns_alone(run, has_unlabelled):
     return run.recipe.loss == "labels" and has_unlabelled
 
 
-def given_to(records, run, given, has_unlabelled):
-    """The Given teacher of a run and of its group, or None."""
+def files_for(records, run, teacher_files, has_unlabelled):
+    """The TeacherFiles of a run and of its group, or None."""
     if not run.teacher or learns_alone(run, has_unlabelled):
         return None
-    return Given((records.net(run.teacher).read_bytes(),)) if isinstance(run.teacher, Run) else given[run.teacher]
+    if isinstance(run.teacher, Run):
+        return TeacherFiles((records.net(run.teacher).read_bytes(),))
+    return teacher_files[run.teacher]
 
 
 def grouped(runs, cores, has_unlabelled=False):

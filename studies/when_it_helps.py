@@ -23,7 +23,6 @@ from support import terminal
 
 import distill
 import student
-import teacher
 from studies import figures, runs, study, tables
 from studies.runs import Images, Run
 
@@ -45,7 +44,7 @@ LARGE_EPOCHS, LARGE_RATES = (20,), (1e-3, 2e-3)  # and for LARGE, with ReLU
 TEMPERATURES, ALPHAS = (1, 2, 4, 8), (0.5, 0.9)  # to choose from, for the distilled
 HELD_OUT = Images(held_out=5000)  # training images to choose on
 LIMITS = (0.02, 1)  # per cent of the training images wrong, on labels alone: of the rule of thumb in when_it_helps.md
-TEACHER = Run(teacher.DEFAULTS)
+TEACHER = Run(runs.EVERY_IMAGE)
 CHOSEN = {  # (units, views): activation, epochs and learning rate, by `alone`; temperature and alpha, by `taught`
     ((26, 18), "as they are"): ("silu", 100, 0.01, 2, 0.5),
     ((26, 18), "shifted"): ("silu", 1000, 0.005, 1, 0.9),

@@ -69,7 +69,12 @@ def learning_curves(histories: dict[str, list[Epoch]], path: Path) -> None:
         right.plot(epochs, 100 * (1 - training), ":", label=f"{name}, training", **style)
         if not np.isnan(validation[-1]):
             right.plot(epochs, 100 * (1 - validation), label=f"{name}, validation", **style)
-    left.set(xlabel="epoch", ylabel="nats per image", yscale="log", title="Each net's own training loss")
+    left.set(
+        xlabel="epoch",
+        ylabel="nats per image",
+        yscale="log",
+        title="Each net's own loss, on the images that it trained on",
+    )
     right.set(xlabel="epoch", ylabel="images wrong (%)", title="Errors")
     if any(np.max(line.get_ydata()) > 0 for line in right.lines):  # a logarithmic axis shows no zeros
         right.set_yscale("log")

@@ -103,3 +103,9 @@ class TrainingRecipe(Recipe):
         "instead of --translate: rotate (STRENGTH 1: by up to 10 degrees), scale (10 %%), shift and bend each image",
         metavar="STRENGTH",
     )
+    select: float = setting(
+        1.0,
+        number(0.01, 1),
+        "after 3 epochs, train on this share of the images only: the hardest, and some at random",
+        metavar="SHARE",
+    )

@@ -21,6 +21,7 @@ from support.building import dropout_states
 from support.callbacks import Checkpoint, Listeners
 from support.classifier import as_function, predictor, to_unit
 from support.model_files import Epoch
+from support.selection import WHOLE_EPOCHS, Selection
 from support.terminal import clear_progress, progress, say
 
 import keras
@@ -113,7 +114,8 @@ def train(trainers: Sequence[Trainer], cores: int = 1, report: Report = print_ep
     """Train several nets side by side, `cores` of them at a time, and return their histories.
 
     Each comes out bit for bit as it does alone. Trainers that share a Batches object see the same views, which are
-    made once for each epoch. report: called after each epoch as report(the Epoch of each net, the number of epochs).
+    made once for each epoch; in a selective epoch (see selection.py) each net has images of its own. report: called
+    after each epoch as report(the Epoch of each net, the number of epochs).
     """
     with contextlib.ExitStack() as stack:
         for trainer in trainers:
@@ -123,9 +125,10 @@ def train(trainers: Sequence[Trainer], cores: int = 1, report: Report = print_ep
         number = min(trainer.listeners.first for trainer in trainers)
         while active := [trainer for trainer in trainers if trainer.listeners.want(number)]:
             start = time.perf_counter()
-            examples = {batches: batches.epoch(number) for batches in {trainer.batches for trainer in active}}
+            shared = {trainer.batches for trainer in active if not trainer.selects_in(number)}
+            examples = {batches: batches.epoch(number) for batches in shared}
             seconds = time.perf_counter() - start
-            of_each = [examples[trainer.batches] for trainer in active]
+            of_each = [None if trainer.selects_in(number) else examples[trainer.batches] for trainer in active]
             list(each(Trainer.train_epoch, active, itertools.repeat(number), of_each, itertools.repeat(seconds)))
             del examples, of_each  # or those of two epochs would be in memory at once
             clear_progress()
@@ -137,11 +140,11 @@ def train(trainers: Sequence[Trainer], cores: int = 1, report: Report = print_ep
 class Trainer:
     """A Keras model in training.
 
-    loss: see `Loss`. recipe: its epochs, learning_rate and weight_decay are used, and the settings that the loss asks
-    for. pixels: a factor for the model's inputs, see classifier.pixels_for. validation: the split to measure after each
-    epoch, or None. optimizer: a Keras optimizer, used instead of Adam. callbacks: see callbacks.Listeners. checkpoint:
-    where to save each epoch and to resume from, or None. may_diverge: whether a net whose loss is no longer finite is
-    only trained no further; its history then ends with that loss.
+    loss: see `Loss`. recipe: its epochs, learning_rate, weight_decay and select are used, and the settings that the
+    loss asks for. pixels: a factor for the model's inputs, see classifier.pixels_for. validation: the split to measure
+    after each epoch, or None. optimizer: a Keras optimizer, used instead of Adam. callbacks: see callbacks.Listeners.
+    checkpoint: where to save each epoch and to resume from, or None. may_diverge: whether a net whose loss is no longer
+    finite is only trained no further; its history then ends with that loss.
     """
 
     def __init__(
@@ -160,21 +163,33 @@ class Trainer:
     ) -> None:
         self.model, self.batches, self.epochs, self.checkpoint = model, batches, recipe.epochs, checkpoint
         self.may_diverge = may_diverge
-        num_steps = recipe.epochs * batches.num_steps
+        self.selection = Selection(batches, recipe.select) if recipe.select < 1 else None
+        num_steps = self.selection.total_steps(recipe.epochs) if self.selection else recipe.epochs * batches.num_steps
         optimizer = optimizer or adam(recipe.learning_rate, num_steps, recipe.weight_decay)
         progress("compiling")
         self.run_epoch = compile_epoch(model, optimizer, batches, with_settings(loss, recipe), pixels)
         self.measure = measurement(model, validation, pixels)
         self.state = [*model.variables, *optimizer.variables]
+        self.state += [self.selection.running_loss] if self.selection else []
         clear_progress()
         self.history = checkpoint.restore(self.state) if checkpoint else []
         self.listeners = Listeners(callbacks, model, optimizer, recipe.epochs, batches.num_steps, len(self.history))
 
-    def train_epoch(self, number: int, examples: Examples, seconds: float) -> None:
-        """Train on the Examples of epoch `number`, which took so many seconds to make; adds a row to `history`."""
+    def selects_in(self, number: int) -> bool:
+        """Whether epoch `number` is a selective one."""
+        return self.selection is not None and number > WHOLE_EPOCHS
+
+    def train_epoch(self, number: int, examples: Examples | None, seconds: float) -> None:
+        """Train on the Examples of epoch `number`, which took so many seconds to make; adds a row to `history`.
+
+        examples: None in a selective epoch, whose images are chosen here.
+        """
         self.listeners.epoch_begins(number)
         start = time.perf_counter()
-        loss, accuracy = self.run_epoch(examples)
+        rows = self.selection.rows(number) if examples is None else None
+        loss, accuracy, losses = self.run_epoch(examples or self.batches.epoch(number, rows))
+        if self.selection:
+            self.selection.update(number, rows, losses)
         seconds += time.perf_counter() - start
         if not math.isfinite(loss):
             if not self.may_diverge:
@@ -190,8 +205,10 @@ class Trainer:
 
 def compile_epoch(
     model: keras.Model, optimizer: keras.optimizers.Optimizer, batches: Batches, loss: Loss, pixels: float = 1.0
-) -> Callable[[Examples], tuple[float, float]]:
-    """Compile the training of one epoch; returns run_epoch(examples) -> (mean loss, training accuracy).
+) -> Callable[[Examples], tuple[float, float, np.ndarray]]:
+    """Compile the training of one epoch; returns run_epoch(examples) -> (mean loss, training accuracy, losses).
+
+    losses (num_steps, batch_size): each example's in its step, before the update.
 
     The loop over the steps is inside the graph; with XLA an epoch of a dense net takes half the time of the best
     `fit`. The model may be any Keras model: its regularisation losses count, and its state (BatchNormalization,
@@ -209,7 +226,7 @@ def compile_epoch(
     variables = model.trainable_variables
     optimizer.build(variables)
 
-    def step(examples: Examples) -> tf.Tensor:
+    def step(examples: Examples) -> tuple[tf.Tensor, tf.Tensor]:
         images, labels = to_unit(examples.images), examples.labels
         with tf.GradientTape() as tape:
             logits = call(images, training=True)
@@ -219,14 +236,16 @@ def compile_epoch(
             scaled_loss = optimizer.scale_loss(mean_loss)  # by 1, except for a LossScaleOptimizer
         optimizer.apply(tape.gradient(scaled_loss, variables), variables)
         is_right = tf.argmax(logits, -1, output_type=tf.int32) == labels
-        return tf.stack([mean_loss, tf.reduce_sum(tf.cast(is_right, tf.float32))])
+        return tf.stack([mean_loss, tf.reduce_sum(tf.cast(is_right, tf.float32))]), losses
 
-    def run_steps(examples: Examples, first: tf.Tensor, stop: tf.Tensor) -> tf.Tensor:
-        totals = tf.zeros(2)
+    def run_steps(examples: Examples, first: tf.Tensor, stop: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        totals, losses = tf.zeros(2), tf.zeros(examples.labels.shape)
         while first < stop:  # not tf.range: XLA would compile anew for each pair of bounds
-            totals += step(examples.of_step(first))
+            of_step, losses_of_step = step(examples.of_step(first))
+            totals += of_step
+            losses = tf.tensor_scatter_nd_update(losses, [[first]], [losses_of_step])
             first += 1
-        return totals
+        return totals, losses
 
     # On a processor, XLA makes Keras' dropout slower than the matrix products, and convolutions thirty times slower.
     is_slow = any(len(weight.shape) > 2 for weight in model.weights) or dropout_states(model)
@@ -240,15 +259,17 @@ def compile_epoch(
         compiled = tf.function(run_steps)
         compiled(*no_step)
 
-    def run_epoch(examples: Examples) -> tuple[float, float]:
-        totals, num_steps = np.zeros(2), len(examples.labels)
+    def run_epoch(examples: Examples) -> tuple[float, float, np.ndarray]:
+        totals, losses, num_steps = np.zeros(2), np.zeros(examples.labels.shape, np.float32), len(examples.labels)
         for first in range(0, num_steps, STEPS_PER_CALL):
             if first:
                 progress(f"{first / num_steps:4.0%} of the epoch")
             stop = min(first + STEPS_PER_CALL, num_steps)
-            totals += compiled(examples, tf.constant(first), tf.constant(stop)).numpy()
+            of_call, losses_of_call = compiled(examples, tf.constant(first), tf.constant(stop))
+            totals += of_call.numpy()
+            losses += losses_of_call.numpy()
         num_labelled = int(np.sum(examples.labels >= 0)) or math.nan
-        return float(totals[0] / num_steps), float(totals[1] / num_labelled)
+        return float(totals[0] / num_steps), float(totals[1] / num_labelled), losses
 
     return run_epoch
 

@@ -135,7 +135,7 @@ def test_each_student_of_a_study_is_the_one_of_distill_py(tiny, tmp_path, printe
     recipes = [replace(recipe, hidden=(6,)), recipe, replace(recipe, hidden=(5,), learning_rate=0.1)]
     ((_, saved),) = runs.train_group(runs.Group([taught_by]), dataset, 2, None, runs.no_extra)
     (tmp_path / "teacher.keras").write_bytes(saved)
-    group = runs.Group([Run(each, taught_by) for each in recipes], runs.Given((saved,)))
+    group = runs.Group([Run(each, taught_by) for each in recipes], runs.TeacherFiles((saved,)))
     results = runs.train_group(group, dataset, 2, None, logits_too)
     options = f"--data {tiny} --validation 0 --out {tmp_path} --teacher {tmp_path / 'teacher.keras'} --hidden 8"
     options += " --epochs 2 --batch-size 20 --learning-rate 0.01 --seed 1 --temperature 6 --alpha 0.9"

@@ -35,7 +35,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(digits, tmp_path):
     path = tmp_path / "checkpoint.npz"
 
     def run(checkpoint):
-        recipe = replace(TEACHER, epochs=4, weight_decay=0.1)
+        recipe = replace(TEACHER, epochs=6, weight_decay=0.1, select=0.4)
         return teacher.train_teacher(digits, recipe, checkpoint=checkpoint)
 
     class Stopped(Exception):
@@ -44,7 +44,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(digits, tmp_path):
     class Stopping(callbacks.Checkpoint):
         def save(self, state, history):
             super().save(state, history)
-            if len(history) == 3:
+            if len(history) == 4:  # the first one of selected images
                 raise Stopped
 
     whole, whole_history = run(None)
@@ -58,9 +58,9 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(digits, tmp_path):
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(UserError, match="cannot be read .* remove it"):
         run(callbacks.Checkpoint(path, {"seed": 1}, True))
-    assert len(run(callbacks.Checkpoint(path, {"seed": 1}, False))[1]) == 4
+    assert len(run(callbacks.Checkpoint(path, {"seed": 1}, False))[1]) == 6
     path.unlink()
-    assert len(run(callbacks.Checkpoint(path, {"seed": 1}, True))[1]) == 4  # there is nothing to go on from
+    assert len(run(callbacks.Checkpoint(path, {"seed": 1}, True))[1]) == 6  # there is nothing to go on from
 
 
 @pytest.mark.quick
@@ -172,7 +172,7 @@ def test_any_keras_model_is_trained_with_its_state_and_its_regularisation(digits
     ours, keras_own = build(), build()
     batches = batches_of(split, 100, seed=0)
     examples = batches.epoch(1)
-    mean_loss, _ = training.compile_epoch(ours, keras.optimizers.Adam(0.01), batches, training.cross_entropy)(examples)
+    mean_loss, *_ = training.compile_epoch(ours, keras.optimizers.Adam(0.01), batches, training.cross_entropy)(examples)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     keras_own.compile(keras.optimizers.Adam(0.01), loss)
     first = examples.of_step(0)

@@ -249,7 +249,7 @@ def report(arguments, records, planned, out):
 def main():
     arguments = parse_arguments()
     terminal.print_settings(arguments)
-    out, given = files.output_folder(arguments.out), {}
+    out, teacher_files = files.output_folder(arguments.out), {}
     arguments.validation = 0 if arguments.folds else arguments.validation
     dataset = data.load_for(arguments)
     if not arguments.folds:
@@ -258,7 +258,7 @@ def main():
         loaded = teacher_logits.load(arguments, distill.DEFAULTS.updated(vars(arguments)), dataset, out)
         paths, pixels = arguments.teacher or [out / "teacher.keras"], arguments.teacher_pixels or 1.0
         contents, suffixes = zip(*((path.read_bytes(), path.suffix) for path in paths))
-        given = {f"{loaded.sha256} {pixels}": runs.Given(contents, suffixes, pixels)}
+        teacher_files = {f"{loaded.sha256} {pixels}": runs.TeacherFiles(contents, suffixes, pixels)}
     recipes = candidates(arguments)
     nets = dict.fromkeys(with_defaults(replace(recipe, loss="labels")) for recipe in recipes)
     own, *_ = (student.check_student(dataset, recipe, arguments.student) for recipe in nets)
@@ -267,7 +267,7 @@ def main():
     files.lock(folder)
     context = f"{files.sha256(*dataset.train, *dataset.validation, np.array(own or ''))} {files.code_sha256()}"
     records = runs.Records(folder / "records.json", folder, dataset, context, keeps=True)
-    planned, names = plan(arguments, dataset, recipes, next(iter(given), None)), {}
+    planned, names = plan(arguments, dataset, recipes, next(iter(teacher_files), None)), {}
     for recipe, of_recipe in planned.items():
         shown = "labels alone" if is_alone(recipe) else options_of(recipe, LISTED)
         others = [name for name in arguments.grid if name != "loss" or not is_alone(recipe)]
@@ -276,7 +276,7 @@ def main():
     names = dict(sorted(names.items(), key=lambda item: item[0].recipe.seed))
     own_bytes = arguments.student.read_bytes() if arguments.student else None
     # Of the folds' teachers in their own folder: those of distill.py's teacher stay.
-    runs.run_all(records, names, arguments.cluster, given, own_bytes, cache=None if arguments.folds else out)
+    runs.run_all(records, names, arguments.cluster, teacher_files, own_bytes, cache=None if arguments.folds else out)
     report(arguments, records, planned, out)
 
 

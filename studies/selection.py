@@ -1,0 +1,115 @@
+"""Training on the images that are still hard: what it does for teachers and students. The results: headline.md.
+
+    python studies/selection.py                     5 seeds, about two and a half hours on two cores
+    python studies/selection.py --quick --seeds 1   a small version, in minutes, kept apart
+
+Errors are counted on the 5,000 validation images, on which the settings were chosen; those on the test images are
+recorded beside them. "Work" is the number of images that a run trains on, in epochs of all images. Every run is saved
+to studies/selection.json at once and never repeated.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from statistics import mean
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from support import classifier, metrics, selection, terminal
+
+import data
+import distill
+from studies import runs, study, tables
+from studies.runs import Images, Run
+
+VALIDATION = 5000
+HERE = Images(validation=True)
+MISLABELLED = replace(HERE, mislabelled=0.05)
+TEACHER = runs.EVERY_IMAGE
+TEACHERS = {
+    "every image, 45 epochs": TEACHER,
+    "every image, 20 epochs": replace(TEACHER, epochs=20),
+    "two fifths, 48 epochs": replace(TEACHER, epochs=48, select=0.4),
+    "one fifth, 50 epochs": replace(TEACHER, epochs=50, select=0.2),
+}
+WHOLE, SELECTED = "every image, 45 epochs", "two fifths, 48 epochs"
+STUDENT = replace(distill.DEFAULTS, epochs=150, select=1.0)
+STUDENTS = {
+    "every image, 150 epochs": STUDENT,
+    "every image, 64 epochs": replace(STUDENT, epochs=64),
+    "two fifths, 155 epochs": replace(STUDENT, epochs=155, select=0.4),
+    "two fifths, 370 epochs": replace(STUDENT, epochs=370, select=0.4),
+}
+
+
+def teachers():
+    """Teachers on every image and on a share of them. About 8 minutes a seed."""
+    return {name: Run(recipe, images=HERE) for name, recipe in TEACHERS.items()}
+
+
+def taught():
+    """The default student of each teacher, on every image. A minute a seed, after the teachers."""
+    return {f"{name}: its student": Run(STUDENT, run, HERE) for name, run in teachers().items()}
+
+
+def students():
+    """Students on every image and on a share of them, distilled and on labels alone. About 3 minutes a seed."""
+    rows = {}
+    for name, recipe in STUDENTS.items():
+        rows[f"{name}: labels alone"] = Run(replace(recipe, loss="labels"), images=HERE)
+        rows[f"{name}: distilled"] = Run(recipe, Run(TEACHERS[SELECTED], images=HERE), HERE)
+    return rows
+
+
+def mislabelled():
+    """The same where 5 % of the training labels were changed. About 7 minutes a seed."""
+    rows = {name: Run(TEACHERS[name], images=MISLABELLED) for name in (WHOLE, SELECTED)}
+    for name in (WHOLE, SELECTED):
+        rows[f"{name}: student"] = Run(STUDENT, rows[name], MISLABELLED)
+    for name in ("every image, 150 epochs", "two fifths, 155 epochs"):
+        rows[f"{name}: labels alone"] = Run(replace(STUDENTS[name], loss="labels"), images=MISLABELLED)
+    return rows
+
+
+def work(recipe):
+    """How many epochs of all images a run's steps would be."""
+    whole = min(recipe.epochs, selection.WHOLE_EPOCHS) if recipe.select < 1 else recipe.epochs
+    return whole + recipe.select * (recipe.epochs - whole)
+
+
+def probabilities(run, model, train, logits, labels):
+    """What is recorded beside the errors: how good the probabilities are, and the errors in the test images."""
+    best, test = metrics.best_temperature(labels, logits), data.load(validation=VALIDATION).test
+    return {
+        "nll": metrics.nll(labels, logits),
+        "ece": metrics.ece(labels, logits),
+        "best_temperature": best,
+        "nll_at_best": metrics.nll(labels, logits / best),
+        "test_errors": classifier.count_errors(model, test),
+    }
+
+
+def table(here, experiment):
+    """A row for each complete row of an experiment."""
+    lines = []
+    for name, run in here.rows(experiment).items():
+        if records := here.of(run):
+            row = [name, f"{work(run.recipe):.0f}", tables.spread_and_each(here.errors(run))]
+            row += [format(mean(record[key] for record in records), ".4f") for key in ("nll", "nll_at_best", "ece")]
+            row += [f"{mean(record['best_temperature'] for record in records):.2f}"]
+            lines.append([*row, tables.spread_and_each([record["test_errors"] for record in records])])
+    header = ["", "work, epochs", f"errors of {VALIDATION:,} (each seed)", "nll", "nll at best T", "ece", "best T"]
+    return tables.markdown([*header, "test errors of 10,000"], lines)
+
+
+EXPERIMENTS = [teachers, taught, students, mislabelled]
+
+
+def texts(here):
+    """{name: Markdown} of the tables for headline.md."""
+    return {f"selection_{experiment.__name__}": table(here, experiment) for experiment in EXPERIMENTS}
+
+
+if __name__ == "__main__":
+    options = {"extra": probabilities, "validation": VALIDATION}
+    terminal.run(lambda: study.main(__doc__, "selection", EXPERIMENTS, texts, **options))
