@@ -66,6 +66,17 @@ def test_a_damaged_file_of_records_is_refused(digits, tmp_path, content):
         runs.Records(tmp_path / "runs.json", tmp_path, digits, "these")
 
 
+def test_so_many_labels_are_changed_for_teacher_and_students_and_none_on_which_errors_are_counted(digits):
+    (plain, scored), (changed, scored_too) = (
+        runs.Images(validation=True, mislabelled=share).parts(digits) for share in (0.0, 0.1)
+    )
+    is_changed = plain.labels != changed.labels
+    assert is_changed.sum() == 24 and {*changed.labels} == {0, 1, 2} and changed.labels.dtype == plain.labels.dtype
+    assert changed.images is plain.images and scored_too is scored
+    again, _ = runs.Images(validation=True, mislabelled=0.1).parts(digits)
+    np.testing.assert_array_equal(again.labels, changed.labels)
+
+
 def test_teachers_come_first_and_each_is_trained_once(records, digits, eager, capsys, monkeypatch):
     names = {
         Run(replace(STUDENT, alpha=alpha), TEACHER).with_seed(seed): f"{alpha} {seed}"
