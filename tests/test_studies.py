@@ -10,7 +10,7 @@ import pytest
 from conftest import make_dataset
 
 import data
-from studies import ladder, paper, runs, study, tables, when_it_helps
+from studies import ladder, paper, runs, selection, study, tables, when_it_helps
 
 SMALL = {"hidden": (16, 16), "epochs": 1, "batch_size": 200}
 TENTH = np.full(10, 0.1)
@@ -68,7 +68,12 @@ def committed(module):
 
 @pytest.mark.parametrize(
     ("module", "experiments", "missing"),
-    [(paper, paper.EXPERIMENTS, 1), (when_it_helps, when_it_helps.EXPERIMENTS, 0), (ladder, [ladder.ladder], 0)],
+    [
+        (paper, paper.EXPERIMENTS, 1),
+        (when_it_helps, when_it_helps.EXPERIMENTS, 0),
+        (ladder, [ladder.ladder], 0),
+        (selection, [selection.teachers, selection.taught, selection.students], 0),
+    ],
 )
 def test_every_committed_record_belongs_to_a_run_of_its_study(module, experiments, missing):
     here = committed(module)
