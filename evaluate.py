@@ -301,9 +301,10 @@ def is_pair(evaluated: dict[str, Evaluated]) -> bool | None:
 
 def print_gain(rows: dict[str, Row], evaluated: dict[str, Evaluated]) -> None:
     """Print what distillation did, if student and distilled are a pair; else that they are none."""
-    if is_pair(evaluated) is None:
+    pair = is_pair(evaluated)
+    if pair is None:
         return
-    if not is_pair(evaluated):
+    if not pair:
         problem = "student and distilled are no pair: distilled was not trained beside this student"
         print(f"{problem}, so their difference is not the teacher's doing alone. python distill.py trains a fair pair")
         return

@@ -10,6 +10,7 @@ to studies/selection.json at once and never repeated.
 
 import sys
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from statistics import mean
 
@@ -23,6 +24,7 @@ from studies import runs, study, tables
 from studies.runs import Images, Run
 
 VALIDATION = 5000
+digits = cache(partial(data.load, validation=VALIDATION))
 HERE = Images(validation=True)
 MISLABELLED = replace(HERE, mislabelled=0.05)
 TEACHER = runs.EVERY_IMAGE
@@ -79,13 +81,13 @@ def work(recipe):
 
 def probabilities(run, model, train, logits, labels):
     """What is recorded beside the errors: how good the probabilities are, and the errors in the test images."""
-    best, test = metrics.best_temperature(labels, logits), data.load(validation=VALIDATION).test
+    best = metrics.best_temperature(labels, logits)
     return {
         "nll": metrics.nll(labels, logits),
         "ece": metrics.ece(labels, logits),
         "best_temperature": best,
         "nll_at_best": metrics.nll(labels, logits / best),
-        "test_errors": classifier.count_errors(model, test),
+        "test_errors": classifier.count_errors(model, digits().test),
     }
 
 

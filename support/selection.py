@@ -3,7 +3,7 @@
 Most digits are learnt within a few epochs; to train on them again changes next to nothing and takes most of the time.
 So after WHOLE_EPOCHS of all images, an epoch has a share of them: those with the highest loss, and some that are drawn
 at random from the rest, so that what is learnt stays so (Jiang et al. 2019, arXiv 1910.00762; they draw each image with
-a probability that rises with its loss). What was tried, and what it brings: studies/LOG.md.
+a probability that rises with its loss). What it brings: studies/selection.md.
 """
 
 from __future__ import annotations
@@ -43,6 +43,10 @@ class Selection:
         # For each image, an average of its losses, each taken before the step that it is in. inf: not seen so far.
         self.running_loss = tf.Variable(tf.fill([batches.num_images], math.inf), trainable=False)
 
+    def selects_in(self, number: int) -> bool:
+        """Whether epoch `number` has a share of the images only."""
+        return number > WHOLE_EPOCHS
+
     def total_steps(self, epochs: int) -> int:
         """The number of steps of so many epochs."""
         num_whole = min(epochs, WHOLE_EPOCHS)
@@ -50,7 +54,7 @@ class Selection:
 
     def rows(self, number: int) -> np.ndarray | None:
         """The indices of the images of epoch `number`, int32 (num_steps, batch_size); None: all, in random order."""
-        if number <= WHOLE_EPOCHS:
+        if not self.selects_in(number):
             return None
         random = np.random.default_rng([self.batches.seed, number, 2])
         hardest_first = np.argsort(-self.running_loss.numpy(), kind="stable")

@@ -21,7 +21,7 @@ from support.building import dropout_states
 from support.callbacks import Checkpoint, Listeners
 from support.classifier import as_function, predictor, to_unit
 from support.model_files import Epoch
-from support.selection import WHOLE_EPOCHS, Selection
+from support.selection import Selection
 from support.terminal import clear_progress, progress, say
 
 import keras
@@ -177,7 +177,7 @@ class Trainer:
 
     def selects_in(self, number: int) -> bool:
         """Whether epoch `number` is a selective one."""
-        return self.selection is not None and number > WHOLE_EPOCHS
+        return self.selection is not None and self.selection.selects_in(number)
 
     def train_epoch(self, number: int, examples: Examples | None, seconds: float) -> None:
         """Train on the Examples of epoch `number`, which took so many seconds to make; adds a row to `history`.

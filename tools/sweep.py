@@ -175,7 +175,7 @@ def show(arguments, compared, num_images, figure):
     counted = f"errors in {num_images:,} held-out images"
     header, rows = [*arguments.grid, "T", "alpha", counted, "more than the best distilled", "standard error"], []
     for recipe in sorted(compared, key=lambda recipe: compared[recipe][0]):
-        names = ["" if name in unused(recipe) else f"{getattr(recipe, name):g}" for name in ("temperature", "alpha")]
+        names = ["" if name in unused(recipe) else f"{getattr(recipe, name):g}" for name in LISTED]
         names = ["", "labels alone"] if is_alone(recipe) else names
         counts = (f"{value:,.1f}".removesuffix(".0") for value in compared[recipe])
         rows.append([*map(str, grid_texts(arguments, recipe).values()), *names, *counts])
@@ -208,7 +208,7 @@ def report(arguments, records, planned, out):
     chosen, compared = choose(shares)
     figure = out / "plots" / f"sweep.{arguments.format}"
     show(arguments, compared, len(shares[chosen]), figure)
-    settings = chosen.only(*arguments.grid, "temperature", "alpha")
+    settings = chosen.only(*arguments.grid, *LISTED)
     rule = "of all within a standard error of the best, the lowest T, then the lowest alpha"
     print(f"chosen: {options_of(chosen, [name for name in settings if name not in unused(chosen)])} ({rule})")
     to_test = {"chosen": chosen, "labels alone": with_defaults(replace(chosen, loss="labels"))}
