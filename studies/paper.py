@@ -29,7 +29,7 @@ VALIDATION = 0  # trained on all 60,000 images, as in the paper
 TRANSLATED = replace(runs.EVERY_IMAGE, dropout=0.3, input_dropout=0.05, translate=2, distort=0.0, epochs=80)
 TEACHER, LONGER = Run(TRANSLATED), Run(replace(TRANSLATED, epochs=240))
 DISTORTED = Run(replace(runs.EVERY_IMAGE, dropout=0.05, distort=1.3, epochs=100))
-STUDENT = replace(distill.DEFAULTS, hidden=(800, 800), translate=0, epochs=40, learning_rate=2e-3)
+STUDENT = distill.DistillRecipe(hidden=(800, 800), translate=0, epochs=40, learning_rate=2e-3)
 WIDTHS = {30: 5e-3, 100: 5e-3, 300: 2e-3, 800: 2e-3}  # units in each of a student's two hidden layers: learning rate
 TEMPERATURES = (1, 2.5, 4, 8, 20, 40)
 SHARES = (0.01, 0.03, 0.1, 0.3)  # of the training images that keep their label

@@ -35,7 +35,7 @@ TEACHERS = {
     "one fifth, 50 epochs": replace(TEACHER, epochs=50, select=0.2),
 }
 WHOLE, SELECTED = "every image, 45 epochs", "two fifths, 48 epochs"
-STUDENT = replace(distill.DEFAULTS, epochs=150, select=1.0)
+STUDENT = distill.DistillRecipe()
 STUDENTS = {
     "every image, 150 epochs": STUDENT,
     "every image, 64 epochs": replace(STUDENT, epochs=64),

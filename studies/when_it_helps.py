@@ -108,7 +108,7 @@ def student_on(hidden, views, activation, epochs, learning_rate, **loss):
     """The recipe of the student of this size on these views. loss: its other settings; by default, on labels alone."""
     views = {"translate": 0} | VIEWS[views]
     schedule = {"activation": activation, "epochs": epochs, "learning_rate": learning_rate}
-    return replace(distill.DEFAULTS, hidden=hidden, **SIZES[hidden], **views, **schedule, **loss or {"loss": "labels"})
+    return distill.DistillRecipe(hidden, **SIZES[hidden], **views, **schedule, **loss or {"loss": "labels"})
 
 
 # ---- the experiments: {row: run} -------------------------------------------------------------------------------------

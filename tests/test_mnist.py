@@ -20,6 +20,7 @@ TEACHER = replace(
     teacher.DEFAULTS,
     hidden=(400, 400),
     epochs=15,
+    select=1.0,
     batch_size=250,
     learning_rate=2e-3,
     translate=1,

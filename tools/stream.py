@@ -20,7 +20,7 @@ import hashlib
 import math
 import shutil
 import sys
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,7 +40,7 @@ GPU_MEGABYTES = 8000  # of a GPU, shared by the logical devices of --devices
 
 
 SETTINGS = ("temperature", "alpha", "seed", "epochs", "batch_size", "learning_rate")  # of the students
-DEFAULTS = replace(distill.DEFAULTS, epochs=20, batch_size=64, learning_rate=1e-3)
+DEFAULTS = distill.DistillRecipe(epochs=20, batch_size=64, learning_rate=1e-3)
 
 
 class Images(NamedTuple):
