@@ -1,7 +1,7 @@
 """The default run with several seeds. The results: README.md, headline.md.
 
-    python studies/headline.py               teacher.py, distill.py, evaluate.py, export.py: 5 seeds, about 30 minutes
-    python studies/headline.py --sweep       and tools/sweep.py --folds 5, about an hour more
+    python studies/headline.py               teacher.py, distill.py, evaluate.py, export.py: 5 seeds, about 15 minutes
+    python studies/headline.py --sweep       and tools/sweep.py --folds 5, about half an hour more
     python studies/headline.py --seeds 1 --quick    a small version, in minutes, in artifacts/headline/quick/
 
 The quick start's commands with nothing changed but the seed. Keeps the models in artifacts/headline/, where a command

@@ -200,9 +200,10 @@ def test_a_distortion_replaces_the_default_shift_and_own_data_have_their_own_def
     assert (arguments.translate, arguments.distort, arguments.dropout) == (translate, distort, dropout)
 
 
-def test_with_own_data_the_scripts_neither_shift_nor_distort():
-    for module in (teacher, student):
-        assert module.OWN_DATA_DEFAULTS.translate == module.OWN_DATA_DEFAULTS.distort == 0
+def test_with_own_data_the_scripts_neither_shift_nor_distort_nor_select():
+    for module in (teacher, student, distill):
+        recipe = module.OWN_DATA_DEFAULTS
+        assert recipe.translate == recipe.distort == 0 and recipe.select == 1
 
 
 @pytest.mark.parametrize(
