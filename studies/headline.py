@@ -25,7 +25,7 @@ from support.recipe import integer
 
 import distill
 import evaluate
-from studies import ladder, runs, tables
+from studies import ladder, runs, selection, tables
 
 NETS = {
     "teacher": "teacher, 784-1200-1200-10",
@@ -33,7 +33,7 @@ NETS = {
     "distilled": "the same student, distilled",
 }
 TRAINED_ON = {"teacher": "distorted", "student": "shifted", "distilled": "shifted"}  # by the default recipes
-FIGURES = ("what_the_teacher_knows", "reliability", "sweep")
+FIGURES = ("0/plots/what_the_teacher_knows.png", "0/plots/reliability.png", "plots/sweep.png")  # of seed 0; the sweep's
 RESULTS = tables.ROOT / "studies" / "headline.json"
 SWEEP = "--folds 5 --temperatures 1 1.5 2 3 4 8 --alphas 0.3 0.5 0.7 0.9"
 QUICK = {  # what --quick adds to each command: a tenth of the epochs
@@ -90,7 +90,11 @@ def texts(results):
     first = {"teacher": errors["teacher"][0], "baseline": errors["student"][0], "distilled": errors["distilled"][0]}
     result = []
     by_row = {NETS[name]: (TRAINED_ON[name], rows[name][0]["parameters"], errors[name]) for name in NETS}
-    by_row["the same student, no teacher"] = "distorted", rows["student"][0]["parameters"], untaught_errors()
+    # The best student on labels alone by its validation errors, and one on distorted images.
+    best_alone = recorded("selection", selection.students()["every image, 64 epochs: labels alone"], "test_errors")
+    untaught = recorded("ladder", ladder.pair(ladder.DISTORTED_STEP)[0], "errors")
+    by_row["labels alone, 64 epochs of every image"] = "shifted", rows["student"][0]["parameters"], best_alone
+    by_row["labels alone, 150 epochs of every image"] = "distorted", rows["student"][0]["parameters"], untaught
     for row, (images, parameters, counts) in by_row.items():
         cells = [f"**{tables.spread(counts)}** ({tables.each(counts)})", f"{1 - mean(counts) / 10_000:.2%}"]
         result.append([row, images, f"{parameters:,}", *cells])
@@ -113,11 +117,10 @@ def texts(results):
     }
 
 
-def untaught_errors():
-    """The errors, with each seed, of the student on labels alone and distorted images, from ladder.json."""
-    untaught, _ = ladder.pair(ladder.DISTORTED_STEP)
-    records = json.loads(RESULTS.with_name("ladder.json").read_text(encoding="utf-8"))["runs"]
-    return [record["errors"] for record in records if runs.Run.of(record["run"]).with_seed(0) == untaught]
+def recorded(study, run, key):
+    """What a study has recorded of a run, with each seed. key: "errors", or another one of its records."""
+    records = json.loads(RESULTS.with_name(f"{study}.json").read_text(encoding="utf-8"))["runs"]
+    return [record[key] for record in records if runs.Run.of(record["run"]).with_seed(0) == run]
 
 
 def rounded_up(p):
@@ -144,14 +147,25 @@ def sweep_table(compared):
 
 
 def sweep_choice(sweep):
-    """Which T and alpha the sweep chose, and the test errors of its nets. sweep: what sweep.json holds."""
+    """Which T and alpha the sweep chose, the test errors of its nets, and the default. sweep: what sweep.json holds."""
     temperature, alpha = sweep["chosen"]["temperature"], sweep["chosen"]["alpha"]
+    default = default_in(sweep)
     errors = {name: f"{mean(each):.1f} ({tables.each(each)})" for name, each in sweep["test_errors"].items()}
     return (
         f"Of those within a standard error of the best, the lowest T and alpha: {temperature:g} and {alpha:g}. Test"
         f" errors,\nopened then: {errors['chosen']}; labels alone {errors['labels alone']}.\n"
-        f"The teachers make {sweep['teachers_errors']:,} errors on the held-out images."
+        f"The default, {default['temperature']:g} and {default['alpha']:g}, makes {default['more']:.0f} ±"
+        f" {default['standard_error']:.0f} held-out errors more than the best; the teachers\n"
+        f"make {sweep['teachers_errors']:,}."
     )
+
+
+def default_in(sweep):
+    """What the sweep found of the default T and alpha. sweep: what sweep.json holds."""
+    names = ("temperature", "alpha")
+    default = distill.DEFAULTS.only(*names)
+    (found,) = (each for each in sweep["compared"] if {name: each[name] for name in names} == default)
+    return found
 
 
 def export_table(exports):
@@ -183,8 +197,8 @@ def main():
         sweep["runs"] = [{name: run[name] for name in kept if name in run} for run in sweep["runs"]]
     files.write_json(path, results)
     for name in FIGURES:
-        if (figure := out / "0" / "plots" / f"{name}.png").exists():
-            shutil.copy(figure, path.with_name(f"headline_{name}.png"))
+        if (out / name).exists():
+            shutil.copy(out / name, path.with_name(f"headline_{Path(name).name}"))
     for text in texts(results).values():
         print(f"\n{text}")
     if not arguments.sweep:
