@@ -93,3 +93,21 @@ def error_bars(groups, path, **labels):
     axes.margins(x=0.1)
     axes.invert_yaxis()
     plots.save(figure, path, axes)
+
+
+def errors_by_seconds(lines, path, *, level, **labels):
+    """Error counts against seconds, on a logarithmic axis.
+
+    lines: {name: [(seconds, errors)]}, five at most. level: errors to mark. labels: of matplotlib's Axes.set.
+    """
+    figure = Figure(figsize=(8, 4.6), layout="constrained")
+    axes = figure.subplots()
+    axes.axhline(level, color="grey", linewidth=1, linestyle="--")
+    for (name, points), shade, marker in zip(lines.items(), (*plots.OTHERS, "grey"), "os^Dv", strict=False):
+        axes.plot(*zip(*points), marker=marker, color=shade, label=name)
+    axes.set(xscale="log", **labels)
+    places = [seconds for seconds in (10, 20, 50, 100, 200, 500, 1000, 2000) if axes.get_xlim()[0] <= seconds]
+    axes.set_xticks([seconds for seconds in places if seconds <= axes.get_xlim()[1]])
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+    plots.save(figure, path, axes)

@@ -1,6 +1,6 @@
 """Training on the images that are still hard: what it does for teachers and students. The results: selection.md.
 
-    python studies/selection.py                     5 seeds, about two hours on two cores
+    python studies/selection.py                     5 seeds, about three hours on two cores
     python studies/selection.py --quick --seeds 1   a small version, in minutes, kept apart
 
 Errors are counted on the 5,000 validation images, on which the settings were chosen; those on the test images are
@@ -8,6 +8,7 @@ recorded beside them. "Work" is the number of images that a run trains on, in ep
 to studies/selection.json at once and never repeated.
 """
 
+import itertools
 import sys
 from dataclasses import replace
 from functools import cache, partial
@@ -42,6 +43,10 @@ STUDENTS = {
     "two fifths, 155 epochs": replace(STUDENT, epochs=155, select=0.4),
     "two fifths, 370 epochs": replace(STUDENT, epochs=370, select=0.4),
 }
+LENGTHS = {  # the shares of the images of teacher and student: epochs of teachers, and of their students
+    (1.0, 1.0): ((12, 20), (20, 40, 64, 100, 150)),
+    (0.2, 0.4): ((25, 50), (40, 95, 155)),
+}
 
 
 def teachers():
@@ -50,7 +55,7 @@ def teachers():
 
 
 def taught():
-    """The default student of each teacher, on every image. A minute a seed, after the teachers."""
+    """A student of each teacher, on every image. A minute a seed, after the teachers."""
     return {f"{name}: its student": Run(STUDENT, run, HERE) for name, run in teachers().items()}
 
 
@@ -73,6 +78,17 @@ def mislabelled():
     return rows
 
 
+def lengths():
+    """Students after shorter trainings of teacher and student, for speed.md. About 6 minutes a seed."""
+    rows = {}
+    for shares, epochs in LENGTHS.items():
+        for both in itertools.product(*epochs):
+            taught_by = Run(replace(TEACHER, epochs=both[0], select=shares[0]), images=HERE)
+            name = ", ".join(f"{share:.0%} for {number}" for share, number in zip(shares, both))
+            rows[name] = Run(replace(STUDENT, epochs=both[1], select=shares[1]), taught_by, HERE)
+    return rows
+
+
 def work(recipe):
     """How many epochs of all images a run's steps would be."""
     whole = min(recipe.epochs, selection.WHOLE_EPOCHS) if recipe.select < 1 else recipe.epochs
@@ -92,13 +108,16 @@ def probabilities(run, model, train, logits, labels):
 
 
 def table(here, experiment):
-    """A row for each complete row of an experiment; differences are from the first row with the same last words."""
+    """A row for each complete row of an experiment; differences are from the first row with the same last words.
+
+    Those of `lengths` have none.
+    """
     lines, first = [], {}
     for name, run in here.rows(experiment).items():
         if not (records := here.of(run)):
             continue
         kind = name.partition(": ")[2]
-        less = runs.difference(records, first[kind]) if kind in first else ""
+        less = runs.difference(records, first[kind]) if kind in first and experiment != lengths else ""
         first.setdefault(kind, records)
         row = [name, f"{work(run.recipe):.0f}", tables.spread_and_each(here.errors(run)), less]
         row += [format(mean(record[key] for record in records), ".4f") for key in ("nll", "ece")]
@@ -117,7 +136,7 @@ def table(here, experiment):
     return tables.markdown(header, lines)
 
 
-EXPERIMENTS = [teachers, taught, students, mislabelled]
+EXPERIMENTS = [teachers, taught, students, mislabelled, lengths]
 
 
 def texts(here):

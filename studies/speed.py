@@ -1,21 +1,23 @@
-"""How fast an epoch of this project is, beside JAX, PyTorch and Keras. The results: speed.md.
+"""How fast this project is, an epoch and a result, beside JAX, PyTorch and Keras. The results: speed.md.
 
     pip install -r studies/requirements.txt
-    python teacher.py && python studies/speed.py    ten minutes on two cores; nothing else should run meanwhile
+    python teacher.py && python studies/speed.py    20 minutes on two cores; nothing else should run meanwhile
     python studies/speed.py race errors             some parts of it: race, errors, together
-    python studies/speed.py --quick                 a round of each, in five minutes; nothing is saved
+    python studies/speed.py --quick                 a round of each, in ten minutes; nothing is saved
 
 race: each contender is a process of its own; they train in turn, a few epochs each, in ROUNDS rounds, each in another
-order. The student is 784-64-64-10, batches of 250; the teacher 784-1200-1200-10, batches of 500, dropout, shifts by up
-to 2 pixels. errors: after the same epochs from the same first weights. together: a race of many students that are
-trained side by side, on 48,000 images shifted by up to a pixel. Writes every raw number to studies/speed.json, and the
-tables of speed.md.
+order. The student is 784-64-64-10 on images shifted by up to a pixel, batches of 250; the teacher 784-1200-1200-10 on
+distorted images, batches of 500. With the errors of studies/selection.py after trainings of several lengths, its
+seconds give the time to a result. errors: after the same epochs from the same first weights. together: a race of many
+students that are trained side by side. Writes every raw number to studies/speed.json, and the tables and the figure of
+speed.md.
 """
 
 import importlib.metadata
 import importlib.util
 import itertools
 import json
+import math
 import multiprocessing
 import random
 import shutil
@@ -23,288 +25,68 @@ import signal
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import UserError, classifier, files, model_files, pool, teacher_logits, terminal, training
-from support.batches import Batches
+from support import UserError, files, terminal
+from support.selection import WHOLE_EPOCHS
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-import data
-import distill
-import student
-import teacher
-from studies import tables
+from studies import contenders, figures, selection, tables
+from studies.runs import Run
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "studies" / "speed.json"
 PACKAGES = ("torch", "jax", "optax")
-ROUNDS, EPOCHS = 5, {"student": 3, "teacher": 2}  # of a contender in a round
-NUM_IMAGES, NUM_IMAGES_TOGETHER, STUDENT_BATCH, TEACHER_BATCH, RATE = 60_000, 48_000, 250, 500, 1e-3
-ERRORS = distill.DistillRecipe(
-    temperature=2.0, alpha=0.5, learning_rate=5e-3, epochs=10, batch_size=STUDENT_BATCH, translate=0
-)
-RACE = replace(ERRORS, temperature=4.0, alpha=0.9, learning_rate=RATE)
-
-digits = cache(partial(data.load, validation=0))
-build_student = partial(student.build_student, (28, 28), 10)
-load_teacher = partial(model_files.load, example_shape=(28, 28), num_classes=10)
-
-
-# ---- contenders: functions of the teacher's path that return (epoch, predict) ----------------------------------------
-# epoch() trains one epoch; predict(images uint8) -> logits, or None where no errors are counted. Those whose errors are
-# counted also take a recipe: its temperature, alpha and learning rate, and its seed, which decides the first weights.
-
-
-def train_arrays():
-    """The training images (n, 28, 28) float32 in [0, 1], and the labels (n,) int64."""
-    return classifier.to_unit(digits().train.images).numpy(), digits().train.labels.astype(np.int64)
-
-
-def cached_logits(path):
-    """The teacher's logits of the training images, (n, 10)."""
-    images = digits().train.images
-    views = teacher_logits.as_teacher(load_teacher(path)).on_views(images, ERRORS, cache=Path(path).parent)
-    return views(np.arange(len(images)), 0, images).numpy()
-
-
-def train_here(model, batches, loss, rate=RATE):
-    run_epoch = training.compile_epoch(model, keras.optimizers.Adam(rate), batches, loss)
-    numbers = itertools.count(1)
-    return lambda: run_epoch(batches.epoch(next(numbers))), classifier.predictor(model)
-
-
-def this_project(path, recipe=RACE, is_taught=True):
-    """This project; without is_taught, on labels alone."""
-    views = teacher_logits.looked_up(cached_logits(path)[:, None]) if is_taught else None
-    batches = Batches(digits().train, recipe, views)
-    loss = training.with_settings(distill.distillation_loss if is_taught else training.cross_entropy, recipe)
-    return train_here(build_student(seed=recipe.seed), batches, loss, recipe.learning_rate)
-
-
-def own_teacher(path):
-    recipe = replace(
-        teacher.DEFAULTS, input_dropout=0.1, dropout=0.4, distort=0.0, translate=2, batch_size=TEACHER_BATCH
-    )
-    net = teacher.build_teacher((28, 28), 10, recipe)
-    return train_here(net, Batches(digits().train, recipe), training.cross_entropy)
-
-
-def keras_distiller(path, recipe=RACE, loss=None, num_images=NUM_IMAGES):
-    """`keras.distillation.Distiller` as its documentation uses it. loss: None is Keras' own, with the KL that works."""
-    net = build_student(seed=recipe.seed)
-    loss = loss or keras.distillation.LogitsDistillation(recipe.temperature, keras.losses.KLDivergence())
-    distiller = keras.distillation.Distiller(load_teacher(path), net, loss, student_loss_weight=1 - recipe.alpha)
-    cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    distiller.compile(keras.optimizers.Adam(recipe.learning_rate), cross_entropy, metrics=["accuracy"])
-    arrays = (array[:num_images] for array in train_arrays())
-    return partial(distiller.fit, *arrays, batch_size=STUDENT_BATCH, verbose=0), classifier.predictor(net)
-
-
-def keras_fit(path):
-    """Keras' `fit` at its best: images in memory, cached logits, XLA, and a whole epoch in one call."""
-    images, labels, logits = map(tf.constant, (*digits().train, cached_logits(path)))
-
-    def batch(indices):
-        targets = tf.concat([tf.cast(tf.gather(labels, indices), tf.float32)[:, None], tf.gather(logits, indices)], -1)
-        return classifier.to_unit(tf.gather(images, indices)), targets
-
-    def loss(targets, logits):
-        loss = training.with_settings(distill.distillation_loss, RACE)
-        return loss(tf.cast(targets[:, 0], tf.int32), targets[:, 1:], logits)
-
-    net, optimizer = build_student(), keras.optimizers.Adam(RATE)
-    net.compile(optimizer=optimizer, loss=loss, steps_per_execution=NUM_IMAGES // STUDENT_BATCH, jit_compile=True)
-    order = tf.data.Dataset.range(NUM_IMAGES, output_type=tf.int32).shuffle(NUM_IMAGES).batch(STUDENT_BATCH)
-    return partial(net.fit, order.map(batch).prefetch(2), shuffle=False, verbose=0), None
-
-
-def torch_student(path, recipe=RACE, is_eager=False):
-    """PyTorch, in memory, cached logits. The step (gather, loss, gradients, Adam) is compiled, unless it is_eager."""
-    import torch
-    from torch import nn
-
-    torch.manual_seed(recipe.seed)  # for the order of the images
-    net = nn.Sequential(nn.Flatten(), nn.Linear(784, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
-    for parameter, first in zip(net.parameters(), build_student(seed=recipe.seed).get_weights(), strict=True):
-        parameter.data = torch.tensor(first.T).contiguous()  # a Keras kernel is (inputs, outputs)
-    images, labels, logits = map(torch.tensor, (*train_arrays(), cached_logits(path)))
-    weights = {name: weight.detach() for name, weight in net.named_parameters()}  # in the memory of the net's
-    means, squares = ({name: torch.zeros_like(weight) for name, weight in weights.items()} for _ in range(2))
-    count, peak, temperature, alpha = torch.zeros(()), recipe.learning_rate, recipe.temperature, recipe.alpha
-    optimizer = torch.optim.Adam(net.parameters(), peak)  # of the eager step
-
-    def loss(weights, index):
-        student_logits = torch.func.functional_call(net, weights, images[index])
-        student_log = (student_logits / temperature).log_softmax(-1)
-        kl = nn.functional.kl_div(student_log, (logits[index] / temperature).softmax(-1), reduction="batchmean")
-        return alpha * temperature**2 * kl + (1 - alpha) * nn.functional.cross_entropy(student_logits, labels[index])
-
-    @torch.compile
-    def step(index):
-        gradients = torch.func.grad(loss)(weights, index)
-        count.add_(1)
-        rate = peak * torch.sqrt(1 - 0.999**count) / (1 - 0.9**count)
-        for name, gradient in gradients.items():
-            means[name].lerp_(gradient, 1 - 0.9)
-            squares[name].lerp_(gradient**2, 1 - 0.999)
-            weights[name].sub_(rate * means[name] / (squares[name].sqrt() + 1e-7))
-
-    def eager_step(index):
-        optimizer.zero_grad()
-        loss(dict(net.named_parameters()), index).backward()
-        optimizer.step()
-
-    def epoch():
-        for index in torch.randperm(NUM_IMAGES).split(STUDENT_BATCH):
-            (eager_step if is_eager else step)(index)
-
-    return epoch, lambda images: net(torch.tensor(classifier.to_unit(images).numpy())).detach().numpy()
-
-
-def torch_teacher(path):
-    """PyTorch with tensors in memory, each image shifted on its own, and the fused Adam."""
-    import torch
-    from torch import nn
-
-    hidden = [nn.Linear(784, 1200), nn.ReLU(), nn.Dropout(0.4), nn.Linear(1200, 1200), nn.ReLU(), nn.Dropout(0.4)]
-    net = nn.Sequential(nn.Flatten(), nn.Dropout(0.1), *hidden, nn.Linear(1200, 10))
-    images, labels = map(torch.tensor, train_arrays())
-    padded = nn.functional.pad(images, (2, 2, 2, 2)).reshape(NUM_IMAGES, -1)
-    optimizer = torch.optim.Adam(net.parameters(), RATE, fused=True)
-    pixels = (torch.arange(28)[:, None] * 32 + torch.arange(28)).reshape(1, -1)
-
-    def epoch():
-        net.train()
-        for index in torch.randperm(NUM_IMAGES).split(TEACHER_BATCH):
-            corner = torch.randint(5, (len(index), 1)) * 32 + torch.randint(5, (len(index), 1))
-            optimizer.zero_grad()
-            logits = net(padded[index].gather(1, corner + pixels))
-            nn.functional.cross_entropy(logits, labels[index]).backward()
-            optimizer.step()
-
-    return epoch, None
-
-
-def jax_scan(path, recipe=RACE):
-    """JAX and Optax: one `jit` of a `lax.scan` over an epoch's steps; images in memory, cached logits."""
-    import jax
-    import optax
-    from jax import numpy as jnp
-
-    random, optimizer = np.random.default_rng(recipe.seed), optax.adam(recipe.learning_rate)
-    weights = jax.tree.map(jnp.array, build_student(seed=recipe.seed).get_weights())  # its kernels and biases in turn
-    state = weights, optimizer.init(weights)
-    examples = jax.device_put((*digits().train, cached_logits(path)))
-
-    @jax.jit
-    def forward(weights, images):
-        values = images.reshape(-1, 784).astype(jnp.float32) / 255
-        for kernel, bias in zip(weights[:-2:2], weights[1:-2:2]):
-            values = jax.nn.relu(values @ kernel + bias)
-        return values @ weights[-2] + weights[-1]
-
-    def loss(weights, images, labels, teacher_logits):
-        logits = forward(weights, images)
-        student_log, teacher_log = (jax.nn.log_softmax(each / recipe.temperature) for each in (logits, teacher_logits))
-        kl = optax.losses.kl_divergence_with_log_targets(student_log, teacher_log)
-        cross_entropy = optax.losses.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return (recipe.alpha * recipe.temperature**2 * kl + (1 - recipe.alpha) * cross_entropy).mean()
-
-    @partial(jax.jit, donate_argnums=0)
-    def run_epoch(state, order, examples):
-        def step(state, index):
-            weights, moments = state
-            gradients = jax.grad(loss)(weights, *(array[index] for array in examples))
-            updates, moments = optimizer.update(gradients, moments)
-            return (optax.apply_updates(weights, updates), moments), None
-
-        return jax.lax.scan(step, state, order)[0]
-
-    def epoch():
-        nonlocal state
-        order = random.permutation(NUM_IMAGES).astype(np.int32).reshape(-1, STUDENT_BATCH)
-        state = jax.block_until_ready(run_epoch(state, order, examples))
-
-    return epoch, lambda images: np.asarray(forward(state[0], images))
-
-
-def matrix_products(path):
-    """The matrix products of an epoch of the student alone, in one loop under XLA: a floor."""
-    products = []  # (left, right, which is transposed)
-    for inputs, outputs in ((784, 64), (64, 64), (64, 10)):
-        values, kernel, error = (STUDENT_BATCH, inputs), (inputs, outputs), (STUDENT_BATCH, outputs)
-        products += [(values, kernel, {}), (values, error, {"transpose_a": True})]  # forward; gradient of the kernel
-        products += [(error, kernel, {"transpose_b": True})] * (inputs != 784)  # of the values, but not of the pixels
-    left, right = ([tf.random.normal(product[side]) for product in products] for side in (0, 1))
-
-    @tf.function(jit_compile=True)
-    def run(left, right):
-        total = tf.constant(0.0)
-        for _ in tf.range(NUM_IMAGES // STUDENT_BATCH):
-            for a, b, (_, _, transposed) in zip(left, right, products):
-                total += 1e-20 * tf.matmul(a + total, b, **transposed)[0, 0]  # `+ total`: else XLA takes it out
-        return total
-
-    return lambda: run(left, right).numpy(), None
-
-
-def students_at_once(path, number, cores=None):
-    """So many students, trained as distill.train_students does it, a core for each (default: all cores)."""
-    if cores == 1:
-        pool.use_one_core()
-    cores, split = cores or terminal.num_cores(), digits().train.take(slice(NUM_IMAGES_TOGETHER))
-    logits = np.random.default_rng(0).normal(size=(NUM_IMAGES_TOGETHER, 9, 10)).astype(np.float32)  # as good, for times
-    recipe = replace(ERRORS, translate=1, epochs=150, learning_rate=5e-3)
-    batches = Batches(split, recipe, teacher_logits.looked_up(logits))
-    trainers, numbers = [], itertools.count(1)
-    each = ThreadPoolExecutor(cores).map if cores > 1 else map
-    for x in np.linspace(0, 1, number):
-        its_own = replace(recipe, temperature=1 + 7 * x, alpha=0.1 + 0.8 * x)
-        trainers.append(training.Trainer(build_student(), batches, distill.distillation_loss, its_own))
-
-    def epoch():  # as in training.train
-        examples = batches.epoch(number := next(numbers))
-        list(each(partial(training.Trainer.train_epoch, number=number, examples=examples, seconds=0), trainers))
-
-    return epoch, None
-
-
-SOFT_TARGETS = distill.SoftTargetLoss(ERRORS.temperature)
+ROUNDS, EPOCHS = 5, {"student": 3, "teacher": 2, "logits": 1}  # of a contender in a round
+RACE = contenders.RACE
+ERRORS = replace(RACE, temperature=2.0, alpha=0.5, epochs=10, translate=0)
 KERAS_DEFAULT = keras.distillation.LogitsDistillation(ERRORS.temperature)
-CONTENDERS = {  # what the table calls each
-    "student": {
-        "distilling: **this project**": this_project,
-        "JAX, `jit` of a `lax.scan` over the epoch, cached logits": jax_scan,
-        "PyTorch, in memory, cached logits, `torch.compile` of the step": torch_student,
-        "Keras' `fit` at its best, cached logits": keras_fit,
-        "`keras.distillation.Distiller`": keras_distiller,
-        "the student's matrix products alone": matrix_products,
+OURS, TORCH, FIT, DISTILLER = "**this project**", "PyTorch, compiled", "Keras' `fit`, `predict`", "`Distiller`"
+A_FIFTH, TWO_FIFTHS = "this project, a fifth of the images", "this project, two fifths of the images"
+CONTENDERS = {  # the first of each group is what the others are compared with
+    "teacher": {
+        OURS: contenders.own_teacher,
+        A_FIFTH: partial(contenders.own_teacher, recipe=replace(contenders.TEACHER, select=0.2)),
+        TORCH: contenders.torch_teacher,
+        FIT: contenders.keras_teacher,
     },
-    "teacher": {"the teacher: **this project**": own_teacher, "PyTorch, in memory, fused Adam": torch_teacher},
+    "logits": {OURS: contenders.own_logits, TORCH: contenders.torch_logits, FIT: contenders.keras_logits},
+    "student": {
+        OURS: contenders.this_project,
+        TWO_FIFTHS: partial(contenders.this_project, recipe=replace(RACE, select=0.4)),
+        "JAX": contenders.jax_scan,
+        TORCH: contenders.torch_student,
+        FIT: contenders.keras_fit,
+        DISTILLER: contenders.keras_distiller,
+        "its matrix products alone": contenders.matrix_products,
+    },
 }
+OF = {"teacher": "an epoch of the teacher", "logits": "the teacher's logits", "student": "an epoch of the student"}
 ERROR_CONTENDERS = {  # name: (contender, its loss)
-    "**this project**": (this_project, "cross-entropy, T² KL"),
-    "JAX": (jax_scan, "the same"),
-    "PyTorch, eager": (partial(torch_student, is_eager=True), "the same"),
-    "`Distiller`, `distill.SoftTargetLoss`": (partial(keras_distiller, loss=SOFT_TARGETS), "the same"),
-    "`Distiller` as it comes": (partial(keras_distiller, loss=KERAS_DEFAULT), "cross-entropy, KL without softmax"),
-    "this project on labels alone": (partial(this_project, is_taught=False), "cross-entropy"),
+    OURS: (contenders.this_project, "cross-entropy, T² KL"),
+    "JAX": (contenders.jax_scan, "the same"),
+    "PyTorch, eager": (partial(contenders.torch_student, is_eager=True), "the same"),
+    "`Distiller`, `distill.SoftTargetLoss`": (contenders.keras_distiller, "the same"),
+    "`Distiller` as it comes": (
+        partial(contenders.keras_distiller, loss=KERAS_DEFAULT),
+        "cross-entropy, KL without softmax",
+    ),
+    "this project on labels alone": (contenders.own_baseline, "cross-entropy"),
 }
 TOGETHER = {  # the first is what the others are compared with
-    "one student alone": partial(students_at_once, number=1),
-    "8 students at once": partial(students_at_once, number=8),
-    "24 students at once": partial(students_at_once, number=24),
-    "two workers, 8 students each": partial(students_at_once, number=8, cores=1),
-    "`Distiller`": partial(keras_distiller, recipe=ERRORS, loss=SOFT_TARGETS, num_images=NUM_IMAGES_TOGETHER),
+    "one student alone": partial(contenders.students_at_once, number=1),
+    "8 students at once": partial(contenders.students_at_once, number=8),
+    "24 students at once": partial(contenders.students_at_once, number=24),
+    "two workers, 8 students each": partial(contenders.students_at_once, number=8, cores=1),
+    DISTILLER: partial(contenders.keras_distiller, num_images=contenders.NUM_IMAGES_TOGETHER),
 }
 NUM_STUDENTS = dict(zip(TOGETHER, (1, 8, 24, 16, 1), strict=True))
 
@@ -338,10 +120,10 @@ def received(name, processes):
     return seconds
 
 
-def race(contenders, path, epochs, rounds):
+def race(group, path, epochs, rounds):
     """{name: {"seconds": of each epoch}} of contenders that train in turn; of "two workers", two at the same time."""
     context, results, running = multiprocessing.get_context("spawn"), {}, {}
-    for name, contender in contenders.items():
+    for name, contender in group.items():
         print(f"starting {name}", flush=True)
         running[name], results[name] = [], {"seconds": []}
         for _ in range(2 if name.startswith("two workers") else 1):
@@ -362,14 +144,14 @@ def race(contenders, path, epochs, rounds):
     return results
 
 
-def measure_race(path, quick=False, contenders=CONTENDERS):
+def measure_race(path, quick=False, groups=CONTENDERS):
     """{net: results of `race`}."""
-    return {net: race(each, path, EPOCHS[net], 1 if quick else ROUNDS) for net, each in contenders.items()}
+    return {net: race(each, path, EPOCHS[net], 1 if quick else ROUNDS) for net, each in groups.items()}
 
 
 def measure_errors(path, quick=False):
     """{contender: test errors with each seed}, one after the other in this process."""
-    errors, test = {name: [] for name in ERROR_CONTENDERS}, digits().test
+    errors, test = {name: [] for name in ERROR_CONTENDERS}, contenders.digits().test
     for name, (contender, _) in ERROR_CONTENDERS.items():
         for seed in range(1 if quick else 3):
             epoch, predict = contender(path, replace(ERRORS, seed=seed))
@@ -394,12 +176,12 @@ def machine():
 def race_table(measured):
     """The table of the race: seconds an epoch, and how many times those of this project."""
     lines = []
-    for results in measured.values():
-        ours = median(next(iter(results.values()))["seconds"])
+    for net, results in measured.items():
+        ours = median(results[OURS]["seconds"])
         for name, result in results.items():
             fastest, typical = min(result["seconds"]), median(result["seconds"])
-            lines.append([name, f"{fastest:.2f}", f"{typical:.2f}", f"{typical / ours:.1f}"])
-    return tables.markdown(["an epoch of", "fastest (s)", "median (s)", "times ours"], lines)
+            lines.append([OF[net], name, f"{fastest:.2f}", f"{typical:.2f}", f"{typical / ours:.1f}"])
+    return tables.markdown(["", "", "fastest (s)", "median (s)", "times ours"], lines)
 
 
 def errors_table(measured):
@@ -419,16 +201,90 @@ def together_table(measured):
     return tables.markdown(header, lines)
 
 
+# ---- the time to a result --------------------------------------------------------------------------------------------
+
+ENOUGH = 100  # test errors of the student, in the mean of the seeds
+TO_A_RESULT = {  # row: its teacher, logits and student in the race
+    "**this project**, on the hard images": (A_FIFTH, OURS, TWO_FIFTHS),
+    "this project, on every image": (OURS, OURS, OURS),
+    TORCH: (TORCH, TORCH, TORCH),
+    "Keras' `fit`": (FIT, FIT, FIT),
+    "Keras' `fit`, then `Distiller`": (FIT, None, DISTILLER),
+}
+
+
+def measured_lengths():
+    """{(the teacher's recipe, the student's recipe): test errors of each seed} of `selection.lengths`."""
+    errors = {}
+    for record in json.loads(RESULTS.with_name("selection.json").read_text(encoding="utf-8"))["runs"]:
+        errors.setdefault(Run.of(record["run"]).with_seed(0), []).append(record["test_errors"])
+    runs_of_students = selection.lengths().values()
+    return {(run.teacher.recipe, run.recipe): errors[run] for run in runs_of_students if run in errors}
+
+
+def seconds_of(results, name, recipe):
+    """The seconds of all epochs of a net, without compiling. results: of one group of the race. name: there."""
+    whole, own = (median(results[contender]["seconds"]) for contender in (OURS, name))
+    num_whole = min(recipe.epochs, WHOLE_EPOCHS) if recipe.select < 1 else 0
+    return num_whole * whole + (recipe.epochs - num_whole) * own
+
+
+def fronts(race, lengths):
+    """{row of TO_A_RESULT: [(seconds of teacher, logits and student, the two recipes, errors)]}.
+
+    Of all lengths, those that no other one beats in both seconds and errors, the fastest first.
+    """
+    teachers, students, found = race["teacher"], race["student"], {}
+    for row, (of_teacher, of_logits, of_student) in TO_A_RESULT.items():
+        entries, best = [], math.inf
+        logits = median(race["logits"][of_logits]["seconds"]) if of_logits else 0.0
+        for (taught_by, recipe), errors in lengths.items():
+            if (recipe.select < 1) == (of_student == TWO_FIFTHS):
+                ends = seconds_of(teachers, of_teacher, taught_by), seconds_of(students, of_student, recipe)
+                entries.append(((ends[0], logits, ends[1]), taught_by, recipe, errors))
+        found[row] = []
+        for entry in sorted(entries, key=lambda entry: sum(entry[0])):
+            if mean(entry[-1]) < best:
+                best = mean(entry[-1])
+                found[row].append(entry)
+    return found
+
+
+def result_table(race):
+    """The table of the seconds to a student of at most ENOUGH errors, a column for each part."""
+    lines, ours = [], None
+    for row, front in fronts(race, measured_lengths()).items():
+        for parts, teacher_recipe, recipe, errors in front:
+            if mean(errors) <= ENOUGH:
+                ours = ours or sum(parts)
+                epochs = str(teacher_recipe.epochs), str(recipe.epochs)
+                cells = [f"{seconds:.1f}" for seconds in (*parts, sum(parts))]
+                lines.append([row, *epochs, *cells, f"{sum(parts) / ours:.1f}", tables.spread_and_each(errors)])
+                break
+    header = ["", "epochs: teacher", "student", "seconds: teacher", "logits", "student", "all", "times ours"]
+    return tables.markdown([*header, "test errors"], lines)
+
+
+def draw(race):
+    """Draw the test errors against the seconds."""
+    lines = {}
+    for row, front in fronts(race, measured_lengths()).items():
+        lines[row.replace("*", "").replace("`", "")] = [(sum(parts), mean(errors)) for parts, *_, errors in front]
+    labels = {"xlabel": "seconds, teacher included", "ylabel": "errors in 10,000 test images, mean of five seeds"}
+    figures.errors_by_seconds(lines, RESULTS.with_suffix(".png"), level=ENOUGH, **labels)
+
+
 PARTS = {
     "race": (measure_race, race_table),
     "errors": (measure_errors, errors_table),
-    "together": (partial(measure_race, contenders={"student": TOGETHER}), together_table),
+    "together": (partial(measure_race, groups={"student": TOGETHER}), together_table),
 }
 
 
 def texts(measured):
     """{name: Markdown} of the tables of speed.md, of the parts that were measured. measured: what speed.json holds."""
-    return {f"speed_{part}": table(measured[part]) for part, (_, table) in PARTS.items() if part in measured}
+    filled = {f"speed_{part}": table(measured[part]) for part, (_, table) in PARTS.items() if part in measured}
+    return filled | ({"speed_result": result_table(measured["race"])} if "race" in measured else {})
 
 
 def main():
@@ -457,6 +313,7 @@ def main():
         print(f"\n{text}")
     if not arguments.quick:
         tables.fill(texts(measured))
+        draw(measured["race"])
 
 
 if __name__ == "__main__":

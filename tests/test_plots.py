@@ -113,6 +113,13 @@ def test_error_lines(tmp_path, log):
     drawn(tmp_path / "lines.png", 552, 960)
 
 
+def test_errors_by_seconds_are_on_an_axis_that_has_them_all(tmp_path):
+    lines = {"ours": [(12.0, 110.0), (70.0, 95.0)], "others'": [(300.0, 110.0), (900.0, 99.0)]}
+    figures.errors_by_seconds(lines, tmp_path / "seconds.png", level=100, xlabel="seconds", ylabel="errors")
+    picture = drawn(tmp_path / "seconds.png", 552, 960, least=0.001)
+    assert not np.array_equal(picture[:, 480:], picture[:, :480])
+
+
 @pytest.mark.parametrize(("suffix", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")])
 def test_the_suffix_tells_the_kind(tmp_path, suffix, start):
     plots.accuracy_against_parameters(ROWS, tmp_path / f"size.{suffix}")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import data
-from studies import speed
+from studies import contenders, speed
 
 
 def counting(path):
@@ -28,7 +28,7 @@ def unlearning(path, recipe):
     wrong = [None] * recipe.seed
 
     def predict(images):
-        labels = speed.digits().test.labels.copy()
+        labels = contenders.digits().test.labels.copy()
         labels[: len(wrong)] -= 1
         return np.eye(10)[labels]
 
@@ -46,7 +46,7 @@ def few(monkeypatch, eager):
     """500 images of noise in place of MNIST."""
     images = np.random.default_rng(0).integers(256, size=(500, 28, 28)).astype(np.uint8)
     split = data.Split(images, np.arange(500, dtype=np.int32) % 10)
-    monkeypatch.setattr(speed, "digits", lambda: data.Dataset(split, split, split, 10))
+    monkeypatch.setattr(contenders, "digits", lambda: data.Dataset(split, split, split, 10))
 
 
 def test_contenders_train_in_processes_of_their_own_and_one_that_crashes_is_named(tmp_path):
@@ -58,8 +58,8 @@ def test_contenders_train_in_processes_of_their_own_and_one_that_crashes_is_name
 
 def test_quick_shows_a_round_of_each_part_and_saves_nothing(monkeypatch, tmp_path, capsys):
     (tmp_path / "teacher.keras").touch()
-    race = lambda contenders, path, epochs, rounds: {
-        name: {"seconds": [2.0 if name.startswith(("JAX", "8")) else 1.0] * epochs * rounds} for name in contenders
+    race = lambda group, path, epochs, rounds: {
+        name: {"seconds": [2.0 if name.startswith(("JAX", "8")) else 1.0] * epochs * rounds} for name in group
     }
     monkeypatch.setattr(speed, "race", race)
     monkeypatch.setattr(speed, "ERROR_CONTENDERS", {"unlearning": (unlearning, "none")})
@@ -68,7 +68,7 @@ def test_quick_shows_a_round_of_each_part_and_saves_nothing(monkeypatch, tmp_pat
     before = [path.read_bytes() for path in speed.tables.DOCUMENTS + [speed.RESULTS]]
     speed.main()
     printed = capsys.readouterr().out
-    assert cells(printed, "JAX") == ["2.00", "2.00", "2.0"]
+    assert cells(printed, "an epoch of the student | JAX")[1:] == ["2.00", "2.00", "2.0"]
     assert cells(printed, "8 students") == ["8", "2.00", "2.00", "0.250", "0.25"]
     assert cells(printed, "unlearning") == ["none", "1"]
     assert before == [path.read_bytes() for path in speed.tables.DOCUMENTS + [speed.RESULTS]]
@@ -82,8 +82,8 @@ def test_errors_are_those_after_ten_epochs_with_each_of_three_seeds(monkeypatch,
 
 
 def test_contenders_of_the_errors_begin_with_the_same_weights(few, tmp_path):
-    path, images = tmp_path / "teacher.keras", speed.digits().train.images
-    speed.build_student().save(path)
+    path, images = tmp_path / "teacher.keras", contenders.digits().train.images
+    contenders.build_student().save(path)
 
     def first_logits(name, seed):
         contender, _ = speed.ERROR_CONTENDERS[name]
@@ -96,24 +96,45 @@ def test_contenders_of_the_errors_begin_with_the_same_weights(few, tmp_path):
 
 
 def test_students_are_all_trained_in_an_epoch(few, monkeypatch):
-    monkeypatch.setattr(speed, "NUM_IMAGES_TOGETHER", 500)
+    monkeypatch.setattr(contenders, "NUM_IMAGES_TOGETHER", 500)
     trained = []
-    train_epoch = speed.training.Trainer.train_epoch
+    train_epoch = contenders.training.Trainer.train_epoch
 
     def recording(run, **options):
         train_epoch(run, **options)
         trained.append(options["number"])
 
-    monkeypatch.setattr(speed.training.Trainer, "train_epoch", recording)
-    epoch, _ = speed.students_at_once(None, 3, cores=2)
+    monkeypatch.setattr(contenders.training.Trainer, "train_epoch", recording)
+    epoch, _ = contenders.students_at_once(None, 3, cores=2)
     epoch()
     epoch()
     assert trained == [1, 1, 1, 2, 2, 2]
 
 
 def test_the_race_is_compared_with_this_project_by_medians():
-    table = speed.race_table({"student": {"ours": {"seconds": [0.3, 0.1, 0.2]}, "JAX": {"seconds": [0.5, 0.3, 0.9]}}})
-    assert cells(table, "JAX") == ["0.30", "0.50", "2.5"]
+    results = {"seconds": [0.3, 0.1, 0.2]}, {"seconds": [0.5, 0.3, 0.9]}
+    table = speed.race_table({"student": dict(zip((speed.OURS, "JAX"), results))})
+    assert cells(table, "an epoch of the student | JAX")[1:] == ["0.30", "0.50", "2.5"]
+    assert cells(table, "an epoch of the student | **this")[1:] == ["0.10", "0.20", "1.0"]
+
+
+def test_the_time_to_a_result_is_that_of_all_epochs_and_of_the_logits(monkeypatch):
+    race = {net: {name: {"seconds": [1.0]} for name in group} for net, group in speed.CONTENDERS.items()}
+    race["teacher"][speed.A_FIFTH]["seconds"] = [0.25, 0.5, 9.0]
+    short, long = (replace(contenders.TEACHER, epochs=epochs) for epochs in (5, 9))
+    few, many = (replace(speed.RACE, epochs=epochs) for epochs in (10, 20))
+    hard = replace(contenders.TEACHER, epochs=13, select=0.2), replace(speed.RACE, epochs=10, select=0.4)
+    lengths = {(short, few): [130, 110], (short, many): [101, 99], (long, few): [100, 120], hard: [90, 92]}
+    fronts = speed.fronts(race, lengths)
+    (of_hard,) = fronts["**this project**, on the hard images"]
+    assert of_hard[0] == (3 + 10 * 0.5, 1, 10)  # three epochs of all images, ten at the median of 0.5 seconds
+    assert [errors for *_, errors in fronts["this project, on every image"]] == [[130, 110], [100, 120], [101, 99]]
+    times = [[sum(parts) for parts, *_ in front] for row, front in fronts.items() if "hard" not in row]
+    assert times == [[16, 20, 26], [16, 20, 26], [16, 20, 26], [15, 19, 25]]  # the Distiller needs no logits before
+    monkeypatch.setattr(speed, "measured_lengths", lambda: lengths)
+    table = speed.result_table(race)
+    assert cells(table, "**this") == ["13", "10", "8.0", "1.0", "10.0", "19.0", "1.0", "91.0 ± 1.4 (90, 92)"]
+    assert cells(table, "PyTorch") == ["5", "20", "5.0", "1.0", "20.0", "26.0", "1.4", "100.0 ± 1.4 (101, 99)"]
 
 
 def test_students_together_are_compared_with_one_student_alone():
