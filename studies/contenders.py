@@ -122,9 +122,8 @@ def keras_fit(path):
 
     net, optimizer = build_student(), keras.optimizers.Adam(RACE.learning_rate)
     net.compile(optimizer=optimizer, loss=loss, steps_per_execution=NUM_IMAGES // RACE.batch_size, jit_compile=True)
-    return partial(
-        net.fit, keras_views(RACE).map(targets, tf.data.AUTOTUNE).prefetch(2), shuffle=False, verbose=0
-    ), None
+    batches = keras_views(RACE).map(targets, tf.data.AUTOTUNE).prefetch(2)
+    return partial(net.fit, batches, shuffle=False, verbose=0), None
 
 
 def keras_teacher(path):
@@ -139,9 +138,8 @@ def keras_teacher(path):
     optimizer = keras.optimizers.Adam(TEACHER.learning_rate, weight_decay=TEACHER.weight_decay)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     net.compile(optimizer=optimizer, loss=loss, steps_per_execution=NUM_IMAGES // TEACHER.batch_size, jit_compile=True)
-    return partial(
-        net.fit, keras_views(TEACHER).map(distorted, tf.data.AUTOTUNE).prefetch(2), shuffle=False, verbose=0
-    ), None
+    batches = keras_views(TEACHER).map(distorted, tf.data.AUTOTUNE).prefetch(2)
+    return partial(net.fit, batches, shuffle=False, verbose=0), None
 
 
 def keras_logits(path):

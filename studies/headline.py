@@ -91,8 +91,9 @@ def texts(results):
     result = []
     by_row = {NETS[name]: (TRAINED_ON[name], rows[name][0]["parameters"], errors[name]) for name in NETS}
     # The best student on labels alone by its validation errors, and one on distorted images.
-    best_alone = recorded("selection", selection.students()["every image, 64 epochs: labels alone"], "test_errors")
-    untaught = recorded("ladder", ladder.pair(ladder.DISTORTED_STEP)[0], "errors")
+    of_selection = runs.recorded(RESULTS.with_name("selection.json"), "test_errors")
+    best_alone = of_selection[selection.students()["every image, 64 epochs: labels alone"]]
+    untaught = runs.recorded(RESULTS.with_name("ladder.json"), "errors")[ladder.pair(ladder.DISTORTED_STEP)[0]]
     by_row["labels alone, 64 epochs of every image"] = "shifted", rows["student"][0]["parameters"], best_alone
     by_row["labels alone, 150 epochs of every image"] = "distorted", rows["student"][0]["parameters"], untaught
     for row, (images, parameters, counts) in by_row.items():
@@ -115,12 +116,6 @@ def texts(results):
         "sweep_choice": sweep_choice(sweep),
         "export": export_table([run["export"] for run in results["runs"]]),
     }
-
-
-def recorded(study, run, key):
-    """What a study has recorded of a run, with each seed. key: "errors", or another one of its records."""
-    records = json.loads(RESULTS.with_name(f"{study}.json").read_text(encoding="utf-8"))["runs"]
-    return [record[key] for record in records if runs.Run.of(record["run"]).with_seed(0) == run]
 
 
 def rounded_up(p):

@@ -114,6 +114,14 @@ class Run:
 # ---- records ---------------------------------------------------------------------------------------------------------
 
 
+def recorded(path, key):
+    """{run with seed 0: what is recorded under `key` of each of its seeds}, of the JSON file of a study."""
+    values = {}
+    for record in json.loads(path.read_text(encoding="utf-8"))["runs"]:
+        values.setdefault(Run.of(record["run"]).with_seed(0), []).append(record[key])
+    return values
+
+
 class Records:
     """The records of finished runs on a data set, in a JSON file with a line for each; and their nets, in a folder.
 

@@ -89,9 +89,14 @@ def lengths():
     return rows
 
 
+def whole_epochs(recipe):
+    """How many of its epochs have all images."""
+    return min(recipe.epochs, selection.WHOLE_EPOCHS) if recipe.select < 1 else recipe.epochs
+
+
 def work(recipe):
     """How many epochs of all images a run's steps would be."""
-    whole = min(recipe.epochs, selection.WHOLE_EPOCHS) if recipe.select < 1 else recipe.epochs
+    whole = whole_epochs(recipe)
     return whole + recipe.select * (recipe.epochs - whole)
 
 

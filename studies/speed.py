@@ -33,14 +33,12 @@ from statistics import mean, median
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from support import UserError, files, terminal
-from support.selection import WHOLE_EPOCHS
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from studies import contenders, figures, selection, tables
-from studies.runs import Run
+from studies import contenders, figures, runs, selection, tables
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "studies" / "speed.json"
@@ -215,9 +213,7 @@ TO_A_RESULT = {  # row: its teacher, logits and student in the race
 
 def measured_lengths():
     """{(the teacher's recipe, the student's recipe): test errors of each seed} of `selection.lengths`."""
-    errors = {}
-    for record in json.loads(RESULTS.with_name("selection.json").read_text(encoding="utf-8"))["runs"]:
-        errors.setdefault(Run.of(record["run"]).with_seed(0), []).append(record["test_errors"])
+    errors = runs.recorded(RESULTS.with_name("selection.json"), "test_errors")
     runs_of_students = selection.lengths().values()
     return {(run.teacher.recipe, run.recipe): errors[run] for run in runs_of_students if run in errors}
 
@@ -225,7 +221,9 @@ def measured_lengths():
 def seconds_of(results, name, recipe):
     """The seconds of all epochs of a net, without compiling. results: of one group of the race. name: there."""
     whole, own = (median(results[contender]["seconds"]) for contender in (OURS, name))
-    num_whole = min(recipe.epochs, WHOLE_EPOCHS) if recipe.select < 1 else 0
+    if recipe.select == 1:
+        return recipe.epochs * own
+    num_whole = selection.whole_epochs(recipe)
     return num_whole * whole + (recipe.epochs - num_whole) * own
 
 
