@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-from support import UserError, files, quiet
+from support import UserError, files, quiet, terminal
 
 import keras
 import numpy as np
@@ -19,7 +19,16 @@ HOLD_OUT_SEED = 0  # a constant, so that all nets are compared on the same valid
 SMALL, LARGE = 0.01, 20  # nets take floats of size 1; those beyond these limits are pointed out
 FORM = "numpy.savez('mine.npz', x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)"
 NUMBERS = "`names, y = numpy.unique([*y_train, *y_test], return_inverse=True)` makes numbers of words, y_train's first"
-CONVERTED = r"\.csv(\.gz)?$|\.npy$|idx[13]-ubyte(\.gz)?$"  # the names of files that tools/convert.py takes
+TABLE, IDX = r"(?i)\.(csv|tsv|txt|data)(\.gz)?$", r"idx([13])-ubyte(\.gz)?$"  # the ends of names of files that
+CONVERTED = rf"{TABLE}|\.npy$|{IDX}"  # tools/convert.py takes
+LOADERS = {  # the end of a file's name: how Python reads such a file
+    r"\.(pkl|pickle)$": "a = pickle.load(open({path!r}, 'rb'), encoding='latin1')",
+    r"\.(pkl|pickle)\.gz$": "a = pickle.load(gzip.open({path!r}), encoding='latin1')",
+    r"\.mat$": "a = scipy.io.loadmat({path!r})",
+    r"\.(h5|hdf5)$": "a = h5py.File({path!r})",
+    r"\.(pt|pth)$": "a = torch.load({path!r})",
+}
+TABLE_LOADERS = {r"\.(xlsx?|ods)$": "read_excel", r"\.parquet$": "read_parquet", r"\.(feather|arrow)$": "read_feather"}
 
 FASHION = ["T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]
 CIFAR10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -187,6 +196,25 @@ def hold_out(split: Split, number: int) -> tuple[Split, Split]:
     return split.take(~held_out), split.take(held_out)
 
 
+def with_test(labels: dict[str, np.ndarray], share: float) -> dict[str, tuple[str, np.ndarray]]:
+    """Which rows of a source each part of the data is to have: {part: (the part of the source, its rows there)}.
+
+    labels: {part of the source: (n,), see Split}. These are the parts; but without a "test", `share` of the labelled
+    training examples, one at least, become it, drawn as by `hold_out`. Prints how many.
+    """
+    rows_of = {part: (part, np.arange(len(labels[part]))) for part in ("train", "val", "test") if part in labels}
+    if "test" not in labels:
+        rows = Split(rows_of["train"][1], labels["train"])
+        num_labelled, num_classes = int(np.sum(rows.labels >= 0)), len(np.unique(rows.labels[rows.labels >= 0]))
+        num_test = min(max(1, round(share * num_labelled)), num_labelled - num_classes)
+        if num_test < 1:
+            raise UserError(f"{num_labelled} examples of {num_classes} classes are too few for a test part: add some")
+        kept, held_out = hold_out(rows, num_test)
+        rows_of |= {"train": ("train", kept.images), "test": ("train", held_out.images)}
+        terminal.say(f"there is no test part: {num_test:,} training examples become it, from each class its share")
+    return rows_of
+
+
 def fold(dataset: Dataset, number: int, num_folds: int) -> Dataset:
     """The Dataset of a fold in a cross-validation: part `number`, from 0, of the training examples validates the rest.
 
@@ -288,13 +316,20 @@ def _looks_like_npz(path: str) -> bool:
 
 def how_to_convert(path: str) -> str:
     """How a user makes a data file of a file, of any format, that neither `load` nor tools/convert.py takes."""
-    if re.search(r"(?i)\.(zip|tar|tgz|rar|7z)$|\.tar\.\w+$", path):
-        return "unpack it, and give its folder"
-    if re.search(r"(?i)\.(xlsx?|ods|parquet|feather|arrow|tsv)$", path):
-        return "save its table as .csv"
-    if re.search(r"(?i)\.(png|jpe?g|bmp|gif|webp|tiff?)$", path):
+    named = lambda pattern: re.search(f"(?i){pattern}", path)
+    convert = "python tools/convert.py"
+    if named(r"\.(zip|tar|tgz)$|\.tar\.\w+$"):
+        return f"unpack it, `shutil.unpack_archive({path!r}, 'mine')` in Python, and `{convert} mine mine.npz`"
+    if named(r"\.(png|jpe?g|bmp|gif|webp|tiff?)$"):
         return "give the folder that has a folder of images for each class"
-    return f"load its arrays in Python, whatever wrote them, and save them with {FORM}"
+    for pattern, function in TABLE_LOADERS.items():
+        if named(pattern):
+            line = f"pandas.{function}({path!r}).to_csv('mine.csv', index=False)"
+            return f"make a table of it, `{line}` in Python, and `{convert} mine.csv mine.npz`"
+    for pattern, line in LOADERS.items():
+        if named(pattern):
+            return f"in Python, load its arrays, `{line.format(path=path)}`, and save them, `{FORM}`"
+    return f"if it is a table, name it .csv; else load its arrays in Python and save them, `{FORM}`"
 
 
 def checked_split(

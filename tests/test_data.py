@@ -122,7 +122,7 @@ IMAGES, LABELS, TEST_LABELS = ARRAYS["x_train"], ARRAYS["y_train"].astype(np.int
         (lambda path: path.write_text("hello"), "cannot be read"),
         (lambda path: path.mkdir(), "cannot be read"),
         (without_test_labels, r"y_test is missing or no array: save all four with numpy.savez\('mine.npz', x_train="),
-        (other_archive, "is no .npz file, which --data takes: load its arrays in Python"),
+        (other_archive, "is no .npz file, which --data takes: if it is a table, name it .csv; else load its arrays"),
         (changed(y_test=TEST_LABELS.astype(object)), r"y_test has the dtype object, .*save numpy.array\(y_test.tolist"),
         (changed(x_train=ragged(IMAGES)), "x_train has the dtype object, .*; all examples must have one shape"),
         (changed(class_names=np.array(["a", "b", "c"], object)), "class_names has the dtype object"),
@@ -387,7 +387,7 @@ def test_labels_may_stand_in_a_column_and_names_be_bytes(tmp_path):
         load_changed(tmp_path / "hot.npz", y_train=np.eye(3)[LABELS])
 
 
-@pytest.mark.parametrize("name", ["photos", "train.csv", "x.npy", "train-images-idx3-ubyte.gz"])
+@pytest.mark.parametrize("name", ["photos", "train.csv", "DATA.TSV", "x.npy", "train-images-idx3-ubyte.gz"])
 def test_data_that_convert_takes_are_sent_there(tmp_path, name):
     (tmp_path / "photos").mkdir()
     if name != "photos":
@@ -399,12 +399,19 @@ def test_data_that_convert_takes_are_sent_there(tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "advice"),
     [
-        ("mnist.pkl.gz", "load its arrays in Python, whatever wrote them, and save them with numpy.savez("),
-        ("a.h5", "load its arrays in Python"),
-        ("a.pt", "load its arrays in Python"),
-        ("a.parquet", "save its table as .csv"),
-        ("photos.ZIP", "unpack it, and give its folder"),
-        ("photos.tar.gz", "unpack it, and give its folder"),
+        ("mnist.pkl.gz", "`a = pickle.load(gzip.open({path!r}), encoding='latin1')`, and save them, `numpy.savez("),
+        ("a.pickle", "`a = pickle.load(open({path!r}, 'rb'), encoding='latin1')`, and save them"),
+        ("a.h5", "`a = h5py.File({path!r})`"),
+        ("a.mat", "`a = scipy.io.loadmat({path!r})`"),
+        ("a.pt", "`a = torch.load({path!r})`"),
+        ("a.bin", "if it is a table, name it .csv; else load its arrays in Python and save them, `numpy.savez("),
+        ("a.parquet", "`pandas.read_parquet({path!r}).to_csv('mine.csv', index=False)` in Python, and `python tools/"),
+        ("a.XLSX", "pandas.read_excel({path!r})"),
+        (
+            "photos.ZIP",
+            "`shutil.unpack_archive({path!r}, 'mine')` in Python, and `python tools/convert.py mine mine.npz`",
+        ),
+        ("photos.tar.gz", "shutil.unpack_archive({path!r}, 'mine')"),
         ("cat.png", "give the folder that has a folder of images for each class"),
     ],
 )
@@ -416,7 +423,7 @@ def test_files_of_other_formats_are_refused_with_a_way_to_make_one(tmp_path, nam
     for _ in range(2):
         with pytest.raises(UserError, match="is no .npz file, which --data takes: ") as refused:
             data.load(path)
-        assert advice in str(refused.value) and "convert.py" not in str(refused.value)
+        assert advice.format(path=str(path)) in str(refused.value)
         path.write_bytes(b"\x80\x04text")
 
 

@@ -2,11 +2,12 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
 
-from support import model_files
+from support import model_files, terminal
 
 import keras
 import numpy as np
@@ -16,7 +17,7 @@ from conftest import ROOT, make_arrays
 from PIL import Image
 
 import distill
-from tools import stream
+from tools import convert, stream
 
 LABELS = np.array([0, 3, 9, 4, 4, 1], np.int32)
 
@@ -140,6 +141,26 @@ def test_both_students_are_trained_from_the_same_weights_and_saved_alone(run, ne
     assert "training " + str(nets[2] / "distilled.keras") in run("--epochs", "8", "--alpha", "0.9")
 
 
+def test_the_images_are_those_of_convert_and_their_order_is_new_in_each_epoch(photos, tmp_path, monkeypatch):
+    shutil.copytree(photos / "train", tmp_path / "all")
+    Image.new("RGB", (20, 24), (9, 200, 9)).save(tmp_path / "all" / "a" / "web.jpg", "WEBP")
+    monkeypatch.setattr(
+        sys, "argv", ["convert.py", str(tmp_path / "all"), str(tmp_path / "mine.npz"), "--size", "12", "10"]
+    )
+    terminal.run(convert.main)
+    saved = np.load(tmp_path / "mine.npz")
+    for cache in (None, tmp_path / "cache"):
+        read = stream.read_folder(tmp_path / "all", (12, 10), 3, stream.DEFAULTS.updated({"batch_size": 20}), cache)
+        assert [read.num_train, read.num_test] == [len(saved["y_train"]), len(saved["y_test"])]
+        test, labels = (np.concatenate(arrays) for arrays in zip(*read.test))
+        np.testing.assert_array_equal(test, saved["x_test"])
+        np.testing.assert_array_equal(labels, saved["y_test"])
+        epochs = [np.concatenate([images for images, _ in read.train]) for _ in range(2)]
+        assert len(epochs[0]) == len(epochs[1]) and (epochs[0] != epochs[1]).any()
+        known = {image.tobytes() for image in saved["x_train"]}
+        assert {image.tobytes() for image in epochs[0]} <= known
+
+
 def test_float16_and_a_cache_on_disk_change_no_file_format(run, nets):
     lines = run("--epochs", "2", "--mixed-precision", "--cache")
     assert "distilled:" in lines and len([*(nets[2] / "cache").glob("train_*.index")]) == 1
@@ -197,22 +218,21 @@ def test_what_cannot_be_streamed_is_refused_in_a_line(photos, nets, tmp_path, re
         return line
 
     (tmp_path / "empty").mkdir()
-    assert "it must hold train/CLASS/* and test/CLASS/*" in refused(tmp_path / "empty")
+    assert "it must hold one folder for each class" in refused(tmp_path / "empty")
     assert "there is no such model file" in refused(photos, teacher=tmp_path / "none.keras")
     (tmp_path / "one" / "a").mkdir(parents=True)
     for number in range(5):
         Image.new("L", (10, 12)).save(tmp_path / "one" / "a" / f"{number}.png")
-    assert "it needs two" in refused(tmp_path / "one")
+    assert "one has one class only, a: a classifier needs two or more" in refused(tmp_path / "one")
     assert "--batch-size 5000 is larger than the 240 training images" in refused(photos, "--batch-size", "5000")
     four = [keras.Input((12, 10)), keras.layers.Flatten(), keras.layers.Dense(4)]
     keras.Sequential(four).save(tmp_path / "4.keras")
     assert "a net has 4 classes, and the folder 3" in refused(photos, student=tmp_path / "4.keras")
-    (tmp_path / "text").mkdir()
-    for name in ("a", "b"):
-        (tmp_path / "text" / name).mkdir()
-        for number in range(50):
-            (tmp_path / "text" / name / f"{number}.png").write_text("this is text")
-    assert "holds a file that cannot be read as an image: python tools/convert.py" in refused(tmp_path / "text")
+    damaged = tmp_path / "damaged"
+    shutil.copytree(photos, damaged)
+    path = max((damaged / "train" / "a").iterdir())
+    path.write_bytes(path.read_bytes()[:-30])  # its header is sound
+    assert f"{path} cannot be read (" in (line := refused(damaged)) and "replace or remove it" in line
     assert "the teacher is no better than chance" in refused(photos, teacher=student)
     keras.Sequential([keras.Input((500,)), keras.layers.Dense(3)]).save(tmp_path / "flat.keras")
     assert "a model that takes (None, 500) cannot take examples" in refused(photos, student=tmp_path / "flat.keras")

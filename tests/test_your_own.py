@@ -5,7 +5,7 @@ import re
 import shutil
 from dataclasses import replace
 
-from support import UserError, classifier, metrics, model_files, training
+from support import UserError, batches, classifier, metrics, model_files, training
 from support.classifier import to_unit
 
 import h5py
@@ -381,8 +381,7 @@ def test_a_model_for_other_examples_is_refused_in_words(digits):
 
 
 def test_the_readmes_example_of_distill_runs_as_it_stands(tmp_path, monkeypatch):
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "tools" / "README.md").read_text(), re.DOTALL)
-    (block,) = [block for block in blocks if "import data, distill, keras" in block]
+    block = readme_block("import data, distill, keras\n")
     assert len(block.splitlines()) <= 15
     (tmp_path / "artifacts").mkdir()
     net = teacher.build_teacher((28, 28), 10, replace(teacher.DEFAULTS, hidden=(8,)))
@@ -392,6 +391,40 @@ def test_the_readmes_example_of_distill_runs_as_it_stands(tmp_path, monkeypatch)
     exec(block, variables)  # noqa: S102
     assert variables["history"][-1].validation_accuracy > 0.5
     assert (tmp_path / "my_student.keras").exists()
+
+
+def readme_block(words):
+    """The one block of Python in tools/README.md that has these words."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "tools" / "README.md").read_text(), re.DOTALL)
+    (block,) = [block for block in blocks if words in block]
+    return block
+
+
+def test_the_readmes_teacher_of_scikit_learn_teaches(tiny, tmp_path, monkeypatch, printed):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(tiny, "mine.npz")
+    exec(readme_block("import RandomForestClassifier").replace("300", "30"), {})  # noqa: S102
+    options = ["--data", "mine.npz", "--teacher", "logits.npz", "--epochs", "20", "--out", "out"]
+    lines = printed(distill.main, *options)
+    assert float(re.search(r"teacher: accuracy ([\d.]+)% on 220 training", lines)[1]) > 80  # of images held out
+    saved = np.load("logits.npz")
+    assert not (saved["train"].max(1) == 1).all()
+
+
+def test_a_teachers_log_probability_may_be_of_0(digits):
+    certain = np.where(np.eye(3)[digits.train.labels] == 1, 0.0, -np.inf).astype(np.float32)
+    answers = {image.tobytes(): row for image, row in zip(digits.train.images, certain)}
+    teacher = lambda images: [answers[image.tobytes()] for image in images]
+    history = distill.distill(flat(), teacher, *digits.train, epochs=2, batch_size=20, alpha=0.9)
+    assert np.isfinite(history[-1].loss)
+
+
+def test_the_readmes_shifts_are_those_that_a_file_of_logits_needs():
+    variables = {"numpy": np}
+    exec(readme_block("def all_shifts").split("\n\n\n")[0], variables)  # noqa: S102
+    for images, pixels in ((IMAGES[:5], 1), (np.repeat(IMAGES[:5, ..., None], 3, -1), 2)):
+        ours = list(batches.all_shifts(images, pixels))
+        np.testing.assert_array_equal(list(variables["all_shifts"](images, pixels)), ours)
 
 
 def test_the_loss_with_no_report_prints_nothing(digits, capfd):

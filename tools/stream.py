@@ -18,6 +18,7 @@ import contextlib
 import csv
 import hashlib
 import math
+import re
 import shutil
 import sys
 from dataclasses import fields
@@ -26,16 +27,17 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import UserError, classifier, files, model_files, plots, teacher_logits, terminal, training
+from support import UserError, classifier, files, images, model_files, plots, teacher_logits, terminal, training
 from support.recipe import integer
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+import data
 import distill
 
-SHUFFLED = 1000  # images from which the next one is drawn, besides the shuffled order of the files
+SHUFFLED = 1000  # images of a cache, which keeps one order, from which the next one is drawn
 GPU_MEGABYTES = 8000  # of a GPU, shared by the logical devices of --devices
 
 
@@ -43,8 +45,8 @@ SETTINGS = ("temperature", "alpha", "seed", "epochs", "batch_size", "learning_ra
 DEFAULTS = distill.DistillRecipe(epochs=20, batch_size=64, learning_rate=1e-3)
 
 
-class Images(NamedTuple):
-    """What `read_folder` returns. train, test: tf.data.Datasets of batches (images uint8 (n, h, w, c), labels (n,))."""
+class Photos(NamedTuple):
+    """A folder of images. train, test: tf.data.Datasets of batches (images uint8 (n, h, w, c), labels (n,))."""
 
     train: tf.data.Dataset
     test: tf.data.Dataset
@@ -98,66 +100,85 @@ def image_form(nets, size):
 
 
 def read_folder(folder, size, num_channels, recipe, cache):
-    """The Images of a folder."""
-    options = {"image_size": size, "color_mode": "rgb" if num_channels == 3 else "grayscale", "batch_size": None}
-    options |= {"seed": recipe.seed, "verbose": False}
-    try:
-        if (folder / "train").is_dir():
-            parts = [keras.utils.image_dataset_from_directory(folder / name, **options) for name in ("train", "test")]
-        else:
-            options |= {"validation_split": 0.2, "subset": "both"}
-            parts = keras.utils.image_dataset_from_directory(folder, **options)
-    except (ValueError, OSError, tf.errors.NotFoundError) as error:
-        advice = "it must hold train/CLASS/* and test/CLASS/*, or CLASS/*"
-        raise UserError(f"{folder} cannot be read ({files.cause(error)}): {advice}") from error
-    names, test_names = (part.class_names for part in parts)
-    if len(names) < 2 or names != test_names:
-        raise UserError(f"{folder} has the classes {names}, and {test_names} for the test: it needs two, the same ones")
-    paths = [sorted(part.file_paths) for part in parts]
-    if len(paths[0]) < recipe.batch_size:
-        raise UserError(
-            f"--batch-size {recipe.batch_size} is larger than the {len(paths[0])} training images: lower it"
-        )
-    sizes = [Path(path).stat().st_size for of_part in paths for path in of_part]
-    fingerprint = hashlib.sha256(repr((size, num_channels, paths, sizes)).encode()).hexdigest()
-    batches = []
-    for name, part in zip(("train", "test"), parts):
-        images = part.map(lambda image, label: (tf.cast(tf.round(image), tf.uint8), label), tf.data.AUTOTUNE)
+    """The Photos of a folder. Without a test part, a fifth of the images become it, the same as of tools/convert.py.
+
+    size: (height, width) of the images. cache: a folder for the decoded images, or None.
+    """
+    found = images.find(folder)
+    if "val" in found.paths:
+        print("the validation part is not used", flush=True)
+    batches, paths, labels = {}, {}, {}
+    for part, (source, rows) in data.with_test(found.labels, 0.2).items():
+        paths[part], labels[part] = [found.paths[source][row] for row in rows], found.labels[source][rows]
+    if len(paths["train"]) < recipe.batch_size:
+        problem = f"--batch-size {recipe.batch_size} is larger than the {len(paths['train'])} training images"
+        raise UserError(f"{problem}: lower it")
+    sizes = {path: Path(path).stat().st_size for part in ("train", "test") for path in paths[part]}
+    fingerprint = hashlib.sha256(repr((size, num_channels, sizes)).encode()).hexdigest()
+    for part in ("train", "test"):
+        is_train = part == "train"
+        listed = tf.data.Dataset.from_tensor_slices((paths[part], labels[part]))
+        listed = listed.shuffle(len(paths[part]), seed=recipe.seed) if is_train else listed
+        listed = listed.batch(recipe.batch_size, drop_remainder=is_train and not cache)
+        read = listed.map(reader(size, num_channels), terminal.num_cores())
         if cache:
             cache.mkdir(exist_ok=True)
             for lock_file in cache.glob("*.lockfile"):  # of a run that was stopped
                 lock_file.unlink()
-            images = images.cache(str(cache / f"{name}_{fingerprint[:8]}"))
-        images = images.shuffle(SHUFFLED, seed=recipe.seed) if name == "train" else images
-        batches.append(images.batch(recipe.batch_size, drop_remainder=name == "train").prefetch(tf.data.AUTOTUNE))
-    return Images(*batches, *map(len, paths), next(iter(batches[1]))[0], names, fingerprint)
+            read = read.cache(str(cache / f"{part}_{fingerprint[:8]}")).unbatch()
+            read = read.shuffle(SHUFFLED, seed=recipe.seed) if is_train else read
+            read = read.batch(recipe.batch_size, drop_remainder=is_train)
+        batches[part] = read.prefetch(tf.data.AUTOTUNE)
+    sample = next(iter(batches["test"]))[0]
+    counts = [len(paths[part]) for part in batches]
+    return Photos(*batches.values(), *counts, sample, found.class_names, fingerprint)
 
 
-def logits_model(net, images, pixels):
+def reader(size, num_channels):
+    """A function (paths (n,), labels (n,)) -> (images uint8 (n, h, w, c), labels) for tf.data.Dataset.map."""
+
+    def read(paths):
+        batch = np.empty((len(paths), *size, num_channels), np.uint8)
+        for place, path in enumerate(paths):
+            try:
+                image = images.read(path.decode(), size, "RGB" if num_channels == 3 else "L")
+            except Exception as error:
+                raise images.unreadable(path.decode(), error) from error
+            batch[place] = image.reshape(batch.shape[1:])
+        return batch
+
+    def read_in_graph(paths, labels):  # whole batches: TensorFlow takes as long to call Python as Pillow to read
+        batch = tf.numpy_function(read, [paths], tf.uint8, stateful=False)
+        return tf.ensure_shape(batch, (None, *size, num_channels)), labels
+
+    return read_in_graph
+
+
+def logits_model(net, photos, pixels):
     """A model around `net`, with its weights, from Images' batches to logits (batch, C) float32.
 
     It gives the net its own size, channels, axes and pixels. pixels: see classifier.pixels_for.
     """
-    taken, shape = classifier.single_shape(net.inputs) or (), tuple(images.sample.shape[1:])
+    taken, shape = classifier.single_shape(net.inputs) or (), tuple(photos.sample.shape[1:])
     layers = [keras.Input(shape), keras.layers.Rescaling(1 / 255, dtype="float32")]
     if len(taken) > 1 and None not in taken[:2] and taken[:2] != shape[:2]:
         layers.append(keras.layers.Resizing(*taken[:2], dtype="float32"))
     if shape[2] == 3 and (len(taken) == 2 or taken[2:] == (1,)):
         layers.append(keras.layers.Lambda(tf.image.rgb_to_grayscale, dtype="float32"))
     resize = keras.Sequential(layers, name="stream_resize")
-    feed, read = classifier.adapters(net, resize(images.sample), pixels)
+    feed, read = classifier.adapters(net, resize(photos.sample), pixels)
     inputs = keras.Input(shape)
     outputs = net(keras.layers.Lambda(feed, dtype="float32", name="stream_feed")(resize(inputs)))
     model = keras.Model(inputs, keras.layers.Lambda(read, dtype="float32", name="stream_read")(outputs))
-    if model.output_shape[1] != len(images.class_names):
-        problem = f"a net has {model.output_shape[1]} classes, and the folder {len(images.class_names)}"
+    if model.output_shape[1] != len(photos.class_names):
+        problem = f"a net has {model.output_shape[1]} classes, and the folder {len(photos.class_names)}"
         raise UserError(f"{problem}: choose another net, or other images")
     return model
 
 
-def check_teacher(model, images, batch_size):
+def check_teacher(model, photos, batch_size):
     """Raises UserError: the teacher, as `logits_model` returns it, is no better than chance on training images."""
-    shown, labels = zip(*images.train.take(1 + teacher_logits.TEACHER_CHECK_EXAMPLES // batch_size))
+    shown, labels = zip(*photos.train.take(1 + teacher_logits.TEACHER_CHECK_EXAMPLES // batch_size))
     remedy = "check its pixels (--teacher-pixels 255) and whether its classes are in the order of the folders' names"
     teacher_logits.check_teacher(
         model.predict(np.concatenate(shown), verbose=0).argmax(-1), np.concatenate(labels), remedy
@@ -178,12 +199,12 @@ def float16(net, wanted):
             layer.dtype_policy = policy
 
 
-def fit(model, images, recipe, folder, tensorboard):
+def fit(model, photos, recipe, folder, tensorboard):
     """Train a Keras model on the images, or go on where an earlier call was stopped; returns a list of Epoch.
 
     folder: keeps the state after each epoch; to be removed once the model is saved.
     """
-    num_steps = recipe.epochs * (images.num_train // recipe.batch_size)
+    num_steps = recipe.epochs * (photos.num_train // recipe.batch_size)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(training.adam(recipe.learning_rate, num_steps), loss, metrics=["accuracy"])
     folder.mkdir(parents=True, exist_ok=True)
@@ -191,9 +212,9 @@ def fit(model, images, recipe, folder, tensorboard):
     callbacks = [keras.callbacks.BackupAndRestore(folder / "state", delete_checkpoint=False)]
     callbacks += [keras.callbacks.CSVLogger(log, append=True)]
     callbacks += [keras.callbacks.TensorBoard(tensorboard)] if tensorboard else []
-    model(images.sample)  # builds a Distiller, as BackupAndRestore wants it
+    model(photos.sample)  # builds a Distiller, as BackupAndRestore wants it
     verbose = 1 if sys.stdout.isatty() else 2
-    model.fit(images.train, epochs=recipe.epochs, callbacks=callbacks, shuffle=False, verbose=verbose)
+    model.fit(photos.train, epochs=recipe.epochs, callbacks=callbacks, shuffle=False, verbose=verbose)
     with open(log, encoding="utf-8") as file:
         rows = {int(row["epoch"]): row for row in csv.DictReader(file)}  # an epoch that was stopped may have two
     history = [(epoch + 1, float(row["loss"]), float(row["accuracy"])) for epoch, row in sorted(rows.items())]
@@ -203,10 +224,10 @@ def fit(model, images, recipe, folder, tensorboard):
     return [model_files.Epoch(*row, validation_accuracy=math.nan, seconds=math.nan) for row in history]
 
 
-def count_errors(model, images):
+def count_errors(model, photos):
     """How many test images a model puts into another class."""
     predict = tf.function(model)
-    return sum(int(np.sum(predict(shown).numpy().argmax(-1) != labels)) for shown, labels in images.test)
+    return sum(int(np.sum(predict(shown).numpy().argmax(-1) != labels)) for shown, labels in photos.test)
 
 
 def main():
@@ -218,29 +239,30 @@ def main():
     try:
         with strategy.scope():
             train_both(arguments, DEFAULTS.updated(vars(arguments)), out)
-    except tf.errors.InvalidArgumentError as error:  # of a damaged image; TensorFlow does not say which
-        advice = f"python tools/convert.py {arguments.folder} mine.npz names the file"
-        raise UserError(f"{arguments.folder} holds a file that cannot be read as an image: {advice}") from error
+    except tf.errors.OpError as error:
+        if damaged := re.search("UserError: (.+)", str(error)):  # raised by the function that reads the images
+            raise UserError(damaged[1]) from error
+        raise
 
 
 def train_both(arguments, recipe, out):
     """Train the student on labels alone and distilled, unless they are there, and print the result."""
     teacher, student = (model_files.load(path) for path in (arguments.teacher, arguments.student))
     form, cache = image_form([teacher, student], arguments.size), out / "cache" if arguments.cache else None
-    images = read_folder(arguments.folder, *form, recipe, cache)
-    counts = f"{images.num_train:,} training, {images.num_test:,} test images, {len(images.class_names)} classes"
+    photos = read_folder(arguments.folder, *form, recipe, cache)
+    counts = f"{photos.num_train:,} training, {photos.num_test:,} test images, {len(photos.class_names)} classes"
     print(f"data: {counts}, read as {form[0][0]}x{form[0][1]} with {form[1]} channels", flush=True)
     teacher_pixels, pixels = arguments.teacher_pixels or 1.0, arguments.student_pixels or 1.0
-    settings = recipe.only(*SETTINGS) | {"data": images.fingerprint, "student": model_files.weights_sha256(student)}
+    settings = recipe.only(*SETTINGS) | {"data": photos.fingerprint, "student": model_files.weights_sha256(student)}
     settings |= {"student_pixels": pixels, "mixed_precision": arguments.mixed_precision}
     settings |= {"stream": files.code_sha256("tools/stream.py")}
     taught_by = {"teacher": model_files.weights_sha256(teacher), "teacher_pixels": teacher_pixels}
     runs = {"student": settings | {"temperature": None, "alpha": None}, "distilled": settings | taught_by}
     errors, histories = {}, {}
     with float16(teacher, arguments.mixed_precision):
-        teacher_model = logits_model(teacher, images, teacher_pixels)
-        check_teacher(teacher_model, images, recipe.batch_size)
-        errors["teacher"] = count_errors(teacher_model, images)
+        teacher_model = logits_model(teacher, photos, teacher_pixels)
+        check_teacher(teacher_model, photos, recipe.batch_size)
+        errors["teacher"] = count_errors(teacher_model, photos)
         for name, wanted in runs.items():
             path = out / f"{name}.keras"
             if model_files.is_made_with(path, wanted):
@@ -249,7 +271,7 @@ def train_both(arguments, recipe, out):
                 print(f"training {path}", flush=True)
                 net = model_files.load(arguments.student)
                 with float16(net, arguments.mixed_precision):
-                    model = logits_model(net, images, pixels)
+                    model = logits_model(net, photos, pixels)
                     if name == "distilled":
                         loss = distill.SoftTargetLoss(recipe.temperature)
                         weight = {"student_loss_weight": 1 - recipe.alpha}
@@ -257,16 +279,16 @@ def train_both(arguments, recipe, out):
                     key = hashlib.sha256(repr(wanted).encode()).hexdigest()[:8]
                     tensorboard = out / "tensorboard" / name if arguments.tensorboard else None
                     folder = out / f"training_{name}_{key}"
-                    history = fit(model, images, recipe, folder, tensorboard)
+                    history = fit(model, photos, recipe, folder, tensorboard)
                 model_files.save(net, path, wanted, history)
                 shutil.rmtree(folder)
                 print(f"saved {path}, {net.count_params():,} parameters", flush=True)
             net, histories[name] = model_files.load(path), model_files.load_training(path)[1]
             if name == "student":
                 runs["distilled"]["baseline"] = model_files.weights_sha256(net)
-            errors["baseline" if name == "student" else name] = count_errors(logits_model(net, images, pixels), images)
+            errors["baseline" if name == "student" else name] = count_errors(logits_model(net, photos, pixels), photos)
     plots.learning_curves(histories, out / "plots" / "learning_curves_distilled.png")
-    print(f"\n{distill.describe_result(errors, images.num_test)}")
+    print(f"\n{distill.describe_result(errors, photos.num_test)}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ temperature, then the lowest alpha. The student on labels alone is always there 
 The students of a seed or a fold are trained side by side, on all cores; each is the one that distill.py trains. Keeps
 every net, and what is recorded of it, in artifacts/sweep/ and goes on where it was stopped; nets that other code made,
 such as another build_student, are trained anew. Writes sweep.json and plots/sweep.png to artifacts/. On two cores the
-first command takes half an hour, the second seven minutes. --cluster has the machines of a Dask cluster do it.
+first command takes a quarter of an hour, the second seven minutes. --cluster has the machines of a Dask cluster do it.
 """
 
 import argparse
