@@ -157,8 +157,11 @@ def test_the_images_are_those_of_convert_and_their_order_is_new_in_each_epoch(ph
         np.testing.assert_array_equal(labels, saved["y_test"])
         epochs = [np.concatenate([images for images, _ in read.train]) for _ in range(2)]
         assert len(epochs[0]) == len(epochs[1]) and (epochs[0] != epochs[1]).any()
+        assert len(epochs[0]) == len(saved["y_train"]) // 20 * 20
         known = {image.tobytes() for image in saved["x_train"]}
         assert {image.tobytes() for image in epochs[0]} <= known
+    drawn = {image.tobytes() for epoch in range(20) for images, _ in read.train for image in images.numpy()}
+    assert drawn == known  # the cache has the last, incomplete batch, too
 
 
 def test_float16_and_a_cache_on_disk_change_no_file_format(run, nets):

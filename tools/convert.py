@@ -229,9 +229,9 @@ def label_column(path, names, given):
         found = [names[int(given)]]
     if len(found) == 1:
         return found[0]
-    problem = f"there is no column {given} of labels" if given else "it is not clear which column has the labels"
-    advice = "name it with --label; a file without labels cannot be used"
-    raise UserError(f"{path}: {problem}, among {listed(names)}: {advice}")
+    problem = f"there is no column {given}" if given else "it is not clear which column has the labels"
+    remark = "a file without labels cannot be used"
+    raise UserError(f"{path}: {problem} ({remark}): name it with --label, one of {listed(names)}")
 
 
 def listed(names):
