@@ -296,7 +296,7 @@ def test_tables_that_make_no_sense_are_refused_in_a_line(refused, tmp_path):
         ("label\n1\n0\n", "it has no rows of two values"),
         ("name,a\n1,2\n0,3\n", "cannot be used): name it with --label, one of name, a"),
         ("label,a\n1,5,9\n2,0,7\n", "its first line has fewer names than the others have values"),
-        ("a,label,label\n" + "1,2,2\n2,1,1\n" * 9, "column label.1 has values that are no numbers"),
+        ("a,label,label\n" + "1,2,2\n2,1,1\n" * 9, "are no numbers, such as 2: leave it out with --drop 'label.1'"),
         ("Label,label,a\n1,2,3\n0,3,4\n", "it is not clear which column"),
         ("label,n\n" + "\n".join(f"{n % 2},{n}" for n in range(50)), "has no column but that of the labels"),
         ("label,a\n" + "\n".join(f"{n / 7},{n % 9}" for n in range(50)), "50 different labels for 50 examples"),

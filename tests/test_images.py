@@ -186,6 +186,18 @@ def test_an_image_is_read_as_it_looks(tmp_path):
     assert (read["clear.png"] == 255).all()
     assert (read["turned.webp"][:, :3] < 50).all() and (read["turned.webp"][:, 3:] > 150).all()
     assert images.read(str(tmp_path / "large.bmp"), (2, 5), "RGB").shape == (2, 5, 3)
+    deep = np.arange(0, 65536, 257 * 5 + 1, np.uint16).reshape(3, -1)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    np.testing.assert_array_equal(images.read(str(tmp_path / "deep.png"), deep.shape, "L"), np.round(deep / 257))
+
+
+def test_sizes_are_those_of_the_upright_images(find, tmp_path):
+    write(tmp_path / "photos", {"cat": 2, "dog": 1})
+    exif = Image.Exif()
+    for turn in (1, 3, 6, 8):  # 6 and 8: by a quarter
+        exif[0x0112] = turn
+        Image.new("RGB", (30, 20)).save(tmp_path / "photos" / "dog" / f"turned{turn}.jpg", exif=exif)
+    assert find({})[0].sizes == {(4, 3): 3, (20, 30): 2, (30, 20): 2}
 
 
 def test_images_of_fractions_are_refused(tmp_path):

@@ -258,7 +258,7 @@ def check_numbers(path, column, decimal):
         value = next((value for value in values if as_number(value) is None or "," in value), values.iloc[0])
         problem = f"column {column.name} has values that are no numbers, such as {value[:40]}"
         advice = f"{drop}, or make numbers of them, pandas.get_dummies(frame, columns=['{column.name}'])"
-        if decimal == "." and as_number(value) is not None:
+        if decimal == "." and "," in value and as_number(value) is not None:
             advice = "if the comma is a decimal one, give --decimal ,"
         elif " " in value and None not in map(as_number, value.split()):
             advice = f"make columns of them, {frame}.str.split(expand=True)"
