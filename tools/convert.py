@@ -10,31 +10,23 @@ Then `python teacher.py --data mine.npz --out mine`. Images may be whatever Pill
 background becomes white. Tables are read by pandas, and their numbers are standardised on the training part.
 """
 
-import contextlib
-import csv
 import gzip
-import itertools
 import math
 import os
 import re
 import struct
 import sys
-import warnings
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import UserError, files, images, terminal
+from support import UserError, files, images, tables, terminal
 from support.recipe import integer, number
 
 import numpy as np
 
 import data
 
-SEPARATORS = "\t;|,"  # of a table's columns
-MISSING = ["", "?", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null", "None"]  # values that are none
-PIXEL = r"(?i)(pixel|px)?[ _.]?\d+|\d+x\d+|\d+\.\d+"  # the names of columns that are an image's pixels
-MIN_PIXELS = 64  # of images whose columns have no names
 MAX_BYTES = 8 * 2**30  # of all images
 
 # Each reader returns ({part: data.Split}, the names of the classes, {name: another array for the file}).
@@ -96,199 +88,21 @@ def looks_grey(split):
 
 def table_files(paths, arguments):
     """Read a table with a column of labels, or one for training and one for the test."""
-    label, train = read_table(paths[0], arguments, arguments.label)
-    frames = [train, *(read_table(path, arguments, label)[1] for path in paths[1:])]
-    columns = columns_to_learn_from(paths[0], train, label, arguments.drop)
-    labels, tables = {}, {}
-    for part, path, frame in zip(("train", "test"), paths, frames):
-        if {*frame} != {*train}:
-            advice = "give both the same, or the training file alone, a fifth of which becomes the test part"
-            raise UserError(f"{path} and {paths[0]} differ in the columns {listed({*frame} ^ {*train})}: {advice}")
-        for name in columns:
-            check_numbers(path, frame[name], arguments.decimal)
-        labels[part], tables[part] = frame[label].tolist(), frame[columns].to_numpy()
+    options = arguments.label, arguments.drop, arguments.no_header, arguments.decimal
+    labels, numbers, columns = tables.read(paths, *options)
     labels, class_names = class_numbers(labels)
-    rows_of = data.with_test(labels, arguments.test)
-    if shape := image_shape(columns, tables, arguments.size):
+    rows_of, more = data.with_test(labels, arguments.test), {}
+    if shape := tables.image_shape(columns, numbers, arguments.size):
         print(f"the columns are the pixels of images of {'x'.join(map(str, shape))}")
-        tables, more = {part: table.astype(np.uint8).reshape(-1, *shape) for part, table in tables.items()}, {}
+        numbers = {part: table.astype(np.uint8).reshape(-1, *shape) for part, table in numbers.items()}
     else:
-        print(f"the columns are numbers, which are standardised on the training part: {listed(columns)}")
-        whole = [name for name in columns if train[name].dtype.kind == "i" and train[name].is_unique]
-        if whole and len(train) > 20:
-            print(f"note: no number in {listed(whole)} is there twice: if these are ids, leave them out with --drop")
-        tables = {part: table.astype(np.float64) for part, table in tables.items()}
-        mean, deviation = (of(tables["train"][rows_of["train"][1]], 0) for of in (np.mean, np.std))
+        print(f"the columns are numbers, which are standardised on the training part: {tables.listed(columns)}")
+        numbers = {part: table.astype(np.float64) for part, table in numbers.items()}
+        mean, deviation = (of(numbers["train"][rows_of["train"][1]], 0) for of in (np.mean, np.std))
         deviation[deviation == 0] = 1
-        tables = {part: (table - mean) / deviation for part, table in tables.items()}
+        numbers = {part: (table - mean) / deviation for part, table in numbers.items()}
         more = {"feature_names": np.array(columns), "feature_mean": mean, "feature_deviation": deviation}
-    return parts_of(tables, labels, rows_of), class_names, more
-
-
-def columns_to_learn_from(path, frame, label, dropped):
-    """The names of a table's columns but the labels, those to be dropped, and those that number the rows."""
-    for name in dropped:
-        if name not in frame or name == label:
-            raise UserError(f"--drop {name}: {path} has no such column to leave out, but {listed(frame)}")
-    columns = []
-    for name in frame:
-        if name in {label, *dropped}:
-            continue
-        if counts_rows(frame[name]):
-            print(f"column {name} numbers the rows: it is left out")
-        else:
-            columns.append(name)
-    if not columns:
-        raise UserError(f"{path} has no column but that of the labels: nothing to learn from")
-    return columns
-
-
-def read_table(path, arguments, label):
-    """(the name of the column of labels, the pandas.DataFrame of a table, with labels as text)."""
-    try:
-        import pandas
-    except ModuleNotFoundError:
-        raise UserError("tables are read by pandas: pip install pandas") from None
-    with files.reading(path, "there is no such file", "mend it, or save the table again as CSV in UTF-8"):
-        with opened(path) as file:
-            lines = [line for line in itertools.islice(file, 50) if line.strip()]
-        if not lines:
-            raise ValueError("it is empty")
-        separator, rows = split_rows(lines)
-        is_headed = not arguments.no_header and has_header(rows)
-        options = {"sep": separator, "header": 0 if is_headed else None, "skipinitialspace": True}
-        options |= {"index_col": False, "decimal": arguments.decimal, "low_memory": False, "keep_default_na": False}
-        if is_headed and len(rows[0]) < min(map(len, rows[1:]), default=0):
-            raise ValueError("its first line has fewer names than the others have values")
-        with opened(path) as file:
-            columns = list(pandas.read_csv(file, nrows=1, **options))
-        names = [str(column).strip() for column in columns]
-        label = label_column(path, names, label)
-        column = columns[names.index(label)]
-        options["na_values"] = {other: MISSING for other in columns if other != column}  # a class may be called None
-        with opened(path) as file, warnings.catch_warnings(action="error"):
-            frame = pandas.read_csv(file, dtype={column: str}, **options).set_axis(names, axis=1)
-        frame[label] = frame[label].str.strip()
-        if len(names) < 2 or frame.empty:
-            raise ValueError("it has no rows of two values")
-    named = "named in the first row" if is_headed else "without names, so numbered from 0"
-    print(f"{path}: {len(frame):,} rows; {len(names):,} columns, {named}; labels: column {label}")
-    return label, frame
-
-
-@contextlib.contextmanager
-def opened(path):
-    """The file as text, unpacked if gzip has packed it."""
-    with open(path, "rb") as file:
-        is_packed = file.read(2) == b"\x1f\x8b"
-    with (gzip.open if is_packed else open)(path, "rt", encoding="utf-8-sig", newline="") as file:
-        yield file
-
-
-def split_rows(lines):
-    """(what separates the columns, for pandas; the lines as lists of values).
-
-    It is the first of SEPARATORS that gives all lines equally many values, and more than one. (csv.Sniffer takes the
-    comma of 0,5;0,7 for it.) If none does: the most frequent one in the first line, or white space.
-    """
-    for separator in SEPARATORS:
-        rows = list(csv.reader(lines, delimiter=separator, skipinitialspace=True))
-        if len({*map(len, rows)}) == 1 and len(rows[0]) > 1:
-            return separator, rows
-    counts = {separator: lines[0].count(separator) for separator in SEPARATORS}
-    separator = max(counts, key=counts.get) if any(counts.values()) else None
-    return separator or r"\s+", [line.split(separator) for line in lines]
-
-
-def has_header(rows):
-    """Whether the first row names the columns.
-
-    It does if it has no number in a column of numbers; if there is no such column; or if pandas made its names of equal
-    numbers, 0, 0.1, 0.2, ..., above whole ones.
-    """
-    first, *others = rows
-    columns = [[value for value in column if value not in MISSING] for column in zip(*others)]
-    numeric = [name for name, column in zip(first, columns) if column and None not in map(as_number, column)]
-    if not numeric or any(as_number(name) is None and name not in MISSING for name in numeric):
-        return True
-    made = [name for name in first if re.fullmatch(r"\d+\.\d+", name) and name.partition(".")[0] in first]
-    return len(made) > len(first) / 2 and all(value.isdigit() for column in columns for value in column)
-
-
-def as_number(text):
-    """The float that a str says, perhaps with a decimal comma; None if that is no finite number."""
-    with contextlib.suppress(ValueError):
-        number = float(text.replace(",", "."))
-        return number if math.isfinite(number) else None
-
-
-def label_column(path, names, given):
-    """The name of the column of labels: the one called label; or `given`, a name, or a number from 0."""
-    found = [name for name in names if name == given or not given and name.lower() == "label"]
-    if not found and given and given.isdigit() and int(given) < len(names):
-        found = [names[int(given)]]
-    if len(found) == 1:
-        return found[0]
-    problem = f"there is no column {given}" if given else "it is not clear which column has the labels"
-    remark = "a file without labels cannot be used"
-    raise UserError(f"{path}: {problem} ({remark}): name it with --label, one of {listed(names)}")
-
-
-def listed(names):
-    """The names of columns in a message: the first ten and the last."""
-    names = list(names)
-    return ", ".join(names if len(names) <= 11 else [*names[:10], "...", names[-1]])
-
-
-def counts_rows(column):
-    """Whether a column numbers the rows: it goes from 0 or 1 in steps of 1; or it is called an index, and has gaps."""
-    if column.dtype.kind != "i" or len(column) < 3:
-        return False
-    is_index = column.name.lower() in ("id", "index") or column.name.startswith("Unnamed: ")  # pandas' word for none
-    return column.iloc[0] in (0, 1) and bool((np.diff(column) == 1).all()) or is_index and column.is_unique
-
-
-def check_numbers(path, column, decimal):
-    """Raises UserError: a table's column has a value that is no number; names the value, and says what to do."""
-    frame, drop = f"frame['{column.name}']", f"leave it out with --drop '{column.name}'"
-    if column.isna().all():
-        raise UserError(f"{path}: column {column.name} is empty: {drop}")
-    if column.dtype.kind not in "biuf":
-        values = column.dropna().astype(str)
-        value = next((value for value in values if as_number(value) is None or "," in value), values.iloc[0])
-        problem = f"column {column.name} has values that are no numbers, such as {value[:40]}"
-        advice = f"{drop}, or make numbers of them, pandas.get_dummies(frame, columns=['{column.name}'])"
-        if decimal == "." and "," in value and as_number(value) is not None:
-            advice = "if the comma is a decimal one, give --decimal ,"
-        elif " " in value and None not in map(as_number, value.split()):
-            advice = f"make columns of them, {frame}.str.split(expand=True)"
-        raise UserError(f"{path}: {problem}: {advice}")
-    values = column.to_numpy(np.float64)
-    if not np.isfinite(values).all():
-        row = int(np.argmin(np.isfinite(values)))
-        problem = "no value" if np.isnan(values[row]) else f"the value {values[row]}"
-        fill = f"{frame}.replace([inf, -inf], nan).fillna({frame}.median())"
-        raise UserError(f"{path}: row {row + 1} has {problem} in column {column.name}: {drop}, or fill it, {fill}")
-
-
-def image_shape(columns, tables, size):
-    """The shape of images, square or of `size`, whose pixels the columns are; None if they are other numbers.
-
-    Pixels are whole numbers from 0 to 255, and their columns are named so. Columns without names may be other numbers:
-    they are pixels if they are many, and one is bright.
-    """
-    is_uint8 = all(table.dtype.kind in "iu" and 0 <= table.min() <= table.max() <= 255 for table in tables.values())
-    has_names = not all(re.fullmatch(r"\d+(\.\d+)?", name) for name in columns)
-    is_bright = is_uint8 and len(columns) >= MIN_PIXELS and max(table.max() for table in tables.values()) > 127
-    if is_uint8 and all(re.fullmatch(PIXEL, name) for name in columns) and (has_names or is_bright or size):
-        for channels in ((), (3,)):
-            side = math.isqrt(len(columns) // math.prod(channels))
-            shape = (*(size or (side, side)), *channels)
-            if math.prod(shape) == len(columns):
-                return shape
-    if size:
-        raise UserError(f"--size: the {len(columns)} columns are no pixels, 0...255, of images of {size[0]}x{size[1]}")
-    return None
+    return parts_of(numbers, labels, rows_of), class_names, more
 
 
 # ---- arrays ----------------------------------------------------------------------------------------------------------
@@ -363,7 +177,7 @@ def from_arrays(arrays, share):
 def class_numbers(labels):
     """({part: labels (n,) int32, -1 for none}, the names of the classes) of {part: a list of str, "" for none}."""
     names = sorted({*labels["train"]} - {""})
-    values = {name: as_number(name) for name in names}
+    values = {name: tables.as_number(name) for name in names}
     classes = sorted(names, key=lambda name: math.inf if values[name] is None else values[name])
     if len(classes) < 2:
         raise UserError(f"there is one class only, {', '.join(classes) or 'none'}: a classifier needs two or more")
