@@ -223,9 +223,10 @@ def distill(
         validation = data.checked_split(*validation, "validation[0]", "validation[1]")
     asked = teacher_logits.as_teacher(teacher, pixels)
     check_classes(student, asked, split, validation)
-    batches = Batches(split, recipe, asked.on_views(split.images, recipe, augment), augment)
     options = {"validation": validation, "callbacks": callbacks, "optimizer": optimizer}
     loss = LOSSES[loss] if isinstance(loss, str) else loss
+    is_taught = loss is not training.cross_entropy  # else the teacher need not be asked about all images
+    batches = Batches(split, recipe, asked.on_views(split.images, recipe, augment) if is_taught else None, augment)
     trainer = training.Trainer(student, batches, loss, recipe, pixels=recipe.student_pixels, **options)
     return training.train([trainer])[0]
 

@@ -16,7 +16,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"}  # a word: the part that it names
-PARTS |= dict.fromkeys(("val", "valid", "validation"), "val")
+PARTS |= dict.fromkeys(("val", "valid", "validation"), "val") | {
+    f"{part}set": part for part in ("train", "test", "val")
+}
 NO_DATA = {"__macosx", "thumbs.db", "desktop.ini"}  # what systems leave in folders, besides hidden files
 GREY_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"}  # of Pillow
 EXIF = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # where Pillow finds how to turn an image

@@ -159,7 +159,7 @@ def of_function(function: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray],
             if outputs.ndim != 2 or len(outputs) != len(batch):
                 problem = f"the teacher returns an array {outputs.shape} for {len(batch)} images"
                 raise UserError(f"{problem}: it must be (n, C), a row of logits for each image")
-            if outputs.min() >= 0 and np.allclose(outputs.sum(-1), 1, atol=1e-3):
+            if outputs.min() >= 0 and any(np.allclose(outputs.sum(-1), total, rtol=1e-3) for total in (1, 100)):
                 raise UserError("the teacher returns probabilities: let it return logits, or their logarithms")
             parts.append(_finite(outputs))
         return np.concatenate(parts)

@@ -49,6 +49,7 @@ def find(tmp_path, capsys):
         ({"trainingSet/trainingSet/0": 2, "trainingSet/trainingSet/1": 1, "testSet/0": 4}, {"train": 3, "test": 4}),
         ({"photos/valid/cat": 1, "photos/train/cat": 2, "photos/train/dog": 2}, {"train": 4, "val": 1}),
         ({"strain": 2, "d\u00e9test": 3, "trains": 1, "brain/deep/er": 2}, {"train": 8}),  # words, not parts of words
+        ({"trainset/a": 2, "trainset/b": 1, "Testset2/b": 1}, {"train": 3, "test": 1}),
         ({"CIFARTrain/a": 2, "CIFARTrain/b": 1, "TESTSet/b": 1, "valPart/a": 1}, {"train": 3, "test": 1, "val": 1}),
     ],
 )

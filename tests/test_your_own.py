@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import ROOT, SMALL, batches_of, distilled, logits_of, make_arrays, same_weights
+from PIL import Image
 
 import data
 import distill
@@ -417,6 +418,24 @@ def test_a_teachers_log_probability_may_be_of_0(digits):
     teacher = lambda images: [answers[image.tobytes()] for image in images]
     history = distill.distill(flat(), teacher, *digits.train, epochs=2, batch_size=20, alpha=0.9)
     assert np.isfinite(history[-1].loss)
+
+
+def test_the_readmes_result_is_read_and_names_a_class(digits, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    keras.Sequential([keras.Input((12, 10, 3)), layers.Flatten(), layers.Dense(2)]).save("mine/distilled.keras")
+    np.savez("mine.npz", x_train=np.zeros((4, 12, 10, 3), np.uint8), class_names=["cat", "dog"])
+    Image.new("RGB", (50, 60)).save("new.jpg")
+    exec(readme_block("student.predict(photo[None]"), {})  # noqa: S102
+    assert capsys.readouterr().out.splitlines()[-1] in ("['cat']", "['dog']")
+
+
+def test_a_function_is_not_asked_about_all_images_by_a_loss_on_labels_alone(digits):
+    asked, net = [], flat()
+    teacher = lambda images: (asked.append(len(images)), 9 * np.eye(3)[np.zeros(len(images), int)])[1]
+    for loss in ("labels", "distillation"):
+        distill.distill(net, teacher, *digits.train, loss=loss, epochs=1, batch_size=20)
+        assert (max(asked) == len(digits.train.labels)) == (loss == "distillation")
 
 
 def test_the_readmes_shifts_are_those_that_a_file_of_logits_needs():
