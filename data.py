@@ -19,7 +19,7 @@ HOLD_OUT_SEED = 0  # a constant, so that all nets are compared on the same valid
 SMALL, LARGE = 0.01, 20  # nets take floats of size 1; those beyond these limits are pointed out
 FORM = "numpy.savez('mine.npz', x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)"
 NUMBERS = "`names, y = numpy.unique([*y_train, *y_test], return_inverse=True)` makes numbers of words, y_train's first"
-TABLE, IDX = r"(?i)\.(csv|tsv|txt|data)(\.gz)?$", r"idx([13])-ubyte(\.gz)?$"  # the ends of names of files that
+TABLE, IDX = r"\.(?i:(csv|tsv|txt|data)(\.gz)?)$", r"idx([13])-ubyte(\.gz)?$"  # the ends of names of files that
 CONVERTED = rf"{TABLE}|\.npy$|{IDX}"  # tools/convert.py takes
 LOADERS = {  # the end of a file's name: how Python reads such a file
     r"\.(pkl|pickle)$": "a = pickle.load(open({path!r}, 'rb'), encoding='latin1')",

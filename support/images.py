@@ -16,9 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 PARTS = {"train": "train", "training": "train", "test": "test", "testing": "test"}  # a word: the part that it names
-PARTS |= dict.fromkeys(("val", "valid", "validation"), "val") | {
-    f"{part}set": part for part in ("train", "test", "val")
-}
+PARTS |= {"val": "val", "valid": "val", "validation": "val", "trainset": "train", "testset": "test", "valset": "val"}
 NO_DATA = {"__macosx", "thumbs.db", "desktop.ini"}  # what systems leave in folders, besides hidden files
 GREY_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "I;16N"}  # of Pillow
 EXIF = {"exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif"}  # where Pillow finds how to turn an image
@@ -122,7 +120,7 @@ class _Look:
             elif self.skip_unreadable:
                 self.unreadable.append(path)
             else:
-                raise unreadable(path, error) from error
+                raise _unreadable(path, error) from error
             return False
 
     def say_if_dark(self) -> None:
@@ -236,8 +234,16 @@ def read(path: str, size: tuple[int, int], mode: str) -> np.ndarray:
     """The image at `path`, upright, uint8: (height, width) in the mode "L", (height, width, 3) in "RGB".
 
     size: (height, width). A transparent background becomes white; of an animation, the first image is taken. Raises
-    errors of any kind for a damaged file, of which `unreadable` makes a line.
+    UserError: the file is damaged.
     """
+    try:
+        return _read(path, size, mode)
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
+def _read(path: str, size: tuple[int, int], mode: str) -> np.ndarray:
+    """As `read`, but errors of any kind that Pillow raises pass."""
     with Image.open(path) as image:
         ImageOps.exif_transpose(image, in_place=True)
         if image.mode.startswith("I"):
@@ -249,7 +255,7 @@ def read(path: str, size: tuple[int, int], mode: str) -> np.ndarray:
         return np.asarray(image if image.size == size[::-1] else image.resize(size[::-1], Image.Resampling.BILINEAR))
 
 
-def unreadable(path: str, error: Exception) -> UserError:
+def _unreadable(path: str, error: Exception) -> UserError:
     """What to say of an image that cannot be read."""
     advice = "replace or remove it, or have tools/convert.py leave such images out, with --skip-unreadable"
     return UserError(f"{path} cannot be read ({files.cause(error)}): {advice}")

@@ -44,9 +44,10 @@ def read(
         if name not in train or name == label:
             raise UserError(f"--drop {name}: {paths[0]} has no such column to leave out, but {listed(train)}")
     columns = [name for name in train if name not in {label, *dropped}]
-    for name in filter(lambda name: _numbers_rows(train[name]), tuple(columns)):
+    numbering = [name for name in columns if _numbers_rows(train[name])]
+    for name in numbering:
         terminal.say(f"column {name} numbers the rows: it is left out")
-        columns.remove(name)
+    columns = [name for name in columns if name not in numbering]
     if not columns:
         raise UserError(f"{paths[0]} has no column but that of the labels: nothing to learn from")
     labels, numbers = {}, {}

@@ -161,7 +161,7 @@ def of_function(function: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray],
                 raise UserError(f"{problem}: it must be (n, C), a row of logits for each image")
             if outputs.min() >= 0 and any(np.allclose(outputs.sum(-1), total, rtol=1e-3) for total in (1, 100)):
                 raise UserError("the teacher returns probabilities: let it return logits, or their logarithms")
-            parts.append(_finite(outputs))
+            parts.append(_floored(outputs))
         return np.concatenate(parts)
 
     return predict
@@ -189,10 +189,10 @@ def stored_logits(outputs: np.ndarray, name: str) -> np.ndarray:
             f"{name} is from 0 to 1, but its rows do not sum to 1: if that is by rounding or clipping, divide each row"
             " by its sum; else save logits (of sigmoids p, numpy.log(p / (1 - p)))"
         )
-    return _finite(outputs)
+    return _floored(outputs)
 
 
-def _finite(logits: np.ndarray) -> np.ndarray:
+def _floored(logits: np.ndarray) -> np.ndarray:
     """Logits with the logarithm of TINY for that of a probability of 0, which is -inf."""
     return np.where(np.isneginf(logits), np.float32(math.log(TINY)), logits)
 

@@ -104,10 +104,13 @@ def test_colours_stay_unless_grey_is_asked_for_and_size_resizes(run, folder):
 def test_an_unreadable_image_is_named_or_left_out(run, refused, folder):
     (folder / "dog" / "3.png").write_text("this is text")
     assert "dog/3.png cannot be read" in refused(folder).replace("\\", "/")
+    (folder / "dog" / "3.png").unlink()
     noise = np.random.default_rng(0).integers(0, 255, (40, 30), np.uint8)
     Image.fromarray(noise).save(folder / "cat" / "4.jpg")
     whole = (folder / "cat" / "4.jpg").read_bytes()
     (folder / "cat" / "4.jpg").write_bytes(whole[: len(whole) // 2])  # its header is sound
+    assert "cat/4.jpg cannot be read" in refused(folder).replace("\\", "/")
+    (folder / "dog" / "3.png").write_text("this is text")
     dataset, printed = run(folder, "--skip-unreadable", "--test", 0.01)
     assert len(dataset.train.labels) + len(dataset.test.labels) == 29
     assert "30 images in 31 files; left out: 1 damaged, " in printed

@@ -427,6 +427,12 @@ def test_files_of_other_formats_are_refused_with_a_way_to_make_one(tmp_path, nam
         path.write_bytes(b"\x80\x04text")
 
 
+def test_only_names_that_convert_takes_are_sent_there(tmp_path):
+    (tmp_path / "X.NPY").write_bytes(b"\x93NUMPY")
+    with pytest.raises(UserError, match="save them, `numpy.savez"):
+        data.load(tmp_path / "X.NPY")
+
+
 def test_an_npz_file_may_have_any_name(tmp_path):
     np.savez(tmp_path / "a.npz", **ARRAYS)
     (tmp_path / "a.npz").rename(tmp_path / "download")

@@ -52,9 +52,9 @@ def image_folder(folder, arguments):
                 terminal.progress(f"reading the {part} images  {place / len(rows):4.0%}")
             try:
                 examples[place] = images.read(path, size, mode)
-            except Exception as error:
+            except UserError:
                 if not arguments.skip_unreadable:
-                    raise images.unreadable(path, error) from error
+                    raise
                 is_read[place] = False
         terminal.clear_progress()
         if not is_read.all():

@@ -140,10 +140,7 @@ def reader(size, num_channels):
     def read(paths):
         batch = np.empty((len(paths), *size, num_channels), np.uint8)
         for place, path in enumerate(paths):
-            try:
-                image = images.read(path.decode(), size, "RGB" if num_channels == 3 else "L")
-            except Exception as error:
-                raise images.unreadable(path.decode(), error) from error
+            image = images.read(path.decode(), size, "RGB" if num_channels == 3 else "L")
             batch[place] = image.reshape(batch.shape[1:])
         return batch
 
@@ -155,7 +152,7 @@ def reader(size, num_channels):
 
 
 def logits_model(net, photos, pixels):
-    """A model around `net`, with its weights, from Images' batches to logits (batch, C) float32.
+    """A model around `net`, with its weights, from Photos' batches to logits (batch, C) float32.
 
     It gives the net its own size, channels, axes and pixels. pixels: see classifier.pixels_for.
     """
