@@ -223,17 +223,32 @@ def test_the_gain_in_a_sentence(teacher, baseline, distilled, sentence):
 
 
 @pytest.mark.parametrize(
-    ("net", "num_errors", "option"), [("teacher", 60, "--epochs"), ("distilled", 61, "--temperature")]
+    ("train_errors", "found"),
+    [(0, "a third to a half"), (11, "a third to a half"), (12, "up to 30%"), (551, "a fifth")],
 )
-def test_what_to_try_is_said_where_distilling_did_not_help(net, num_errors, option):
-    errors = {"teacher": 30, "baseline": 60, "distilled": 40}
-    assert distill.advice(errors) == []
-    (line,) = distill.advice(errors | {net: num_errors})
-    (of_own_teacher,) = distill.advice(errors | {net: num_errors}, is_own_teacher=True)
-    assert ("teacher.py" in line, "teacher.py" in of_own_teacher) == (net == "teacher", False)
-    no_fewer = "net makes no fewer errors on the validation images than the baseline"
-    assert line.startswith(f"the {net} {no_fewer} ({num_errors} and 60)")
-    assert option in line
+def test_the_training_error_says_what_a_teacher_saved_such_nets(train_errors, found):
+    line = distill.describe_expected(train_errors, 55_000)
+    assert line.startswith(f"the baseline has {train_errors / 550:.2f}% of its 55,000 training images wrong")
+    assert f"a teacher saved such nets {found}" in line
+
+
+@pytest.mark.parametrize(
+    ("changed", "cause"),
+    [
+        ({"teacher": 140}, "the teacher is hardly better than the baseline: try more --epochs for teacher.py"),
+        ({"teacher": 140, "is_own_teacher": True}, "--teacher-pixels 255"),
+        ({"baseline": 49, "teacher": 10}, "49 test errors are too few to tell"),
+        ({"train_errors": 551}, "the student cannot fit its training images"),
+        ({"distort": 0.6}, "distorted images alone"),
+        ({}, "T or alpha does not suit these data"),
+        ({"teacher": None}, "T or alpha does not suit these data"),
+    ],
+)
+def test_the_likely_cause_of_no_gain(changed, cause):
+    known = {"teacher": 60, "baseline": 145, "train_errors": 10, "distort": 0.0, "is_own_teacher": False} | changed
+    errors = {name: known[name] for name in ("teacher", "baseline") if known[name] is not None} | {"distilled": 150}
+    recipe = replace(distill.DEFAULTS, distort=known["distort"])
+    assert cause in distill.likely_cause(errors, known["train_errors"], 55_000, recipe, known["is_own_teacher"])
 
 
 def test_bad_options_end_with_status_2_and_a_line(refusal):

@@ -129,7 +129,8 @@ def test_each_script_prints_settings_first_a_line_an_epoch_and_its_result_last(f
         assert all(net in line and " validation " in line for line in epochs for net in nets)
         assert all(line.endswith(" s") for line in epochs)
     assert " test errors in 60 images, accuracy " in folder[1]["teacher.py"][-1]
-    assert folder[1]["distill.py"][-1].startswith("distillation ")
+    assert folder[1]["distill.py"][-2].startswith("distillation ")
+    assert folder[1]["distill.py"][-1].startswith("the baseline has ")
 
 
 def test_what_is_printed_is_what_metrics_json_says(folder):
