@@ -323,6 +323,7 @@ def run_all(records, names, cluster=None, teacher_files=None, student=None, cach
                     wrong = f"{record['errors']:5,} wrong of {record['images']:,}  {record['seconds']:6.1f} s"
                     diverged = f"  diverged in epoch {record['diverged']}" if "diverged" in record else ""
                     print(f"{titles[run]:<60} {wrong}{diverged}  {done}", flush=True)
+                pool.make_room()
 
 
 def learns_alone(run, has_unlabelled):

@@ -5,7 +5,8 @@
 
 A teacher has outputs beside its ten that no label ever reaches. It learns the digits by the ten. A student learns to
 give the others, on images of noise; then its ten outputs are asked to name the test digits (Cloud et al. 2025, arXiv
-2507.14805). A finished run is saved to studies/subliminal.json at once and never repeated.
+2507.14805). Finished runs are saved to studies/subliminal.json at once and never repeated; those of --quick, or of
+fewer seeds, to artifacts/studies/.
 """
 
 import itertools
@@ -14,11 +15,10 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
-from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support import classifier, files, plots, teacher_logits, terminal, training
+from support import classifier, files, plots, pool, teacher_logits, terminal, training
 from support.batches import Batches
 from support.recipe import TrainingRecipe, integer
 
@@ -113,17 +113,17 @@ def trained_teacher(recipe, dataset):
     return trained([new_net(recipe, recipe.seed)], Batches(dataset.train, schedule), digits_loss, [schedule])[0]
 
 
-def noise_for(recipe):
-    """The images of noise that a student sees: a Split without labels."""
-    random = np.random.default_rng([recipe.seed, 45])
-    images = NOISE[recipe.noise](random, (recipe.num_images, 28, 28))
-    return data.Split(images, np.full(recipe.num_images, -1, np.int32))
+def noise_for(recipe, scale=1):
+    """The images of noise that a student sees: a Split without labels. scale: of --quick, divides their number."""
+    num_images = max(600, recipe.num_images // scale)
+    images = NOISE[recipe.noise](np.random.default_rng([recipe.seed, 45]), (num_images, 28, 28))
+    return data.Split(images, np.full(num_images, -1, np.int32))
 
 
-def students_of(teacher_net, recipes, dataset):
+def students_of(teacher_net, recipes, noise, dataset):
     """Train the students of a teacher that see the same noise: a list of nets."""
     students = [new_student(recipe) for recipe in recipes]
-    noise, asked = noise_for(recipes[0]), teacher_logits.as_teacher(teacher_net)
+    asked = teacher_logits.as_teacher(teacher_net)
     taught = [place for place, recipe in enumerate(recipes) if recipe.epochs]
     if taught:
         batches = Batches(noise, recipes[0], asked.on_views(noise.images, recipes[0]))
@@ -194,59 +194,35 @@ def all_recipes():
 # ---- records ---------------------------------------------------------------------------------------------------------
 
 
-class Here(NamedTuple):
-    """The study as it is run now. known: {recipe: its record} of the file `path`."""
-
-    path: Path
-    dataset: data.Dataset
-    num_seeds: int
-    is_quick: bool
-    known: dict
-
-    def seeded(self, recipe):
-        """The recipes of a row as they are run here, one for each seed: for --quick with a tenth of the images."""
-        num_images = max(600, recipe.num_images // 10) if self.is_quick else recipe.num_images
-        return [replace(recipe, num_images=num_images, seed=seed) for seed in range(self.num_seeds)]
-
-    def shares(self, recipe):
-        """The shares of the test digits, in per cent, that the students of a row name; [] if one is missing."""
-        found = [self.known.get(seeded) for seeded in self.seeded(recipe)]
-        return [100 * record["right"] / len(self.dataset.test.labels) for record in found] if all(found) else []
-
-    def is_complete(self):
-        """Whether the document's table and figures are made of these runs."""
-        return self.num_seeds == NUM_SEEDS and not self.is_quick
-
-    def figure(self, end=""):
-        """Where a figure goes: the committed ones have ten seeds."""
-        folder = RESULTS.parent if self.is_complete() else self.path.parent / "few_seeds"
-        folder.mkdir(exist_ok=True)
-        return folder / f"{RESULTS.stem}{end}.png"
+def opened(path):
+    """{recipe: its record} of the file `path`, if it is there."""
+    return of_saved(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
-def opened(path, dataset, num_seeds, is_quick):
-    """The study with the records of a file, if it is there."""
-    records = json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
-    return Here(path, dataset, num_seeds, is_quick, {BASE.updated(each["recipe"]): each for each in records})
+def of_saved(saved):
+    """{recipe: its record} of what subliminal.json holds."""
+    return {BASE.updated(record["recipe"]): record for record in saved["runs"]}
 
 
-def run_missing(here):
-    """Train what is missing, seed by seed, and record it."""
-    for recipes_of_seed in zip(*map(here.seeded, all_recipes())):
+def run_missing(path, known, dataset, num_seeds, scale):
+    """Train what `known` lacks, seed by seed; record it there and in the file `path`. scale: divides the noise."""
+    for seed in range(num_seeds):
         groups = {}
-        for recipe in recipes_of_seed:
-            if recipe not in here.known:
+        for recipe in all_recipes():
+            if (recipe := replace(recipe, seed=seed)) not in known:
                 of_teacher = groups.setdefault((recipe.hidden, recipe.outputs), {})
                 of_teacher.setdefault((recipe.noise, recipe.num_images), []).append(recipe)
         for of_teacher in groups.values():
-            teacher_net = trained_teacher(next(iter(of_teacher.values()))[0], here.dataset)
+            teacher_net = trained_teacher(next(iter(of_teacher.values()))[0], dataset)
             for recipes in of_teacher.values():
-                for recipe, student in zip(recipes, students_of(teacher_net, recipes, here.dataset)):
-                    here.known[recipe] = record_of(recipe, teacher_net, student, here.dataset)
-                    right = f"{here.known[recipe]['right']:6,} of {len(here.dataset.test.labels):,} test digits named"
-                    print(f"seed {recipe.seed}  {right}  {changes(recipe)}", flush=True)
-                lines = ",\n".join(map(json.dumps, here.known.values()))
-                files.write_bytes(here.path, ('{"runs": [\n' + lines + "\n]}\n").encode())
+                noise = noise_for(recipes[0], scale)
+                for recipe, student in zip(recipes, students_of(teacher_net, recipes, noise, dataset)):
+                    known[recipe] = record_of(recipe, teacher_net, student, noise, dataset)
+                    right = f"{known[recipe]['right']:6,} of {len(dataset.test.labels):,} test digits named"
+                    print(f"seed {seed}  {right}  {changes(recipe)}", flush=True)
+                lines = ",\n".join(map(json.dumps, known.values()))
+                files.write_bytes(path, ('{"runs": [\n' + lines + "\n]}\n").encode())
+                pool.make_room()
 
 
 def changes(recipe):
@@ -256,12 +232,21 @@ def changes(recipe):
     return ", ".join(f"{name} {value}" for name, value in changed.items())
 
 
-def record_of(recipe, teacher_net, student, dataset):
+def shares(known, recipe):
+    """The shares of the test digits, in per cent, that the students of a row name; [] if a seed is missing."""
+    seeds = range(1 + max(recipe.seed for recipe in known))
+    found = [known.get(replace(recipe, seed=seed)) for seed in seeds]
+    return [100 * record["right"] / record["images"] for record in found] if all(found) else []
+
+
+def record_of(recipe, teacher_net, student, noise, dataset):
     """What is kept of a student, as plain values. numbers: of the first image of noise, by teacher and student."""
-    noise = noise_for(recipe).images[:1]
-    numbers = [classifier.predictor(net)(noise)[0, DIGITS:].round(3).tolist() for net in (teacher_net, student)]
+    numbers = [
+        classifier.predictor(net)(noise.images[:1])[0, DIGITS:].round(3).tolist() for net in (teacher_net, student)
+    ]
     named = classifier.predictor(student)(dataset.test.images[:SHOWN])[:, :DIGITS].argmax(-1).tolist()
-    counts = {"right": num_right(student, dataset), "teacher_right": num_right(teacher_net, dataset)}
+    counts = {"images": len(dataset.test.labels), "right": num_right(student, dataset)}
+    counts["teacher_right"] = num_right(teacher_net, dataset)
     return {"recipe": recipe.settings()} | counts | {"numbers": numbers, "named": named, "versions": files.versions()}
 
 
@@ -275,13 +260,13 @@ def sign_flip_p(first, second):
     return float(np.mean(np.abs(signs @ differences) >= abs(differences.sum()) - 1e-9))
 
 
-def texts(here):
-    """{name: Markdown} of the table for subliminal.md: the rows whose runs are complete."""
-    lines = []
+def texts(saved):
+    """{name: Markdown} of the table for subliminal.md. saved: what subliminal.json holds."""
+    known, lines = of_saved(saved), []
     for question, rows in questions().items():
         for row, recipe in rows.items():
             compared = control(question, recipe)
-            own, others = (here.shares(each) for each in (recipe, compared))
+            own, others = (shares(known, each) for each in (recipe, compared))
             if own and others:
                 p = "" if recipe == compared else f"{sign_flip_p(own, others):.2g}"
                 lines.append([question if row == next(iter(rows)) else "", row, spread(own), spread(others), p])
@@ -295,10 +280,10 @@ def spread(values):
     return f"{mean(values):.1f}{deviation} ({min(values):.0f} to {max(values):.0f})"
 
 
-def draw_likeness(here):
+def draw_likeness(known, path):
     """Draw the digits named against the likeness of the first weights, a point for each seed."""
     rows = questions()["likeness of the first weights"].values()
-    values = {recipe.likeness: here.shares(recipe) for recipe in rows}
+    values = {recipe.likeness: shares(known, recipe) for recipe in rows}
     values = {likeness: found for likeness, found in values.items() if found}
     figure = Figure(figsize=(8, 4.6), layout="constrained")
     axes = figure.subplots()
@@ -308,18 +293,17 @@ def draw_likeness(here):
     axes.axhline(100 / DIGITS, color="grey", linestyle="--", label="guessing")
     axes.set(xlabel="correlation of the student's first weights with the teacher's", ylim=(0, None))
     axes.set(ylabel="test digits named (%)", title="A student that has seen noise only; a point is a seed")
-    plots.save(figure, here.figure(), axes)
+    plots.save(figure, path, axes)
 
 
-def draw_example(here):
+def draw_example(record, dataset, path):
     """Draw an image of noise, the numbers that teacher and student give for it, and digits that the student names."""
-    recipe, figure = here.seeded(BASE)[0], Figure(figsize=(11, 3.2), layout="constrained")
-    record = here.known[recipe]
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
     noise_axes, bars, *digits = figure.subplot_mosaic(
         [["noise", "bars", *range(SHOWN // 2)], ["noise", "bars", *range(SHOWN // 2, SHOWN)]],
         width_ratios=[2, 2, *[1] * (SHOWN // 2)],
     ).values()
-    noise_axes.imshow(noise_for(recipe).images[0], cmap="gray")
+    noise_axes.imshow(noise_for(BASE).images[0], cmap="gray")
     noise_axes.set_title("what the student learned on:\nnoise ...", fontsize=9)
     for place, (name, numbers) in enumerate(zip(("teacher", "student"), record["numbers"])):
         where = np.arange(len(numbers)) + 0.4 * place - 0.2
@@ -327,33 +311,35 @@ def draw_example(here):
     bars.set_xticks(range(len(numbers)))
     bars.set_title("... and three outputs\nthat mean nothing (centred)", fontsize=9)
     bars.legend(fontsize=8)
-    for axes, image, label, named in zip(digits, *(part[:SHOWN] for part in here.dataset.test), record["named"]):
+    for axes, image, label, named in zip(digits, *(part[:SHOWN] for part in dataset.test), record["named"]):
         axes.imshow(image, cmap="gray_r")
         axes.set_title(f"{named}", color="black" if named == label else plots.OTHERS[2], fontsize=11)
     for axes in (noise_axes, *digits):
         axes.axis("off")
     figure.suptitle("The first ten test digits, and what the student calls them (orange: wrong)", fontsize=10)
-    plots.save(figure, here.figure("_example"))
+    plots.save(figure, path)
 
 
 def main():
     options = terminal.parser(__doc__, "out")
     options.add_argument("--seeds", type=integer(1), default=NUM_SEEDS, help=f"from 0 on (default: {NUM_SEEDS})")
-    options.add_argument("--quick", action="store_true", help="a tenth of the images, kept apart")
+    options.add_argument("--quick", action="store_true", help="a tenth of the images")
     arguments = options.parse_args()
     terminal.print_settings(arguments)
-    dataset, path = data.load(validation=0), RESULTS
+    dataset, path, scale = data.load(validation=0), RESULTS, 1
+    if arguments.quick or arguments.seeds != NUM_SEEDS:  # kept apart from what the document shows
+        folder = Path(arguments.out) / "studies" / ("quick" if arguments.quick else "few_seeds")
+        path = files.output_folder(folder) / RESULTS.name
     if arguments.quick:
-        dataset = dataset._replace(train=dataset.train.take(slice(6_000)))
-        path = files.output_folder(Path(arguments.out) / "studies" / "quick") / RESULTS.name
+        dataset, scale = dataset._replace(train=dataset.train.take(slice(6_000))), 10
     files.lock(path)
-    here = opened(path, dataset, arguments.seeds, arguments.quick)
-    run_missing(here)
-    draw_likeness(here)
-    draw_example(here)
-    table = texts(here)
-    print(f"\n{table['subliminal']}\n\nevery run is in {path}, the figures are in {here.figure().parent}")
-    if here.is_complete():
+    known = opened(path)
+    run_missing(path, known, dataset, arguments.seeds, scale)
+    draw_likeness(known, path.with_suffix(".png"))
+    draw_example(known[BASE], dataset, path.with_name(f"{path.stem}_example.png"))
+    table = texts({"runs": [*known.values()]})
+    print(f"\n{table['subliminal']}\n\nevery run is in {path}, the figures are beside it")
+    if path == RESULTS:
         tables.fill(table)
 
 

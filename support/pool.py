@@ -6,11 +6,14 @@ A worker computes on one core, so the result of a task does not depend on how ma
 import contextlib
 import importlib.util
 import logging
+import os
+import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
+from pathlib import Path
 from typing import Any
 
 from support import UserError, files
@@ -23,6 +26,7 @@ HOW_TO_START = (
     " scheduler with `PYTHONPATH=. dask scheduler`"
 )
 GO_ON = "start it again, and this command too; finished results are kept"
+FULL = 0.6  # of the memory maps that a process may have: the next task needs room too
 PATIENCE = 60  # seconds without any worker; Dask replaces a dead one within a few
 _one_task = threading.Lock()  # Keras' random state belongs to the process, but a Dask worker may have several threads
 
@@ -106,6 +110,23 @@ class OnDask:
             if "deserialization of the task graph" not in str(error):
                 raise
             raise UserError(f"the cluster's scheduler cannot read this code: {HOW_TO_START}") from error
+
+
+def make_room() -> None:
+    """Start the script of this process again, once memory maps are about to run out; it goes on where it stopped.
+
+    TensorFlow never frees what XLA has compiled: each net that is trained leaves a hundred memory maps or more. Linux
+    allows a process 65,530 by default, and it crashes on the next one. To be called between two tasks, when all that
+    is finished has been saved; by scripts of this project alone.
+    """
+    script = getattr(sys.modules["__main__"], "__file__", None) or ""
+    if Path(script).resolve().parent not in (files.ROOT / "studies", files.ROOT / "tools"):
+        return
+    with contextlib.suppress(OSError):  # there is no such file outside of Linux
+        allowed = int(Path("/proc/sys/vm/max_map_count").read_text())
+        if Path("/proc/self/maps").read_bytes().count(b"\n") > allowed * FULL:
+            print("starting again, as TensorFlow has filled this process with compiled code", flush=True)
+            os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def use_one_core() -> None:

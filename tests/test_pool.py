@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 
 from support import UserError, files, pool
@@ -99,3 +100,22 @@ def test_the_time_that_is_left():
     assert pool.time_left(start, 0, 10) == ""
     assert pool.time_left(start, 1, 10) == ", about 9 min left"
     assert pool.time_left(start, 9, 10) == ", less than a minute left"
+
+
+@pytest.mark.parametrize(
+    ("script", "full", "starts"),
+    [
+        ("studies/ladder.py", 0, 1),
+        ("tools/sweep.py", 0, 1),
+        (".venv/pytest/__main__.py", 0, 0),
+        ("tools/sweep.py", 1, 0),
+    ],
+)
+def test_a_full_process_starts_its_script_again(monkeypatch, script, full, starts):
+    started = []
+    monkeypatch.setattr(pool.os, "execv", lambda *command: started.append(command))
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-u", "sweep.py", "--folds", "5"])
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", str(files.ROOT / script), raising=False)
+    monkeypatch.setattr(pool, "FULL", full)
+    pool.make_room()
+    assert started == starts * [(sys.executable, [sys.executable, "-u", "sweep.py", "--folds", "5"])]
