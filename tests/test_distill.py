@@ -224,11 +224,11 @@ def test_the_gain_in_a_sentence(teacher, baseline, distilled, sentence):
 
 @pytest.mark.parametrize(
     ("train_errors", "found"),
-    [(0, "a third to a half"), (11, "a third to a half"), (12, "up to 30%"), (551, "a fifth")],
+    [(0, "a third to a half"), (11, "a third to a half"), (12, "none to a third"), (551, "a fifth")],
 )
 def test_the_training_error_says_what_a_teacher_saved_such_nets(train_errors, found):
     line = distill.describe_expected(train_errors, 55_000)
-    assert line.startswith(f"the baseline has {train_errors / 550:.2f}% of its 55,000 training images wrong")
+    assert line.startswith(f"the baseline has {train_errors / 550:.2f}% of its 55,000 labelled training images wrong")
     assert f"a teacher saved such nets {found}" in line
 
 
@@ -239,16 +239,18 @@ def test_the_training_error_says_what_a_teacher_saved_such_nets(train_errors, fo
         ({"teacher": 140, "is_own_teacher": True}, "--teacher-pixels 255"),
         ({"baseline": 49, "teacher": 10}, "49 test errors are too few to tell"),
         ({"train_errors": 551}, "the student cannot fit its training images"),
-        ({"distort": 0.6}, "distorted images alone"),
-        ({}, "T or alpha does not suit these data"),
-        ({"teacher": None}, "T or alpha does not suit these data"),
+        ({"baseline": 2, "teacher": 2}, "2 test errors are too few to tell"),
+        ({"distort": 0.6}, "distorted images may have taught the student"),
+        ({}, "tools/sweep.py --folds 5 tries others"),
+        ({"is_own_teacher": True}, "tools/sweep.py tries others"),
+        ({"teacher": None}, "T or alpha that does not suit these data"),
     ],
 )
-def test_the_likely_cause_of_no_gain(changed, cause):
+def test_a_possible_cause_of_no_gain(changed, cause):
     known = {"teacher": 60, "baseline": 145, "train_errors": 10, "distort": 0.0, "is_own_teacher": False} | changed
     errors = {name: known[name] for name in ("teacher", "baseline") if known[name] is not None} | {"distilled": 150}
     recipe = replace(distill.DEFAULTS, distort=known["distort"])
-    assert cause in distill.likely_cause(errors, known["train_errors"], 55_000, recipe, known["is_own_teacher"])
+    assert cause in distill.possible_cause(errors, known["train_errors"], 55_000, recipe, known["is_own_teacher"])
 
 
 def test_bad_options_end_with_status_2_and_a_line(refusal):
