@@ -145,17 +145,19 @@ def num_right(net, dataset):
 
 
 def questions():
-    """{question: {row: recipe}}. Each row but those of likeness has a control: the same with other first weights."""
-    number = lambda value: f"{value:,}"
+    """{question: {row: recipe}}. Each row is compared with its `control`."""
+    number = lambda value: f"{value:,g}" if value < 1000 else f"{value:,}"
     rows_of = lambda name, values: {number(value): replace(BASE, **{name: value}) for value in values}
     starts = {"after noise": BASE, "after noise, other first weights": FRESH, "without noise": replace(BASE, epochs=0)}
     return {
-        "likeness of the first weights": {f"{each:g}": replace(BASE, likeness=each) for each in LIKENESSES},
-        "only these layers alike": {
-            f"{shared}, {outputs} outputs": replace(BASE, shared=shared, outputs=outputs)
-            for shared, outputs in itertools.product(("hidden", "last"), (3, 30, 100))
+        "correlation of the first weights": {f"{each:g}": replace(BASE, likeness=each) for each in LIKENESSES},
+        "only these layers the same": {
+            f"{name}, {outputs} outputs": replace(BASE, shared=shared, outputs=outputs)
+            for (shared, name), outputs in itertools.product(
+                (("hidden", "hidden layers"), ("last", "last layer")), (3, 30, 100)
+            )
         },
-        "outputs that mean nothing": rows_of("outputs", (2, 3, 5, 10, 30, 100)),
+        "other outputs": rows_of("outputs", (2, 3, 5, 10, 30, 100)),
         "units of a hidden layer": {
             number(units): replace(BASE, hidden=(units, units)) for units in (64, 128, 256, 512)
         },
@@ -174,14 +176,16 @@ def questions():
 
 
 # Those whose rows have a control each: the same with other first weights. The others have that of BASE.
-HAVE_CONTROLS = ("outputs that mean nothing", "units of a hidden layer", "epochs on noise", "pixels of the noise")
+HAVE_CONTROLS = ("other outputs", "units of a hidden layer", "epochs on noise", "pixels of the noise")
 ORDINARY = "epochs of ordinary distilling"
 
 
 def control(question, recipe):
-    """The student that a row is compared with: with other first weights; or, once it has seen digits, without noise."""
+    """The student that a row is compared with: with other first weights; at T = 1; or that has seen digits only."""
     if question == ORDINARY:
         return replace(recipe, epochs=0, likeness=1.0)
+    if question == "temperature":
+        return BASE
     return replace(recipe, likeness=0.0) if question in HAVE_CONTROLS else FRESH
 
 
@@ -268,8 +272,8 @@ def texts(saved):
             compared = control(question, recipe)
             own, others = (shares(known, each) for each in (recipe, compared))
             if own and others:
-                p = "" if recipe == compared else f"{sign_flip_p(own, others):.2g}"
-                lines.append([question if row == next(iter(rows)) else "", row, spread(own), spread(others), p])
+                of_control = [spread(others), f"{sign_flip_p(own, others):.2g}"] if recipe != compared else ["", ""]
+                lines.append([question if row == next(iter(rows)) else "", row, spread(own), *of_control])
     header = ["", "", "digits named (%)", "the control (%)", "p"]
     return {"subliminal": tables.markdown(header, lines)}
 
@@ -282,7 +286,7 @@ def spread(values):
 
 def draw_likeness(known, path):
     """Draw the digits named against the likeness of the first weights, a point for each seed."""
-    rows = questions()["likeness of the first weights"].values()
+    rows = questions()["correlation of the first weights"].values()
     values = {recipe.likeness: shares(known, recipe) for recipe in rows}
     values = {likeness: found for likeness, found in values.items() if found}
     figure = Figure(figsize=(8, 4.6), layout="constrained")

@@ -68,6 +68,8 @@ def test_every_row_differs_from_its_control_in_one_thing():
                 assert control == replace(recipe, likeness=0.0)
             elif question == subliminal.ORDINARY:
                 assert (control.epochs, control.then) == (0, recipe.then)
+            elif question == "temperature":
+                assert control == replace(recipe, temperature=1.0)
             else:
                 assert control == subliminal.FRESH
                 assert len(differing - {"epochs" if question.startswith("images") else "outputs"}) <= 1
@@ -86,7 +88,7 @@ def small(monkeypatch, eager, tmp_path):
     monkeypatch.setattr(subliminal, "BASE", SMALL)
     monkeypatch.setattr(subliminal, "FRESH", replace(SMALL, likeness=0.0))
     monkeypatch.setattr(subliminal, "RESULTS", tmp_path / "subliminal.json")
-    questions = {"likeness of the first weights": {"1": SMALL, "0": replace(SMALL, likeness=0.0)}}
+    questions = {"correlation of the first weights": {"1": SMALL, "0": replace(SMALL, likeness=0.0)}}
     questions[subliminal.ORDINARY] = {"after noise: 1": replace(SMALL, then=1)}
     monkeypatch.setattr(subliminal, "questions", lambda: questions)
     digits = make_dataset(600, 100, (28, 28), 10)
