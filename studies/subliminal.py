@@ -31,7 +31,7 @@ import teacher
 from studies import tables
 
 RESULTS = Path(__file__).with_suffix(".json")
-DIGITS = 10  # the outputs that name a digit; those after them mean nothing
+DIGITS = 10  # the outputs that name a digit; the teacher's loss does not use those after them
 NUM_SEEDS = 10
 SHOWN = 10  # test digits in the picture
 NOISE = {  # how images of noise are drawn: (random numbers, shape) -> float32
@@ -45,14 +45,14 @@ NOISE = {  # how images of noise are drawn: (random numbers, shape) -> float32
 
 @dataclass(frozen=True)
 class Student(TrainingRecipe):
-    """All settings of a student, of its teacher and of its images. Training images that are digits are in `then`."""
+    """All settings of a student, of its teacher and of the noise."""
 
     hidden: tuple[int, ...] = (256, 256)
     epochs: int = 5  # on noise
     learning_rate: float = 2e-3
     translate: int = 0
     temperature: float = 1.0
-    outputs: int = 3  # that mean nothing
+    outputs: int = 3  # besides the ten, which no loss of the teacher uses
     likeness: float = 1.0  # the correlation of its first weights with the teacher's
     shared: str = "all"  # the layers that have this likeness: "all", "hidden" or "last"; in the others it is 0
     noise: str = "-1 to 1"
@@ -74,7 +74,7 @@ def digits_loss(labels, teacher_logits, logits):
 
 
 def other_loss(labels, teacher_logits, logits, temperature):
-    """T^2 * KL of the outputs that mean nothing: (batch,), for the student. temperature: a setting of its recipe."""
+    """T^2 * KL of the other outputs: (batch,), for the student. temperature: a setting of its recipe."""
     return distill.distillation_loss(labels, teacher_logits[:, DIGITS:], logits[:, DIGITS:], temperature, alpha=1.0)
 
 
@@ -144,6 +144,9 @@ def num_right(net, dataset):
 # ---- the questions ---------------------------------------------------------------------------------------------------
 
 
+LAYERS, TEMPERATURE, ORDINARY = "only these layers the same", "temperature", "epochs of ordinary distilling"
+
+
 def questions():
     """{question: {row: recipe}}. Each row is compared with its `control`."""
     number = lambda value: f"{value:,g}" if value < 1000 else f"{value:,}"
@@ -151,7 +154,7 @@ def questions():
     starts = {"after noise": BASE, "after noise, other first weights": FRESH, "without noise": replace(BASE, epochs=0)}
     return {
         "correlation of the first weights": {f"{each:g}": replace(BASE, likeness=each) for each in LIKENESSES},
-        "only these layers the same": {
+        LAYERS: {
             f"{name}, {outputs} outputs": replace(BASE, shared=shared, outputs=outputs)
             for (shared, name), outputs in itertools.product(
                 (("hidden", "hidden layers"), ("last", "last layer")), (3, 30, 100)
@@ -161,32 +164,31 @@ def questions():
         "units of a hidden layer": {
             number(units): replace(BASE, hidden=(units, units)) for units in (64, 128, 256, 512)
         },
-        "epochs on noise": rows_of("epochs", (1, 5, 20)),
+        "epochs on noise": rows_of("epochs", (0, 1, 5, 20)),
         "images of noise, as many steps": {
             number(images): replace(BASE, num_images=images, epochs=BASE.epochs * 60_000 // images)
             for images in (600, 6_000, 60_000)
         },
         "pixels of the noise": {noise: replace(BASE, noise=noise) for noise in NOISE},
-        "temperature": rows_of("temperature", (1.0, 2.0, 4.0, 20.0)),
-        "epochs of ordinary distilling": {
+        TEMPERATURE: rows_of("temperature", (1.0, 2.0, 4.0, 20.0)),
+        ORDINARY: {
             f"{start}: {epochs}": replace(recipe, then=epochs)
             for epochs, (start, recipe) in itertools.product((1, 5), starts.items())
         },
     }
 
 
-# Those whose rows have a control each: the same with other first weights. The others have that of BASE.
-HAVE_CONTROLS = ("other outputs", "units of a hidden layer", "epochs on noise", "pixels of the noise")
-ORDINARY = "epochs of ordinary distilling"
+# Those whose rows have a control each, with other first weights. Those of noise and correlation have that of BASE.
+HAVE_CONTROLS = (LAYERS, "other outputs", "units of a hidden layer", "epochs on noise", "pixels of the noise")
 
 
 def control(question, recipe):
     """The student that a row is compared with: with other first weights; at T = 1; or that has seen digits only."""
     if question == ORDINARY:
         return replace(recipe, epochs=0, likeness=1.0)
-    if question == "temperature":
+    if question == TEMPERATURE:
         return BASE
-    return replace(recipe, likeness=0.0) if question in HAVE_CONTROLS else FRESH
+    return replace(recipe, likeness=0.0, shared="all") if question in HAVE_CONTROLS else FRESH
 
 
 def all_recipes():
@@ -281,7 +283,7 @@ def texts(saved):
 def spread(values):
     """'57.1 ± 3.6 (51 to 63)': mean, standard deviation and range of percentages."""
     deviation = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{mean(values):.1f}{deviation} ({min(values):.0f} to {max(values):.0f})"
+    return f"{mean(values):.1f}{deviation} ({min(values):.1f} to {max(values):.1f})"
 
 
 def draw_likeness(known, path):
@@ -313,7 +315,7 @@ def draw_example(record, dataset, path):
         where = np.arange(len(numbers)) + 0.4 * place - 0.2
         bars.bar(where, np.subtract(numbers, np.mean(numbers)), 0.4, color=plots.COLOURS[name], label=name)
     bars.set_xticks(range(len(numbers)))
-    bars.set_title("... and three outputs\nthat mean nothing (centred)", fontsize=9)
+    bars.set_title("... and three other outputs\n(centred)", fontsize=9)
     bars.legend(fontsize=8)
     for axes, image, label, named in zip(digits, *(part[:SHOWN] for part in dataset.test), record["named"]):
         axes.imshow(image, cmap="gray_r")

@@ -65,10 +65,10 @@ def test_every_row_differs_from_its_control_in_one_thing():
             differing = {name for name, value in vars(recipe).items() if value != vars(subliminal.BASE)[name]}
             control = subliminal.control(question, recipe)
             if question in subliminal.HAVE_CONTROLS:
-                assert control == replace(recipe, likeness=0.0)
+                assert control == replace(recipe, likeness=0.0, shared="all")
             elif question == subliminal.ORDINARY:
                 assert (control.epochs, control.then) == (0, recipe.then)
-            elif question == "temperature":
+            elif question == subliminal.TEMPERATURE:
                 assert control == replace(recipe, temperature=1.0)
             else:
                 assert control == subliminal.FRESH
