@@ -28,6 +28,7 @@ import teacher
 
 EVERY_IMAGE = replace(teacher.DEFAULTS, epochs=45, select=1.0)  # the default teacher before selective training
 AT_ONCE = 8  # students that are trained side by side, for each core; they are lost when one is stopped
+AT_ONCE_DISTORTED = 40  # if their images are distorted: the teacher is asked about all of them in each epoch
 
 
 # ---- what a run is ---------------------------------------------------------------------------------------------------
@@ -341,7 +342,7 @@ def files_for(records, run, teacher_files, has_unlabelled):
 
 
 def grouped(runs, cores, has_unlabelled=False):
-    """The runs in groups: a teacher alone; students that see the same images, at most AT_ONCE for each core."""
+    """The runs in groups: a teacher alone; students that see the same images, so many for each core: see AT_ONCE."""
     groups = {}
     for run in runs:
         views = tuple(run.recipe.only(*VIEWS).values())
@@ -349,7 +350,8 @@ def grouped(runs, cores, has_unlabelled=False):
         groups.setdefault(seen, []).append(run)
     parts = []
     for group in groups.values():
-        number = math.ceil(len(group) / (AT_ONCE * cores))  # of parts of nearly the same length
+        most = cores * (AT_ONCE_DISTORTED if group[0].recipe.distort else AT_ONCE)
+        number = math.ceil(len(group) / most)  # of parts of nearly the same length
         parts += [[group[place] for place in part] for part in np.array_split(range(len(group)), number)]
     return parts
 

@@ -32,14 +32,21 @@ class Study(NamedTuple):
 
     def rows(self, experiment):
         """{row: run} of an experiment, a function, as they are run here."""
-        return {row: shortened(run) if self.is_quick else run for row, run in experiment().items()}
+        return {row: self.as_run(run) for row, run in experiment().items()}
+
+    def as_run(self, run):
+        """A run as it is run here."""
+        return shortened(run) if self.is_quick else run
 
     def of(self, run):
-        """The records of a row, one for each seed, or [] if one is missing.
+        """The records of a row, one for each of its seeds, or [] if one is missing."""
+        return self.records.of(run, self.seeds(run))
 
-        Where errors are counted on held-out training images, there is one seed only: such runs choose settings.
-        """
-        return self.records.of(run, range(1 if run.images.held_out else self.num_seeds))
+    def seeds(self, run):
+        """The seeds of a row. There is one only where errors are counted on training images: it chooses settings."""
+        if run.images.fold:
+            return [run.images.fold[0]]  # another one for each fold, as in the sweep
+        return range(1 if run.images.held_out else self.num_seeds)
 
     def errors(self, run):
         """The errors of a row, as `of` has the records."""
@@ -79,10 +86,17 @@ def main(
     """
     experiments = {experiment.__name__: experiment for experiment in experiments}
     arguments = parse_arguments(description, experiments)
-    study = opened(arguments, name, validation)
+    study = opened(arguments, name, data.load(validation=validation))
     if arguments.check:
         return check(study, arguments, extra)
-    names = plan(study, [experiments[chosen] for chosen in arguments.experiments])
+    train(study, arguments, {chosen: experiments[chosen]() for chosen in arguments.experiments}, extra, in_quick)
+    draw(study)
+    report(study, texts(study))
+
+
+def train(study, arguments, experiments, extra=runs.no_extra, in_quick=lambda run: True):
+    """Train what is missing of {experiment: its {row: run}}. extra, in_quick: see `main`."""
+    names = plan(study, experiments)
     if arguments.quick:
         names = {run: name for run, name in names.items() if run.is_teacher or in_quick(run)}
     made_by = [record["versions"].get("code") for run, record in study.records.finished.items() if run in names]
@@ -90,8 +104,11 @@ def main(
         advice = "--check 5 repeats five of them, --results FILE trains all anew"
         print(f"{by_other_code} finished runs were made by other code than today's: {advice}")
     runs.run_all(study.records, names, arguments.cluster, extra=extra)
-    draw(study)
-    filled = {table: text for table, text in texts(study).items() if text.count("\n") > 1}  # those that have rows
+
+
+def report(study, texts):
+    """Print the tables, {name: Markdown}, and fill them into the documents if these runs are for them."""
+    filled = {table: text for table, text in texts.items() if text.count("\n") > 1}  # those that have rows
     for table, text in filled.items():
         print(f"\n{table}\n\n{text}")
     if study.fills_documents():
@@ -126,10 +143,10 @@ def parse_arguments(description, experiments):
     return arguments
 
 
-def opened(arguments, name, validation):
-    """The Study of this name: of studies/NAME.json, unless --results or --quick say otherwise."""
+def opened(arguments, name, dataset):
+    """The Study of this name on a data set: of studies/NAME.json, unless --results or --quick say otherwise."""
     folder = files.output_folder(Path(arguments.out) / "studies")
-    dataset, results = data.load(validation=validation), arguments.results or FOLDER / f"{name}.json"
+    results = arguments.results or FOLDER / f"{name}.json"
     if arguments.quick:
         dataset = dataset._replace(train=dataset.train.take(slice(10_000)))
         print("quick: 10,000 training images, and a tenth of each run's epochs")
@@ -141,22 +158,27 @@ def opened(arguments, name, validation):
     files.lock(results)
     for leftover in folder.glob(".*.partial-*"):  # of a run that was killed
         leftover.unlink()
-    records = runs.Records(results, folder, dataset, files.sha256(*dataset.train, *dataset.test))
+    records = runs.Records(results, folder, dataset, context_of(dataset))
     return Study(name, records, arguments.seeds, arguments.quick)
 
 
+def context_of(dataset):
+    """What decides a run besides its settings: see runs.Records."""
+    return files.sha256(*dataset.train, *dataset.test)
+
+
 def plan(study, experiments):
-    """{run: its name} of all rows of these experiments, seed by seed; with one seed only where images are held out."""
+    """{run: its name} of all rows of {experiment: its {row: run}}, seed by seed; see `Study.seeds`."""
     names = {}
-    for seed in range(study.num_seeds):
-        for experiment in experiments:
-            for row, run in study.rows(experiment).items():
-                if not (seed and run.images.held_out):
-                    names.setdefault(run.with_seed(seed), f"{experiment.__name__}, {row}, seed {seed}")
+    for place in range(study.num_seeds):
+        for experiment, rows in experiments.items():
+            for row, run in rows.items():
+                for seed in study.seeds(run)[place : place + 1]:
+                    names.setdefault(study.as_run(run).with_seed(seed), f"{experiment}, {row}, seed {seed}")
     return names
 
 
-def check(study, arguments, extra):
+def check(study, arguments, extra=runs.no_extra):
     """Repeat --check recorded runs, chosen at random, and print which are right and wrong on the same images again."""
     recorded = list(study.records.finished.items())
     places = sorted(np.random.default_rng().permutation(len(recorded))[: arguments.check])

@@ -155,14 +155,18 @@ def test_each_student_of_a_study_is_the_one_of_distill_py(tiny, tmp_path, printe
     np.testing.assert_array_equal(results[1][0]["logits"], classifier.predictor(net)(dataset.test.images))
 
 
-def test_students_are_trained_together_only_where_they_see_the_same_images():
+def test_students_are_trained_together_only_where_they_see_the_same_images(monkeypatch):
     run = Run(replace(STUDENT, translate=0, distort=1.0), TEACHER)
     of = lambda **changes: replace(run, recipe=replace(run.recipe, **changes))
     same = [run, of(hidden=(3,), temperature=1.0, alpha=0.1, crop=1, epochs=2), of(loss="labels")]
     other = [of(seed=1), of(distort=0.5), of(batch_size=9), replace(run, images=Images(labelled=0.5))]
     other += [replace(run, images=Images(classes=(1, 2))), replace(run, teacher=None)]
     assert runs.grouped([*same, *other, TEACHER], 1) == [same, *([each] for each in [*other, TEACHER])]
-    assert [len(group) for group in runs.grouped([of(alpha=n / 20) for n in range(20)], 2)] == [10, 10]
+    monkeypatch.setattr(runs, "AT_ONCE", 20)
+    monkeypatch.setattr(runs, "AT_ONCE_DISTORTED", 40)
+    for distort, sizes in ((0.0, [34, 33, 33]), (1.0, [50, 50])):  # distorted: the teacher is asked in each epoch
+        many = [of(alpha=n / 100, distort=distort) for n in range(100)]
+        assert [len(group) for group in runs.grouped(many, 2)] == sizes
     # On labels alone there are only the labelled images.
     assert runs.grouped(same, 1, has_unlabelled=True) == [same[:2], same[2:]]
 

@@ -77,7 +77,7 @@ def committed(module):
 )
 def test_every_committed_record_belongs_to_a_run_of_its_study(module, experiments, missing):
     here = committed(module)
-    planned = study.plan(here, experiments)
+    planned = study.plan(here, {experiment.__name__: experiment() for experiment in experiments})
     teachers = {run.teacher for run in planned if run.teacher}
     assert len(here.records.records) == len(here.records.finished)
     assert here.records.finished.keys() <= {*planned, *teachers}
@@ -86,7 +86,7 @@ def test_every_committed_record_belongs_to_a_run_of_its_study(module, experiment
 
 def test_the_plan_has_one_seed_of_what_is_held_out_and_quick_a_tenth_of_the_epochs():
     here = committed(paper)._replace(num_seeds=2)
-    planned = study.plan(here, paper.EXPERIMENTS)
+    planned = study.plan(here, {experiment.__name__: experiment() for experiment in paper.EXPERIMENTS})
     assert not any(run.recipe.seed and run.images.held_out for run in planned)
     assert {run for experiment in paper.EXPERIMENTS for run in experiment().values()} <= set(planned)
     shorter = here.rows(paper.students), here._replace(is_quick=True).rows(paper.students)
