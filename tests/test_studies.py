@@ -95,6 +95,15 @@ def test_the_plan_has_one_seed_of_what_is_held_out_and_quick_a_tenth_of_the_epoc
         assert not long.teacher or short.teacher.recipe.epochs == long.teacher.recipe.epochs // 10
 
 
+def test_a_run_in_a_fold_has_the_folds_number_as_its_only_seed():
+    here = committed(ladder)
+    run = ladder.pair(ladder.CHOSEN_STEP)[0]
+    rows = {f"fold {number}": replace(run, images=runs.Images(fold=(number, 5))) for number in range(5)}
+    planned = study.plan(here, {"folds": rows, "whole": {"whole": run}})
+    assert [each.recipe.seed for each in planned if each.images.fold] == [*range(5)]
+    assert [each.recipe.seed for each in planned if not each.images.fold] == [*range(5)]
+
+
 def test_wrong_options_are_refused(refusal):
     status, line = refusal(paper.main, "temperature")
     names = ", ".join(function.__name__ for function in paper.EXPERIMENTS)
