@@ -82,6 +82,18 @@ def test_the_exact_test_counts_all_sign_flips():
     assert subliminal.sign_flip_p([3, 0], [0, 1]) == 1
 
 
+def test_a_row_shows_all_seeds_beside_its_control_and_is_left_out_if_a_seed_is_missing():
+    rights = {subliminal.BASE: [50, 60, 70], subliminal.FRESH: [10, 9, 11], replace(subliminal.BASE, outputs=10): [90]}
+    runs = []
+    for recipe, of_recipe in rights.items():
+        for seed, right in enumerate(of_recipe):
+            runs.append({"recipe": replace(recipe, seed=seed).settings(), "images": 100, "right": right})
+    text = subliminal.texts({"runs": runs})["subliminal"]
+    row = next(line for line in text.splitlines() if "correlation" in line)
+    assert row.split(" | ")[2:] == ["60.0 ± 10.0 (50.0 to 70.0)", "10.0 ± 1.0 (9.0 to 11.0)", "0.25 |"]
+    assert "90.0" not in text
+
+
 @pytest.fixture
 def small(monkeypatch, eager, tmp_path):
     """Small nets and data, two questions; results go to a folder."""
