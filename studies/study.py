@@ -86,7 +86,7 @@ def main(
     """
     experiments = {experiment.__name__: experiment for experiment in experiments}
     arguments = parse_arguments(description, experiments)
-    study = opened(arguments, name, data.load(validation=validation))
+    study = opened(arguments, name, validation)
     if arguments.check:
         return check(study, arguments, extra)
     train(study, arguments, {chosen: experiments[chosen]() for chosen in arguments.experiments}, extra, in_quick)
@@ -143,10 +143,10 @@ def parse_arguments(description, experiments):
     return arguments
 
 
-def opened(arguments, name, dataset):
-    """The Study of this name on a data set: of studies/NAME.json, unless --results or --quick say otherwise."""
+def opened(arguments, name, validation):
+    """The Study of this name: of studies/NAME.json, unless --results or --quick say otherwise."""
     folder = files.output_folder(Path(arguments.out) / "studies")
-    results = arguments.results or FOLDER / f"{name}.json"
+    dataset, results = data.load(validation=validation), arguments.results or FOLDER / f"{name}.json"
     if arguments.quick:
         dataset = dataset._replace(train=dataset.train.take(slice(10_000)))
         print("quick: 10,000 training images, and a tenth of each run's epochs")
