@@ -359,9 +359,11 @@ def main() -> None:
     errors, labelled = count_errors("test"), dataset.train.take(dataset.train.labels >= 0)
     print(describe_result(errors, len(dataset.test.labels)))
     fit = classifier.count_errors(baseline, labelled, recipe.student_pixels), len(labelled.labels)
-    cause = possible_cause(errors, *fit, recipe, bool(arguments.teacher))
-    saves_none = errors["distilled"] >= errors["baseline"] > 0 and recipe.loss != "labels"
-    print(describe_expected(*fit) + (f"; a possible cause of no gain here: {cause}" if saves_none else ""))
+    last_line = describe_expected(*fit)
+    if errors["distilled"] >= errors["baseline"] > 0 and recipe.loss != "labels":
+        cause = possible_cause(errors, *fit, recipe, bool(arguments.teacher))
+        last_line += f"; a possible cause of no gain here: {cause}"
+    print(last_line)
 
 
 if __name__ == "__main__":

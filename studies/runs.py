@@ -123,6 +123,12 @@ def recorded(path, key):
     return values
 
 
+def write(path, records):
+    """Write the JSON file of a study, with a line for each of its records, dicts of plain values."""
+    lines = ",\n".join(map(json.dumps, records))
+    files.write_bytes(path, ('{"runs": [\n' + lines + "\n]}\n").encode())
+
+
 class Records:
     """The records of finished runs on a data set, in a JSON file with a line for each; and their nets, in a folder.
 
@@ -150,8 +156,7 @@ class Records:
             files.write_bytes(self.net(run), net)
         if run not in self.finished:
             self._keep(run, {"run": run.settings(), "context": self.context} | record)
-            lines = ",\n".join(map(json.dumps, self.records))
-            files.write_bytes(self.path, ('{"runs": [\n' + lines + "\n]}\n").encode())
+            write(self.path, self.records)
 
     def net(self, run):
         """The path of the net of a run."""

@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 import data
 import distill
 import teacher
-from studies import tables
+from studies import runs, tables
 
 RESULTS = Path(__file__).with_suffix(".json")
 DIGITS = 10  # the outputs that name a digit; the teacher's loss does not use those after them
@@ -135,12 +135,6 @@ def students_of(teacher_net, recipes, noise, dataset):
     return students
 
 
-def num_right(net, dataset):
-    """How many of the test digits the first ten outputs of a net name."""
-    named = classifier.predictor(net)(dataset.test.images)[:, :DIGITS].argmax(-1)
-    return int(np.sum(named == dataset.test.labels))
-
-
 # ---- the questions ---------------------------------------------------------------------------------------------------
 
 
@@ -222,12 +216,13 @@ def run_missing(path, known, dataset, num_seeds, scale):
             teacher_net = trained_teacher(next(iter(of_teacher.values()))[0], dataset)
             for recipes in of_teacher.values():
                 noise = noise_for(recipes[0], scale)
+                of_teacher_net = answers(teacher_net, noise, dataset)
                 for recipe, student in zip(recipes, students_of(teacher_net, recipes, noise, dataset)):
-                    known[recipe] = record_of(recipe, teacher_net, student, noise, dataset)
+                    of_student = answers(student, noise, dataset)
+                    known[recipe] = record_of(recipe, of_teacher_net, of_student, dataset.test.labels)
                     right = f"{known[recipe]['right']:6,} of {len(dataset.test.labels):,} test digits named"
                     print(f"seed {seed}  {right}  {changes(recipe)}", flush=True)
-                lines = ",\n".join(map(json.dumps, known.values()))
-                files.write_bytes(path, ('{"runs": [\n' + lines + "\n]}\n").encode())
+                runs.write(path, known.values())
                 pool.make_room()
 
 
@@ -245,15 +240,20 @@ def shares(known, recipe):
     return [100 * record["right"] / record["images"] for record in found] if all(found) else []
 
 
-def record_of(recipe, teacher_net, student, noise, dataset):
-    """What is kept of a student, as plain values. numbers: of the first image of noise, by teacher and student."""
-    numbers = [
-        classifier.predictor(net)(noise.images[:1])[0, DIGITS:].round(3).tolist() for net in (teacher_net, student)
-    ]
-    named = classifier.predictor(student)(dataset.test.images[:SHOWN])[:, :DIGITS].argmax(-1).tolist()
-    counts = {"images": len(dataset.test.labels), "right": num_right(student, dataset)}
-    counts["teacher_right"] = num_right(teacher_net, dataset)
-    return {"recipe": recipe.settings()} | counts | {"numbers": numbers, "named": named, "versions": files.versions()}
+def answers(net, noise, dataset):
+    """(a net's other outputs for the first image of noise, the digits (n,) that it names the test images)."""
+    # Two predictors: one is made for the dtype of the first images it gets, floats here and bytes there.
+    numbers = classifier.predictor(net)(noise.images[:1])[0, DIGITS:].round(3).tolist()
+    return numbers, classifier.predictor(net)(dataset.test.images)[:, :DIGITS].argmax(-1)
+
+
+def record_of(recipe, of_teacher, of_student, labels):
+    """What is kept of a student, as plain values. of_teacher, of_student: see `answers`. labels: of the test images."""
+    (teacher_numbers, teacher_named), (numbers, named) = of_teacher, of_student
+    counts = {"images": len(labels), "right": int(np.sum(named == labels))}
+    counts["teacher_right"] = int(np.sum(teacher_named == labels))
+    shown = {"numbers": [teacher_numbers, numbers], "named": named[:SHOWN].tolist()}
+    return {"recipe": recipe.settings()} | counts | shown | {"versions": files.versions()}
 
 
 # ---- table and figures -----------------------------------------------------------------------------------------------
